@@ -1,0 +1,39 @@
+"""Batches of any size through a compiled function, in chunks that fit a memory budget and few shapes."""
+
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from mlff.precision import double_precision
+
+DEFAULT_MEMORY = 16 * 2**20  # bytes in flight: about what stays in a core's cache, which is fastest
+
+
+def chunk_size(bytes_per_item: int, memory: int = DEFAULT_MEMORY) -> int:
+    """The largest power of two of items whose intermediate arrays fit into `memory` bytes, at least 1."""
+    return 1 << max(0, int(memory // max(1, bytes_per_item)).bit_length() - 1)
+
+
+def map_chunks(function: Callable, arrays: tuple, chunk: int) -> Iterator[tuple[slice, tuple]]:
+    """Apply a batched function chunk by chunk, in double precision.
+
+    Every chunk has a power of two of items (the last one is padded by repeating its last item), so that a
+    compiled function meets at most log2(chunk) + 1 shapes however many batches of whatever size it is given.
+
+    Arguments:
+        function: takes the arrays' chunks, returns a pytree of arrays with the same leading axis.
+        arrays: arrays with one common leading axis.
+        chunk: items a chunk, a power of two.
+    Yields:
+        (slice of the leading axis, results of it as NumPy arrays).
+    """
+    total = len(arrays[0])
+    compute = double_precision(function)  # here, not around the generator: its caller runs between the chunks
+    for start in range(0, total, chunk):
+        stop = min(start + chunk, total)
+        size = 1 << (stop - start - 1).bit_length()
+        index = np.minimum(np.arange(start, start + size), stop - 1)
+        piece = [array[start:stop] if size == stop - start else array[index] for array in arrays]
+        results = compute(*piece)
+        yield slice(start, stop), jax.tree.map(lambda leaf: np.asarray(leaf)[: stop - start], results)  # noqa: B023

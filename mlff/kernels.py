@@ -1,0 +1,146 @@
+"""Kernels: how alike two geometries are. A kernel receives a descriptor; it never imports one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from mlff.precision import double_precision
+from mlff.radial import Radial
+from mlff.symmetry import Permutations
+
+SUPPLIED = ("numbers", "cell")  # keyword parameters of descriptors that the kernel fills in
+
+
+class Descriptor(struct.PyTreeNode):
+    """A descriptor function with its hyperparameters.
+
+    Attributes:
+        function: `function(positions, …) -> array`; keyword parameters named `numbers` and `cell` are supplied.
+        arguments: real-valued hyperparameters by name; traced, so that they can be differentiated.
+        settings: all other arguments (integers, strings, …) as (name, value) pairs; compiled in.
+    """
+
+    function: Callable = struct.field(pytree_node=False)
+    arguments: dict[str, Any] = struct.field(default_factory=dict)
+    settings: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
+
+    @classmethod
+    def wrap(cls, function: Callable | Descriptor) -> Descriptor:
+        """A descriptor from a function, or from `functools.partial(function, name=value, …)`.
+
+        Raises:
+            ValueError: what is given is no function of `positions`, or its arguments do not fit.
+        """
+        if isinstance(function, Descriptor):
+            return function
+        given: dict[str, Any] = {}
+        if isinstance(function, functools.partial):
+            if function.args:
+                raise ValueError("descriptor: bind its arguments by name, functools.partial(function, name=value)")
+            function, given = function.func, dict(function.keywords)
+        if not callable(function):
+            raise ValueError(f"descriptor={function!r} must be a function of positions")
+        parameters = inspect.signature(function).parameters
+        name = getattr(function, "__name__", repr(function))
+        if unknown := sorted(set(given) - set(parameters)):
+            raise ValueError(f"descriptor {name} has no argument {unknown[0]!r}; it takes {', '.join(parameters)}")
+        for position, (key, parameter) in enumerate(parameters.items()):
+            variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if position and not variadic and parameter.default is parameter.empty and key not in (*given, *SUPPLIED):
+                raise ValueError(f"descriptor {name} needs a value of {key!r}; give functools.partial({name}, {key}=…)")
+        real = {key: value for key, value in given.items() if isinstance(value, (float, np.ndarray, jax.Array))}
+        rest = tuple(sorted((key, value) for key, value in given.items() if key not in real))
+        return cls(function, real, rest)
+
+    @property
+    def name(self) -> str:
+        return f"{self.function.__module__}:{self.function.__qualname__}"
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """Which of the supplied keywords the function takes."""
+        return frozenset(SUPPLIED) & frozenset(inspect.signature(self.function).parameters)
+
+    def __call__(self, positions: Float[Array, "n 3"], numbers, cell) -> Float[Array, " features"]:
+        available = {"numbers": numbers, "cell": cell}
+        supplied = {key: available[key] for key in self.uses}
+        return self.function(positions, **self.arguments, **dict(self.settings), **supplied)
+
+
+class GlobalKernel(struct.PyTreeNode):
+    """Kernel between whole molecules, symmetrised over permutations P of identical atoms.
+
+        k(x, x′) = A/|P| Σ_{p∈P} f(|φ(x) − φ(p x′)|²/ℓ²)
+
+    This one-sided sum is a kernel where an exchange of atoms only permutes (or rotates) the features;
+    `fit` checks that and refuses otherwise.
+
+    Attributes:
+        descriptor: a function of positions, shape (D,), or a `functools.partial` of one.
+        radial: f and ℓ; without a length scale, `fit` finds one.
+        permutations: what `find_permutations` returns, or None for the identity alone.
+        amplitude: A, in eV²; None sets it so that the prior variance of the labels equals their mean square.
+
+    Source: Chmiela et al., Nat. Commun. 9, 3887 (2018), doi 10.1038/s41467-018-06169-2.
+    """
+
+    descriptor: Descriptor
+    radial: Radial
+    permutations: Permutations | None = struct.field(pytree_node=False, default=None)
+    amplitude: float | None = None
+
+    def __post_init__(self):
+        if callable(self.descriptor) and not isinstance(self.descriptor, Descriptor):
+            object.__setattr__(self, "descriptor", Descriptor.wrap(self.descriptor))
+        if isinstance(self.amplitude, (int, float)) and not self.amplitude > 0:
+            raise ValueError(f"amplitude={self.amplitude} must be positive (eV²), or None to take it from the data")
+
+    def group(self, atoms: int) -> np.ndarray:
+        """The permutations as an index array, shape (|P|, n); the identity alone when none were given."""
+        return np.arange(atoms)[None] if self.permutations is None else self.permutations.indices
+
+    def features(self, positions: Float[Array, "n 3"], numbers, cell) -> Float[Array, " features"]:
+        """φ(x)/ℓ, shape (D,)."""
+        return self.descriptor(positions, numbers, cell) / self.radial.lengthscale
+
+    def evaluate(self, system, other) -> Float[Array, ""]:
+        """k(x, x′)/A of two systems, straight from the definition; a scalar, differentiable in both."""
+        one = self.features(system.positions, system.numbers, system.cell)
+
+        def term(permutation):
+            two = self.features(other.positions[permutation], other.numbers, other.cell)
+            return self.radial.value(jnp.sum((one - two) ** 2))
+
+        return jnp.mean(jax.vmap(term)(jnp.asarray(self.group(len(system.numbers)))))
+
+
+@double_precision
+def check_symmetry(kernel: GlobalKernel, positions: np.ndarray, numbers: np.ndarray, cell: np.ndarray) -> None:
+    """Refuse a permutation sum that is no kernel.
+
+    The one-sided sum is symmetric and invariant exactly when κ(φ(p x), φ(p x′)) = κ(φ(x), φ(x′)). That is
+    tested on the first frame and its displacement by 0.05 Å a coordinate.
+
+    Raises:
+        ValueError: the descriptor (or a length scale per feature) breaks the permutations.
+    """
+    displaced = positions + 0.05 * np.random.default_rng(0).standard_normal(positions.shape)
+    group = jnp.asarray(kernel.group(len(numbers)))
+    features = jax.vmap(lambda x: kernel.features(x, numbers, cell))
+    squares = np.asarray(jnp.sum((features(positions[group]) - features(displaced[group])) ** 2, axis=-1))
+    worst = float(np.max(np.abs(squares / squares[0] - 1.0)))
+    if worst > 1e-8:
+        raise ValueError(
+            f"permutations: exchanging atoms changes the distance between two descriptors of {kernel.descriptor.name} by "
+            f"{worst:.1%}, so the permutation sum is no kernel; use a descriptor whose features the exchange permutes and "
+            "one length scale (or the same one for exchanged features), or permutations=None"
+        )

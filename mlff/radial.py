@@ -1,0 +1,148 @@
+"""Radial functions f(s) of s = |φ − φ′|²/ℓ², closed under differentiation, each with its order.
+
+`order` is how many times, both arguments together, κ(φ, φ′) = f(s) can be differentiated at φ = φ′:
+labels of order m and results of order n need m + n ≤ order.
+"""
+
+import functools
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _bessel(p: int, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """G_p(r) = e^{−r} θ_p(r) with r = √s and the reverse Bessel polynomials θ_p; G_{−1} = e^{−r}/r.
+
+    The identity dG_p/ds = −G_{p−1}/2 closes the chain: no link has a division by r until G_{−1}, which
+    is where derivatives at s = 0 cease to exist. There it is set to 0: in every derivative that does exist
+    it meets a factor φ − φ′ = 0.
+    """
+    # Rounding can make |a|² + |b|² − 2a·b slightly negative.
+    r = jnp.sqrt(jnp.maximum(s, 0.0))
+    if p < 0:
+        return jnp.where(r > 0.0, jnp.exp(-r) / jnp.where(r > 0.0, r, 1.0), 0.0)
+    # θ_0 = 1, θ_1 = r + 1, θ_p = (2p − 1) θ_{p−1} + r² θ_{p−2}
+    before, theta = jnp.ones_like(r), jnp.ones_like(r) if p == 0 else r + 1.0
+    for k in range(2, p + 1):
+        before, theta = theta, (2 * k - 1) * theta + r * r * before
+    return jnp.exp(-r) * theta
+
+
+@_bessel.defjvp
+def _bessel_jvp(p, primals, tangents):
+    (s,), (ds,) = primals, tangents
+    if p < 0:
+        # d(e^{−r}/r)/ds = −e^{−r}(1 + r)/(2 r³), plain: beyond every order that is offered
+        r = jnp.sqrt(jnp.maximum(s, 0.0))
+        safe = jnp.where(r > 0.0, r, 1.0)
+        slope = jnp.where(r > 0.0, -jnp.exp(-r) * (1.0 + r) / (2.0 * safe**3), 0.0)
+        return _bessel(p, s), slope * ds
+    return _bessel(p, s), -0.5 * _bessel(p - 1, s) * ds
+
+
+class Radial(struct.PyTreeNode):
+    """What every radial function has: a length scale in the units of the descriptor, `value` and `order`."""
+
+    lengthscale: Float[Array, "..."] | float | None = None
+
+    order: ClassVar[float]
+    label: ClassVar[str]
+
+    def __post_init__(self):
+        if isinstance(self.lengthscale, (int, float)) and not 0.0 < self.lengthscale < math.inf:
+            raise ValueError(f"lengthscale={self.lengthscale} must be a positive, finite number")
+
+    def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        raise NotImplementedError
+
+    def derivatives(self, s: Float[Array, "*shape"], count: int) -> tuple[Float[Array, "*shape"], ...]:
+        """f, f′, …, up to the `count`-th derivative, elementwise, by nested forward mode."""
+        functions = [self.value]
+        for _ in range(count):
+            functions.append(_slope(functions[-1]))
+        return tuple(function(s) for function in functions)
+
+
+def _slope(function):
+    return lambda s: jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
+
+
+class _Matern(Radial):
+    degree: ClassVar[int]
+
+    def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        p = self.degree
+        return _bessel(p, (2 * p + 1) * s) / math.prod(range(1, 2 * p, 2))
+
+
+class Matern32(_Matern):
+    """Matérn-3/2: f = (1 + r) e^{−r}, r = √(3s). Order 2: forces from forces, no Hessian."""
+
+    degree: ClassVar[int] = 1
+    order: ClassVar[float] = 2
+    label: ClassVar[str] = "Matérn-3/2"
+
+
+class Matern52(_Matern):
+    """Matérn-5/2: f = (1 + r + r²/3) e^{−r}, r = √(5s). Order 4: Hessians and cubic constants from forces."""
+
+    degree: ClassVar[int] = 2
+    order: ClassVar[float] = 4
+    label: ClassVar[str] = "Matérn-5/2"
+
+
+class Matern72(_Matern):
+    """Matérn-7/2: f = (1 + r + 2r²/5 + r³/15) e^{−r}, r = √(7s). Order 6."""
+
+    degree: ClassVar[int] = 3
+    order: ClassVar[float] = 6
+    label: ClassVar[str] = "Matérn-7/2"
+
+
+class RBF(Radial):
+    """Squared exponential: f = exp(−s/2). Any order."""
+
+    order: ClassVar[float] = math.inf
+    label: ClassVar[str] = "RBF"
+
+    def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jnp.exp(-0.5 * s)
+
+
+class RationalQuadratic(Radial):
+    """Rational quadratic: f = (1 + s/(2α))^{−α}, a scale mixture of RBFs; α → ∞ is the RBF. Any order."""
+
+    alpha: Float[Array, ""] | float = 1.0
+
+    order: ClassVar[float] = math.inf
+    label: ClassVar[str] = "rational quadratic"
+
+    def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return (1.0 + s / (2.0 * self.alpha)) ** (-self.alpha)
+
+
+RADIALS = {cls.__name__: cls for cls in (RBF, Matern32, Matern52, Matern72, RationalQuadratic)}
+SMOOTHEST = "Matern72 or RBF"
+
+
+def require_order(radial: Radial, labels: int, result: int, what: str) -> None:
+    """Refuse a derivative that the kernel does not have.
+
+    Arguments:
+        labels: highest order of derivative among the labels.
+        result: order of derivative of the result.
+        what: name of the result, for the message.
+    Raises:
+        ValueError: labels + result > radial.order; the message names kernels that have it.
+    """
+    if labels + result > radial.order:
+        raise ValueError(
+            f"{what} does not exist for {radial.label}: labels of order {labels} and a result of order {result} need a "
+            f"kernel that is {labels + result} times differentiable, this one is {radial.order:g} times; "
+            f"use {'Matern52, ' if labels + result <= 4 else ''}{SMOOTHEST}"
+        )

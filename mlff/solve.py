@@ -1,0 +1,196 @@
+"""The linear solve at fixed hyperparameters: (kernel, labelled frames, noise) → expansion."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mlff.expansion import Expansion
+from mlff.gram import ColumnSide, RowSide, block
+from mlff.images import image_tangents, jets
+from mlff.kernels import GlobalKernel
+from mlff.linalg.tiles import NotPositiveDefinite, SymmetricTiles
+from mlff.operators import Rows, energy_rows, force_rows, stack
+
+TILE_ROWS = 2048
+Progress = Callable[[str, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledFrames:
+    """What the solve needs of a data set, as arrays: one composition, one order of atoms.
+
+    positions: (m, n, 3) Å; numbers: (n,); cells: (m, 3, 3) Å; labels: by name, energy (m,) eV, forces (m, n, 3) eV/Å.
+    """
+
+    positions: np.ndarray
+    numbers: np.ndarray
+    cells: np.ndarray
+    labels: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def take(self, index) -> LabelledFrames:
+        return LabelledFrames(
+            self.positions[index], self.numbers, self.cells[index], {k: v[index] for k, v in self.labels.items()}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """The trained model and what the solve learnt on its way.
+
+    amplitude: A, eV²; rows: of the linear system; unseen: share of the squared forces outside the descriptor's reach.
+    """
+
+    model: Expansion
+    amplitude: float
+    rows: int
+    unseen: float
+
+
+def solve(
+    kernel: GlobalKernel,
+    frames: LabelledFrames,
+    noise: Mapping[str, float],
+    progress: Progress = lambda stage, fraction: None,
+) -> Solution:
+    """Fit the expansion in closed form: (K/A + σ²/A) a = y by Cholesky, with generalised least squares for c.
+
+    Arguments:
+        kernel: with a length scale.
+        frames: with a label array for every key of `noise`.
+        noise: standard deviation of each kind of label that enters, in its unit.
+        progress: called with a stage's name and how much of it is done.
+    Raises:
+        ValueError: the matrix is not positive definite; the message says what to do.
+    """
+    rows, jacobians_points = _rows(kernel, frames, noise, progress)
+    counts = np.array([len(row.labels) for row in rows])
+    groups = _groups(counts)
+    right = _right_hand_sides(rows)
+    matrix = _assemble(kernel, frames, rows, jacobians_points, groups, progress)
+    signal = np.concatenate([row.labels for row in rows])
+    if "energy" in noise:
+        signal = signal - right[:, 1] * (right[:, 0] @ right[:, 1] / (right[:, 1] @ right[:, 1]))
+    amplitude = kernel.amplitude or float(np.sum(signal**2) / np.sum(matrix.diagonal())) or 1.0
+    matrix.add_to_diagonal(np.concatenate([row.noise for row in rows]) ** 2 / amplitude)
+    try:
+        matrix.cholesky(lambda fraction: progress("factorise", fraction))
+    except NotPositiveDefinite as error:
+        frame = int(np.searchsorted(np.cumsum(counts), error.row, side="right"))
+        raise ValueError(
+            f"the kernel matrix is not positive definite at training frame {frame} of {len(rows)}: its labels follow from "
+            f"the earlier frames' to rounding; raise noise (now {_describe(noise)}), shorten the length scale "
+            f"(now {np.min(kernel.radial.lengthscale):.4g}), or remove near-duplicate frames"
+        ) from error
+    solutions = matrix.solve_factorised(right)
+    del matrix
+    weights, constant = solutions[:, 0], 0.0
+    if "energy" in noise:
+        constant = float(right[:, 1] @ weights / (right[:, 1] @ solutions[:, 1]))
+        weights = weights - constant * solutions[:, 1]
+    model = _expand(kernel, frames, rows, weights, constant)
+    unseen = float(np.mean([row.unseen for row in rows]))
+    return Solution(model, amplitude, int(counts.sum()), unseen)
+
+
+def _rows(kernel, frames, noise, progress) -> tuple[list[Rows], tuple[np.ndarray, list[np.ndarray]]]:
+    """The labels of every frame as rows, its features, and the tangents of its rows."""
+    rows: list[Rows] = []
+    points, tangents = [], []
+    for piece, (features, jacobians) in jets(kernel, frames.positions, frames.numbers, frames.cells):
+        progress("descriptors", piece.stop / len(frames))
+        points.append(features)
+        for index, jacobian in zip(range(piece.start, piece.stop), jacobians, strict=True):
+            parts = []
+            if "energy" in noise:
+                parts.append(energy_rows(frames.labels["energy"][index], noise["energy"], jacobian.shape[1]))
+            if "forces" in noise:
+                parts.append(force_rows(frames.labels["forces"][index], noise["forces"], jacobian))
+            rows.append(stack(parts))
+            tangents.append(rows[-1].directions @ jacobian.T)
+    return rows, (np.concatenate(points), tangents)
+
+
+def _groups(counts: np.ndarray) -> list[slice]:
+    """Consecutive frames whose rows together fill a tile."""
+    groups, start = [], 0
+    while start < len(counts):
+        fits = int(np.searchsorted(np.cumsum(counts[start:]), TILE_ROWS, side="right"))
+        stop = start + max(1, fits)
+        groups.append(slice(start, min(stop, len(counts))))
+        start = stop
+    return groups
+
+
+def _right_hand_sides(rows: list[Rows]) -> np.ndarray:
+    """The labels, and what they would be of a constant energy of 1; shape (total rows, 2)."""
+    return np.stack(
+        [np.concatenate([row.labels for row in rows]), np.concatenate([row.values for row in rows])], axis=1
+    )
+
+
+def _pad(arrays: list[np.ndarray]) -> np.ndarray:
+    width = max(len(array) for array in arrays)
+    padded = np.zeros((len(arrays), width, *arrays[0].shape[1:]))
+    for target, array in zip(padded, arrays, strict=True):
+        target[: len(array)] = array
+    return padded
+
+
+def _columns(kernel, frames, rows, group, directions=None) -> ColumnSide:
+    directions = _pad([row.directions for row in rows[group]]) if directions is None else directions
+    points, tangents = image_tangents(kernel, frames.positions[group], frames.numbers, frames.cells[group], directions)
+    return ColumnSide(points, _pad([row.values for row in rows[group]]), tangents)
+
+
+def _assemble(kernel, frames, rows, row_side, groups, progress) -> SymmetricTiles:
+    """The kernel matrix (amplitude 1) as lower tiles, one tile a pair of groups of frames."""
+    points, tangents = row_side
+    origin = points.mean(axis=0)
+    counts = [np.array([len(row.labels) for row in rows[group]]) for group in groups]
+    matrix = SymmetricTiles(np.concatenate([[0], np.cumsum([count.sum() for count in counts])]))
+    masks = [(np.arange(count.max()) < count[:, None]).ravel() for count in counts]
+    sides = [
+        RowSide(points[group] - origin, _pad([row.values for row in rows[group]]), _pad(tangents[group]))
+        for group in groups
+    ]
+    done, total = 0, len(groups) * (len(groups) + 1) // 2
+    for j, group in enumerate(groups):
+        columns = _columns(kernel, frames, rows, group)
+        columns = columns._replace(points=columns.points - origin)
+        for i in range(j, len(groups)):
+            tile = block(kernel.radial, sides[i], columns)
+            tile = tile.reshape(masks[i].size, masks[j].size)
+            if not (masks[i].all() and masks[j].all()):
+                tile = np.ascontiguousarray(tile[masks[i]][:, masks[j]])
+            matrix.tiles[i][j] = tile
+            done += 1
+            progress("assemble", done / total)
+    return matrix
+
+
+def _expand(kernel, frames, rows, weights, constant) -> Expansion:
+    """Contract the weights of each frame's rows into one value weight and one tangent per image."""
+    per_frame = np.split(weights, np.cumsum([len(row.labels) for row in rows])[:-1])
+    directions = np.stack([w @ row.directions for w, row in zip(per_frame, rows, strict=True)])[:, None]
+    points, tangents = image_tangents(kernel, frames.positions, frames.numbers, frames.cells, directions)
+    images = points.shape[1]
+    values = np.repeat([w @ row.values for w, row in zip(per_frame, rows, strict=True)], images)
+    features = points.shape[2]
+    return Expansion.build(
+        kernel.descriptor,
+        kernel.radial,
+        points.reshape(-1, features),
+        tangents.reshape(-1, features) / images,
+        values / images,
+        constant,
+    )
+
+
+def _describe(noise: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in noise.items())
