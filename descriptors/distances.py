@@ -4,9 +4,9 @@ Invariant under translation, rotation and reflection; an exchange of atoms permu
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from descriptors.geometry import pair_distances
+from descriptors.geometry import Array, pair_distances
 
 
 def inverse_distances(positions: Float[Array, "n 3"]) -> Float[Array, " pairs"]:
@@ -21,7 +21,7 @@ def inverse_distances(positions: Float[Array, "n 3"]) -> Float[Array, " pairs"]:
     return 1.0 / pair_distances(positions)
 
 
-def powered_distances(positions: Float[Array, "n 3"], *, power: float = -1.0) -> Float[Array, " pairs"]:
+def powered_distances(positions: Float[Array, "n 3"], *, power: float | Array = -1.0) -> Float[Array, " pairs"]:
     """Powers of distances φ_ij = (r_ij / Å)^power of all pairs i < j; `power` −1 are inverse distances.
 
     Arguments:
@@ -33,7 +33,7 @@ def powered_distances(positions: Float[Array, "n 3"], *, power: float = -1.0) ->
     return pair_distances(positions) ** power
 
 
-def exponential_distances(positions: Float[Array, "n 3"], *, decay: float = 1.0) -> Float[Array, " pairs"]:
+def exponential_distances(positions: Float[Array, "n 3"], *, decay: float | Array = 1.0) -> Float[Array, " pairs"]:
     """Exponentials of distances φ_ij = exp(−r_ij / decay) of all pairs i < j.
 
     Arguments:

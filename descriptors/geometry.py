@@ -1,8 +1,11 @@
 """Geometry that descriptors share: which pairs there are, and how far apart."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+Array = jax.Array | np.ndarray
 
 
 def pair_distances(positions: Float[Array, "n 3"]) -> Float[Array, " pairs"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
@@ -81,7 +82,7 @@ def save(force_field: ForceField, path) -> None:
         group = kernel.permutations
         for name in ("indices", "generators", "residuals", "support"):
             tensors[f"permutations.{name}"] = getattr(group, name)
-    radial = {field: _plain(getattr(kernel.radial, field)) for field in kernel.radial.__dataclass_fields__}
+    radial = {field.name: _plain(getattr(kernel.radial, field.name)) for field in dataclasses.fields(kernel.radial)}
     header = {
         "format": FORMAT,
         "version": VERSION,

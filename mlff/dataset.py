@@ -37,7 +37,7 @@ class Frame:
     """One geometry with its labels: energy (eV), forces (n, 3) (eV/Å), stress (3, 3) (eV/Å³), hessian (3n, 3n)."""
 
     system: System
-    labels: Mapping[str, np.ndarray]
+    labels: Mapping[str, np.ndarray | float]
 
     @property
     def positions(self) -> np.ndarray:

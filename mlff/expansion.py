@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from mlff.kernels import Descriptor
+from mlff.precision import Array
 from mlff.radial import Radial
 
 
@@ -33,12 +34,12 @@ class Expansion(struct.PyTreeNode):
 
     descriptor: Descriptor
     radial: Radial
-    origin: Float[Array | np.ndarray, " D"]
-    points: Float[Array | np.ndarray, "K D"]
-    tangents: Float[Array | np.ndarray, "K D"]
-    values: Float[Array | np.ndarray, " K"] | None
-    offsets: Float[Array | np.ndarray, "2 K"]
-    constant: Float[Array | np.ndarray, ""] | float
+    origin: Float[Array, " D"]
+    points: Float[Array, "K D"]
+    tangents: Float[Array, "K D"]
+    values: Float[Array, " K"] | None
+    offsets: Float[Array, "2 K"]
+    constant: Float[Array, ""] | float
 
     @classmethod
     def build(cls, descriptor, radial, points, tangents, values, constant: float) -> Expansion:

@@ -47,7 +47,7 @@ def jets(kernel: GlobalKernel, positions: Float[np.ndarray, "m n 3"], numbers, c
         )
     forward = coordinates <= features[0]
     size = chunk_size(8 * 4 * features[0] * coordinates, _MEMORY)
-    function = functools.partial(_jets, kernel.replace(permutations=None), numbers, forward=forward)
+    function = functools.partial(_jets, kernel.bare(), numbers, forward=forward)
     yield from map_chunks(function, (positions, cells), size)
 
 
@@ -83,7 +83,7 @@ def image_tangents(
     group = kernel.group(positions.shape[1])
     (features,) = _feature_shape(kernel, positions, numbers, cells)
     size = chunk_size(8 * 2 * len(group) * features * directions.shape[1], _MEMORY)
-    function = functools.partial(_image_tangents, kernel.replace(permutations=None), group, numbers)
+    function = functools.partial(_image_tangents, kernel.bare(), group, numbers)
     points = np.empty((len(positions), len(group), features))
     tangents = np.empty((len(positions), len(group), directions.shape[1], features))
     for piece, result in map_chunks(function, (positions, cells, directions), size):

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from mlff.precision import double_precision
+from mlff.precision import Array, double_precision
 from mlff.radial import Radial
 from mlff.symmetry import Permutations
 
@@ -88,15 +88,16 @@ class GlobalKernel(struct.PyTreeNode):
         descriptor: a function of positions, shape (D,), or a `functools.partial` of one.
         radial: f and ℓ; without a length scale, `fit` finds one.
         permutations: what `find_permutations` returns, or None for the identity alone.
-        amplitude: A, in eV²; None sets it so that the prior variance of the labels equals their mean square.
+        amplitude: A, in eV²; None sets it so that the prior variance of the forces (of the energies, without forces)
+            equals their mean square.
 
     Source: Chmiela et al., Nat. Commun. 9, 3887 (2018), doi 10.1038/s41467-018-06169-2.
     """
 
-    descriptor: Descriptor
+    descriptor: Descriptor | Callable
     radial: Radial
     permutations: Permutations | None = struct.field(pytree_node=False, default=None)
-    amplitude: float | None = None
+    amplitude: float | Array | None = None
 
     def __post_init__(self):
         if callable(self.descriptor) and not isinstance(self.descriptor, Descriptor):
@@ -107,6 +108,10 @@ class GlobalKernel(struct.PyTreeNode):
     def group(self, atoms: int) -> np.ndarray:
         """The permutations as an index array, shape (|P|, n); the identity alone when none were given."""
         return np.arange(atoms)[None] if self.permutations is None else self.permutations.indices
+
+    def bare(self) -> GlobalKernel:
+        """The descriptor with its radial function alone: all that compiled functions of features depend on."""
+        return self.replace(permutations=None, amplitude=None)
 
     def features(self, positions: Float[Array, "n 3"], numbers, cell) -> Float[Array, " features"]:
         """φ(x)/ℓ, shape (D,)."""

@@ -1,8 +1,11 @@
-"""Double precision, switched on only inside our own functions: the user's JAX configuration is never touched."""
+"""Arrays in double precision, switched on only inside our own functions: the user's JAX configuration is never touched."""
 
 import functools
 
 import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray  # what signatures accept
 
 
 def double_precision(function):

@@ -11,7 +11,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from mlff.precision import Array
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -73,10 +73,7 @@ def solve(
     groups = _groups(counts)
     right = _right_hand_sides(rows)
     matrix = _assemble(kernel, frames, rows, jacobians_points, groups, progress)
-    signal = np.concatenate([row.labels for row in rows])
-    if "energy" in noise:
-        signal = signal - right[:, 1] * (right[:, 0] @ right[:, 1] / (right[:, 1] @ right[:, 1]))
-    amplitude = kernel.amplitude or float(np.sum(signal**2) / np.sum(matrix.diagonal())) or 1.0
+    amplitude = kernel.amplitude or _prior_amplitude(right, matrix.diagonal())
     matrix.add_to_diagonal(np.concatenate([row.noise for row in rows]) ** 2 / amplitude)
     try:
         matrix.cholesky(lambda fraction: progress("factorise", fraction))
@@ -132,6 +129,17 @@ def _right_hand_sides(rows: list[Rows]) -> np.ndarray:
     return np.stack(
         [np.concatenate([row.labels for row in rows]), np.concatenate([row.values for row in rows])], axis=1
     )
+
+
+def _prior_amplitude(right: np.ndarray, diagonal: np.ndarray) -> float:
+    """A for which the prior variance A·L L k(x, x) of the labels is their mean square.
+
+    Of the forces where there are any: how far energies lie from an unknown constant says less.
+    """
+    labels, ones = right.T
+    chosen = ones == 0.0 if (ones == 0.0).any() else ones != 0.0
+    signal = labels[chosen] - ones[chosen] * labels[chosen].mean()
+    return float(np.sum(signal**2) / np.sum(diagonal[chosen])) or 1.0
 
 
 def _pad(arrays: list[np.ndarray]) -> np.ndarray:

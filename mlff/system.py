@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 from ase import Atoms
 from flax import struct
 from jaxtyping import Bool, Float, Integer
 
-Array = np.ndarray | jax.Array
+from mlff.precision import Array
 
 
 class System(struct.PyTreeNode):

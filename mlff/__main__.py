@@ -1,0 +1,5 @@
+"""`python -m mlff`: the command line."""
+
+from mlff.cli import main
+
+main()

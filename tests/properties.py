@@ -1,0 +1,54 @@
+"""The battery: what every descriptor, kernel and force field must satisfy, whatever it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+
+def assert_invariant(function, positions: np.ndarray, tolerance: float = 1e-9) -> None:
+    """f(R x + t) = f(x) for a rotation R, a reflection, and a translation far away (10⁴ Å, with its rounding)."""
+    value = np.asarray(function(positions))
+    scale = np.abs(value).max()
+    turned = Rotation.random(rng=np.random.default_rng(3)).apply(positions)
+    np.testing.assert_allclose(function(turned), value, atol=tolerance * scale)
+    np.testing.assert_allclose(function(turned * [1, 1, -1]), value, atol=tolerance * scale)
+    np.testing.assert_allclose(function(positions + [1.0, -2.0, 3.0]), value, atol=tolerance * scale)
+    np.testing.assert_allclose(function(positions + 1e4), value, atol=1e-7 * scale)
+
+
+def assert_derivatives(function, point: np.ndarray, order: int, tolerance: float = 1e-6) -> None:
+    """Directional derivatives up to `order` by nested forward mode against central differences, each of the last.
+
+    The derivative of order k is compared with fourth-order differences of the one of order k − 1; none may vanish.
+    """
+    rng = np.random.default_rng(7)
+    current = function
+    for k in range(1, order + 1):
+        direction = rng.standard_normal(point.shape)
+
+        def derivative(x, inner=current, direction=direction):
+            return jax.jvp(inner, (x,), (jnp.asarray(direction),))[1]
+
+        step = 1e-3
+        near, far = (
+            np.asarray(current(point + j * step * direction)) - np.asarray(current(point - j * step * direction))
+            for j in (1, 2)
+        )
+        numeric, exact = (8 * near - far) / (12 * step), np.asarray(derivative(point))
+        scale = np.abs(exact).max()
+        assert scale > 1e-8, f"derivative of order {k} vanishes: nothing was tested"
+        np.testing.assert_allclose(exact, numeric, atol=tolerance * scale, err_msg=f"order {k}")
+        current = derivative
+
+
+def assert_jit_vmap_consistent(function, batch: np.ndarray) -> None:
+    """One by one, compiled and batched give the same numbers."""
+    single = np.stack([np.asarray(function(x)) for x in batch])
+    np.testing.assert_allclose(jax.jit(jax.vmap(function))(batch), single, rtol=1e-12, atol=1e-13)
+
+
+def assert_matches_dense(blocks: np.ndarray, dense: np.ndarray, tolerance: float = 1e-12) -> None:
+    """A matrix built from blocks against one by nested differentiation of the definition."""
+    assert np.abs(dense).max() > 0
+    np.testing.assert_allclose(blocks, dense, atol=tolerance * np.abs(dense).max())

@@ -1,0 +1,144 @@
+"""Model files: the same numbers after a round trip, and nothing but whole, known files is read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import mlff
+from descriptors import inverse_distances
+from mlff import archive
+
+
+@pytest.fixture
+def saved(tmp_path, water_model):
+    water_model.save(tmp_path / "w.mlff")
+    return tmp_path / "w.mlff"
+
+
+def test_round_trip(saved, water_model, water):
+    loaded = mlff.load(saved)
+    x = water[60:].uniform_positions()
+    np.testing.assert_array_equal(loaded.forces(x), water_model.forces(x))
+    np.testing.assert_array_equal(loaded.hessian(x[0]), water_model.hessian(x[0]))
+    assert loaded.kernel.permutations == water_model.kernel.permutations
+    assert loaded.kernel.permutations.certificate() == water_model.kernel.permutations.certificate()
+    assert loaded.record == water_model.record
+    assert loaded.kernel.amplitude == water_model.kernel.amplitude
+
+
+def test_round_trip_with_energies_arguments_and_lengthscales(tmp_path, water):
+    import functools
+
+    from descriptors import exponential_distances
+
+    kernel = mlff.GlobalKernel(
+        functools.partial(exponential_distances, decay=1.2),
+        mlff.RationalQuadratic(lengthscale=np.array([1.0, 1.0, 2.0]), alpha=2.0),
+    )
+    model = mlff.fit(kernel, water[:8], labels=("energy", "forces"), noise={"energy": 1e-3, "forces": 1e-3})
+    model.save(tmp_path / "m.mlff")
+    loaded = mlff.load(tmp_path / "m.mlff")
+    np.testing.assert_array_equal(loaded.forces(water[9].positions), model.forces(water[9].positions))
+    assert loaded.kernel.radial.alpha == 2.0
+    assert loaded.kernel.descriptor.arguments == {"decay": 1.2}
+
+
+def test_every_flipped_bit_is_noticed(saved):
+    content = bytearray(saved.read_bytes())
+    rng = np.random.default_rng(0)
+    for position in [*rng.integers(0, len(content), 40), 9, len(content) - 1]:
+        flipped = content.copy()
+        flipped[position] ^= 1 << int(rng.integers(8))
+        saved.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"w\.mlff: (no mlff model file|format|its content|its descriptor)"):
+            mlff.load(saved)
+
+
+def test_truncated_and_foreign_files(saved, tmp_path):
+    content = saved.read_bytes()
+    for part in (content[: len(content) // 2], b"", b"PK\x03\x04 no model"):
+        saved.write_bytes(part)
+        with pytest.raises(ValueError, match="no mlff model file, or a damaged one"):
+            mlff.load(saved)
+    save_file({"a": np.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="no mlff model file"):
+        mlff.load(tmp_path / "other.safetensors")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        mlff.load(tmp_path / "absent.mlff")
+
+
+def test_foreign_version_says_who_wrote_it(saved, monkeypatch, water_model):
+    monkeypatch.setattr(archive, "VERSION", 99)
+    water_model.save(saved)
+    monkeypatch.undo()
+    with pytest.raises(
+        ValueError, match=r"version 99, this mlff reads 'mlff' version 1; install the mlff that wrote it"
+    ):
+        mlff.load(saved)
+
+
+def test_header_is_json_and_arrays_are_safetensors(saved):
+    assert set(load_file(saved)) >= {"points", "tangents", "numbers"}
+    size = int.from_bytes(saved.read_bytes()[:8], "little")
+    metadata = json.loads(saved.read_bytes()[8 : 8 + size])["__metadata__"]
+    assert json.loads(metadata["header"])["units"] == {"energy": "eV", "length": "Å"}
+
+
+def test_missing_descriptor_says_what_to_do(saved, water_model, tmp_path):
+    script = tmp_path / "custom_descriptor.py"
+    script.write_text(
+        "from descriptors import inverse_distances\n\ndef mine(positions):\n    return inverse_distances(positions)\n"
+    )
+    fit = (
+        "import mlff, custom_descriptor as c, sys\n"
+        "data = mlff.Dataset.read(sys.argv[1], index=':10')\n"
+        "mlff.fit(mlff.GlobalKernel(c.mine, mlff.Matern52(lengthscale=2.0)), data).save('custom.mlff')\n"
+    )
+    source = os.path.join(os.path.dirname(__file__), "..", "datasets", "water.extxyz")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", fit, source], cwd=tmp_path, check=True, env=environment)
+    with pytest.raises(ValueError, match=r"custom_descriptor:mine cannot be imported.*put custom_descriptor\.py"):
+        mlff.load(tmp_path / "custom.mlff")
+    check = "import mlff; print(mlff.load('custom.mlff').kernel.descriptor.name)"
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=tmp_path, check=True, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "custom_descriptor:mine"
+
+
+def test_a_lambda_cannot_be_saved(tmp_path, water):
+    force_field = mlff.fit(
+        mlff.GlobalKernel(lambda positions: inverse_distances(positions), mlff.RBF(lengthscale=1.0)), water[:3]
+    )
+    with pytest.raises(ValueError, match="define it with def at the top level"):
+        force_field.save(tmp_path / "x.mlff")
+    assert not list(tmp_path.iterdir())
+
+
+def test_killed_while_writing_leaves_the_old_file(tmp_path):
+    """kill −9 between writing and renaming: the name still refers to the old content."""
+    (tmp_path / "m.mlff").write_bytes(b"old")
+    script = (
+        "import os, signal, mlff.archive as a\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "a.write_whole('m.mlff', b'new' * 1000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "m.mlff").read_bytes() == b"old"
+
+
+def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        archive.write_whole(tmp_path / "m.mlff", b"new")
+    assert not list(tmp_path.iterdir())

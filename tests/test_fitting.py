@@ -1,0 +1,136 @@
+"""The public fit: length scale found, group helps, conditions checked, record kept."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+
+import mlff
+from descriptors import inverse_distances, powered_distances
+
+
+def test_finds_a_length_scale_as_good_as_the_best_of_a_grid(ethanol):
+    train, test = ethanol.split(60, 100, seed=0)
+    group = mlff.find_permutations(ethanol)
+    found = mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.Matern52(), group), train)
+    tried = dict(found.record["lengthscales_tried"])
+    assert found.kernel.radial.lengthscale == min(tried, key=tried.get)
+    assert len(tried) >= 5
+    error = mlff.evaluate(found, test).forces_mae
+    grid = [
+        mlff.evaluate(
+            mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=ell), group), train), test
+        )
+        for ell in (0.3, 5.0, 10.0, 20.0, 200.0)
+    ]
+    assert error < 1.03 * min(evaluation.forces_mae for evaluation in grid)
+    assert error < 0.9 * max(evaluation.forces_mae for evaluation in grid)
+
+
+def test_permutations_help(ethanol):
+    train, test = ethanol.split(40, 100, seed=0)
+    errors = [
+        mlff.evaluate(
+            mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=10.0), group), train), test
+        )
+        for group in (None, mlff.find_permutations(ethanol))
+    ]
+    assert errors[1].forces_mae < 0.75 * errors[0].forces_mae
+
+
+def test_learning_curve_falls(ethanol):
+    group = mlff.find_permutations(ethanol)
+    _, test = ethanol.split(80, 100, seed=2)
+    errors = []
+    for count in (10, 20, 40, 80):
+        train, _ = ethanol.split(80, 100, seed=2)
+        force_field = mlff.fit(
+            mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=10.0), group), train[:count]
+        )
+        errors.append(mlff.evaluate(force_field, test).forces_mae)
+    assert all(b < 0.85 * a for a, b in itertools.pairwise(errors)), errors
+
+
+def test_record_says_how_it_came_to_be(ethanol_model, ethanol):
+    record = ethanol_model.record
+    assert record["n_train"] == 60
+    assert set(record["indices"]) <= set(map(int, ethanol.indices))
+    assert record["rows"] == 60 * 21
+    assert record["unseen"] < 1e-8
+    assert record["training"]["slope"] == pytest.approx(1.0, abs=0.02)
+    assert record["versions"]["jax"][0].isdigit()
+    assert len(record["data_hash"]) == 64
+
+
+def test_energies_and_forces_together(ethanol):
+    train, test = ethanol.split(40, 100, seed=0)
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=10.0), mlff.find_permutations(ethanol))
+    both = mlff.fit(kernel, train, labels=("energy", "forces"), noise={"energy": 1e-4, "forces": 1e-4})
+    evaluation = mlff.evaluate(both, test)
+    assert evaluation.energy_mae < 0.03
+    assert evaluation.slope == pytest.approx(1.0, abs=0.1)
+    assert both.record["training"]["energy_mae"] < 2e-3
+
+
+def test_lengthscale_per_feature_must_respect_the_permutations(water):
+    group = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
+    unequal = mlff.Matern52(lengthscale=np.array([2.0, 3.0, 2.0]))
+    with pytest.raises(ValueError, match="permutation sum is no kernel"):
+        mlff.fit(mlff.GlobalKernel(inverse_distances, unequal, group), water[:10])
+    orbits = mlff.Matern52(lengthscale=np.array([2.0, 2.0, 3.0]))  # both O–H alike, H–H another
+    force_field = mlff.fit(mlff.GlobalKernel(inverse_distances, orbits, group), water[:20])
+    assert mlff.evaluate(force_field, water[20:]).forces_mae < 0.05
+
+
+def not_symmetric(positions):
+    """Inverse distances, each feature with a weight of its own."""
+    features = inverse_distances(positions)
+    return features * np.arange(1, features.shape[0] + 1)
+
+
+def test_descriptor_that_breaks_permutations_is_refused(water):
+    group = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
+    for radial in (mlff.Matern52(), mlff.Matern52(lengthscale=2.0)):
+        with pytest.raises(ValueError, match="permutation sum is no kernel"):
+            mlff.fit(mlff.GlobalKernel(not_symmetric, radial, group), water[:10])
+
+
+def first_bond(positions):
+    """A descriptor blind to everything but one bond."""
+    return inverse_distances(positions)[:1]
+
+
+def test_a_blind_descriptor_is_reported(water, caplog):
+    with caplog.at_level("WARNING"):
+        blind = mlff.fit(mlff.GlobalKernel(first_bond, mlff.Matern52(lengthscale=1.0)), water[:10])
+    assert blind.record["rows"] == 10
+    assert blind.record["unseen"] > 0.1
+    assert "does not see" in caplog.text
+
+
+def test_descriptor_with_arguments(water):
+    descriptor = functools.partial(powered_distances, power=-2.0)
+    force_field = mlff.fit(mlff.GlobalKernel(descriptor, mlff.Matern52(lengthscale=3.0)), water[:30])
+    assert mlff.evaluate(force_field, water[30:]).forces_mae < 0.05
+
+
+def test_one_frame_is_enough_to_fit(water):
+    force_field = mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0)), water[:1])
+    np.testing.assert_allclose(force_field.forces(water[0].positions), water[0].labels["forces"], atol=1e-3)
+
+
+def test_constant_comes_from_the_energies_or_stays_zero(water):
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0))
+    without = mlff.Dataset([mlff.Frame(f.system, {"forces": f.labels["forces"]}) for f in water[:20]])
+    bare, full = mlff.fit(kernel, without), mlff.fit(kernel, water[:20])
+    assert full.energy(water[0].positions) == pytest.approx(float(water[0].labels["energy"]), abs=0.02)
+    assert bare.model.constant == 0.0
+    np.testing.assert_allclose(bare.forces(water[30].positions), full.forces(water[30].positions), atol=1e-12)
+
+
+def test_wrong_energies_are_noticed_after_the_fit(water, caplog):
+    upside_down = mlff.Dataset([mlff.Frame(f.system, {**f.labels, "energy": -f.labels["energy"]}) for f in water[:20]])
+    with caplog.at_level("WARNING"):
+        mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0)), upside_down)
+    assert "slope -" in caplog.text

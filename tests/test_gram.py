@@ -1,0 +1,109 @@
+"""Kernel blocks and the whole linear system against nested differentiation of the kernel's definition."""
+
+import functools
+
+import jax
+import numpy as np
+import properties
+import pytest
+
+import mlff
+from descriptors import exponential_distances, inverse_distances
+from mlff import solve as solver
+from mlff.gram import radial_derivatives
+from mlff.solve import LabelledFrames
+from mlff.system import System
+
+RADIALS = [
+    mlff.RBF(lengthscale=3.0), mlff.Matern32(lengthscale=3.0), mlff.Matern52(lengthscale=3.0),
+    mlff.Matern72(lengthscale=3.0), mlff.RationalQuadratic(lengthscale=3.0, alpha=1.5),
+]  # fmt: skip
+WATER = np.array([[0.0, 0, 0.119], [0, 0.763, -0.477], [0, -0.763, -0.477]])
+LINEAR = np.array([[0.0, 0, 0], [0, 0, 1.16], [0, 0, -1.2]])
+
+
+def frames_of(geometries, numbers=(8, 1, 1)) -> LabelledFrames:
+    geometries = np.array(geometries)
+    labels = {"energy": np.arange(len(geometries), dtype=float), "forces": np.cos(geometries)}
+    return LabelledFrames(geometries, np.array(numbers), np.zeros((len(geometries), 3, 3)), labels)
+
+
+def system_matrix(kernel, frames, names):
+    rows, side = solver._rows(kernel, frames, dict.fromkeys(names, 1.0), lambda *_: None)
+    groups = solver._groups(np.array([len(row.labels) for row in rows]))
+    tiles = solver._assemble(kernel, frames, rows, side, groups, lambda *_: None)
+    full = np.zeros((tiles.size, tiles.size))
+    for i, row in enumerate(tiles.tiles):
+        for j, tile in enumerate(row):
+            a, b = slice(*tiles.offsets[i : i + 2]), slice(*tiles.offsets[j : j + 2])
+            full[a, b], full[b, a] = tile, tile.T
+    return full, rows
+
+
+def dense_matrix(kernel, frames, rows):
+    shape, cell = frames.positions[0].shape, frames.cells[0]
+
+    def k(x, y):
+        one, two = (System(z.reshape(shape), frames.numbers, cell, np.zeros(3, bool)) for z in (x, y))
+        return kernel.evaluate(one, two)
+
+    flat = frames.positions.reshape(len(frames), -1)
+    with jax.enable_x64(True):
+        value, gx, gy, mixed = (jax.jit(f) for f in (k, jax.grad(k), jax.grad(k, 1), jax.jacfwd(jax.grad(k), 1)))
+        blocks = [
+            [
+                float(value(x, y)) * np.outer(p.values, q.values)
+                + np.outer(p.values, q.directions @ gy(x, y))
+                + np.outer(p.directions @ gx(x, y), q.values)
+                + p.directions @ np.asarray(mixed(x, y)) @ q.directions.T
+                for y, q in zip(flat, rows, strict=True)
+            ]
+            for x, p in zip(flat, rows, strict=True)
+        ]
+    return np.block(blocks)
+
+
+@pytest.mark.parametrize("names", [("forces",), ("energy",), ("energy", "forces")])
+@pytest.mark.parametrize("radial", RADIALS, ids=lambda r: type(r).__name__)
+def test_matrix_matches_dense(radial, names, rng):
+    group = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
+    kernel = mlff.GlobalKernel(inverse_distances, radial, group)
+    frames = frames_of([WATER, WATER + 0.1 * rng.standard_normal((3, 3)), WATER + 0.1 * rng.standard_normal((3, 3))])
+    matrix, rows = system_matrix(kernel, frames, names)
+    properties.assert_matches_dense(matrix, dense_matrix(kernel, frames, rows))
+
+
+def test_ragged_ranks_linear_and_bent(rng, monkeypatch):
+    """A linear frame among bent ones: fewer internal directions, so fewer rows; tiles of one frame each."""
+    monkeypatch.setattr(solver, "TILE_ROWS", 4)
+    kernel = mlff.GlobalKernel(functools.partial(exponential_distances, decay=1.3), mlff.Matern52(lengthscale=0.7))
+    frames = frames_of([WATER, LINEAR, WATER + 0.1 * rng.standard_normal((3, 3))])
+    matrix, rows = system_matrix(kernel, frames, ("energy", "forces"))
+    assert [len(row.labels) for row in rows] == [4, 3, 4]
+    properties.assert_matches_dense(matrix, dense_matrix(kernel, frames, rows))
+
+
+def test_ragged_ranks_within_one_tile(rng):
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=1.0))
+    frames = frames_of([LINEAR, WATER, WATER + 0.05 * rng.standard_normal((3, 3))])
+    matrix, rows = system_matrix(kernel, frames, ("forces",))
+    assert matrix.shape == (8, 8)
+    properties.assert_matches_dense(matrix, dense_matrix(kernel, frames, rows))
+
+
+def test_nearly_coincident_frames_lose_nothing(rng):
+    """Two frames 1e-9 Å apart and Matérn-3/2, the least smooth: s comes from explicit differences."""
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern32(lengthscale=1.0))
+    frames = frames_of([WATER, WATER + 1e-9 * rng.standard_normal((3, 3))])
+    matrix, rows = system_matrix(kernel, frames, ("forces",))
+    properties.assert_matches_dense(matrix, dense_matrix(kernel, frames, rows))
+
+
+def test_radial_derivatives_of_any_size(rng):
+    radial = mlff.Matern52(lengthscale=1.0)
+    s = rng.uniform(0, 4, (70_001, 1))
+    f, f1, f2 = radial_derivatives(radial, s)
+    r = np.sqrt(5 * s)
+    np.testing.assert_allclose(f, (1 + r + r * r / 3) * np.exp(-r), rtol=1e-13)
+    np.testing.assert_allclose(f1, -5 / 6 * (1 + r) * np.exp(-r), rtol=1e-13)
+    np.testing.assert_allclose(f2, 25 / 12 * np.exp(-r), rtol=1e-13)

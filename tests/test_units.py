@@ -1,0 +1,32 @@
+"""Unit names and factors."""
+
+import numpy as np
+import pytest
+
+from mlff import units
+
+
+@pytest.mark.parametrize(
+    ("text", "energy", "length"),
+    [
+        ("eV", 1.0, 1.0),
+        ("kcal/mol", 0.0433641, 1.0),
+        ("kcal mol-1", 0.0433641, 1.0),
+        ("kcal/mol/Ang", 0.0433641, 1.0),
+        ("Hartree/Bohr", 27.211386, 0.529177),
+        ("kJ/mol/nm", 0.01036427, 10.0),
+        ("meV/Å", 1e-3, 1.0),
+    ],
+)
+def test_factors(text, energy, length):
+    np.testing.assert_allclose(units.parse_units(text), (energy, length), rtol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["", "eV/parsec", "calories", "/Ang"])
+def test_unknown_units_list_the_known(text):
+    with pytest.raises(ValueError, match=r"kcal/mol.*bohr"):
+        units.parse_units(text)
+
+
+def test_formula_is_in_hill_order():
+    assert units.formula(np.array([8, 6, 6, 1, 1, 1, 1, 1, 1])) == "C2H6O"
