@@ -8,6 +8,7 @@ import itertools
 import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import ase.io
 import numpy as np
@@ -112,25 +113,31 @@ class Dataset(Sequence[Frame]):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         reader = _read_npz if path.suffix == ".npz" else _read_ase
-        frames, said = reader(path, units, dict(keys or {}))
-        chosen = np.arange(len(frames))[_slice(index, len(frames))]
-        data = cls([frames[i] for i in chosen], path.name, chosen, said)
-        data._check(labels)
+        content = reader(path, units, dict(keys or {}))
+        chosen = np.arange(len(content.frames))[_slice(index, len(content.frames))]
+        data = cls([content.frames[i] for i in chosen], path.name, chosen, content.units)
+        data._check(labels, content.keys)
         return data
 
-    def _check(self, wanted: Sequence[str] | None) -> None:
+    def _check(self, wanted: Sequence[str] | None, keys: Sequence[str]) -> None:
         if not self.frames:
             raise ValueError(f"{self.source}: no frames; check the file, or the index that was asked for")
         if wanted is not None and (unknown := sorted(set(wanted) - set(LABELS))):
             raise ValueError(f"labels: {unknown[0]!r} is not known; there are {', '.join(LABELS)}")
         here = [name for name in LABELS if any(name in frame.labels for frame in self.frames)]
+        if wanted is None and not {"energy", "forces"} & set(here):
+            wanted = ("energy",)  # for its message: there is nothing to learn from
         for name in here if wanted is None else wanted:
             missing = [i for i, frame in zip(self.indices, self.frames, strict=True) if name not in frame.labels]
-            if len(missing) == len(self.frames) or (missing and wanted is None):
+            if len(missing) == len(self.frames):
+                raise ValueError(
+                    f"{self.source}: no frame has {name}; the file holds {', '.join(keys) or 'positions alone'}; "
+                    f"name the key with keys={{'{name}': …}} (--key {name}=…)"
+                )
+            if missing and wanted is None:
                 raise ValueError(
                     f"{self.source}: frame {missing[0]} has no {name}, {len(missing)} of {len(self)} frames lack it; "
-                    f"there {'is' if len(here) == 1 else 'are'} {', '.join(here) or 'no labels'}; name its key with "
-                    f"keys={{'{name}': …}}, or say with labels= that frames may lack it"
+                    "complete or remove them, or say with labels= that frames may lack it"
                 )
         for i, frame in zip(self.indices, self.frames, strict=True):
             _check_frame(f"{self.source}: frame {i}", frame)
@@ -245,7 +252,15 @@ def _slice(index: str, total: int) -> slice | list[int]:
     return [parts[0]]
 
 
-def _read_npz(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> tuple[list[Frame], str]:
+class _Content(NamedTuple):
+    """What a reader found: frames, the units and who stated them, the names of what the file holds."""
+
+    frames: list[Frame]
+    units: str
+    keys: list[str]
+
+
+def _read_npz(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> _Content:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -274,13 +289,14 @@ def _read_npz(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> tu
             if values.size != frames * int(np.prod(shape)):
                 raise ValueError(f"{path.name}: {found[kind]} has shape {values.shape}, expected {(frames, *shape)}")
             labels[kind] = values.reshape(frames, *shape) * unit
-    return [
+    read = [
         Frame(
             System(positions[i] * length_unit, numbers[i], np.zeros((3, 3)), np.zeros(3, dtype=bool)),
             {kind: values[i] for kind, values in labels.items()},
         )
         for i in range(frames)
-    ], said
+    ]
+    return _Content(read, said, sorted(arrays))
 
 
 def _npz_units(path: pathlib.Path, units: str | None, arrays: dict) -> tuple[float, float, str]:
@@ -295,7 +311,7 @@ def _npz_units(path: pathlib.Path, units: str | None, arrays: dict) -> tuple[flo
     return *parse_units(text), f"{text} ({'as stated by the user' if units else 'as stated by the file'})"
 
 
-def _read_ase(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> tuple[list[Frame], str]:
+def _read_ase(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> _Content:
     try:
         images = ase.io.read(path, index=":")
     except Exception as error:  # ASE's readers raise whatever their parsers do
@@ -303,7 +319,7 @@ def _read_ase(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> tu
         raise ValueError(
             f"{path.name}: ASE cannot read it ({reason}); is it complete and of a format ASE knows?"
         ) from error
-    frames, said = [], ""
+    frames, said, found = [], "", set()
     for i, atoms in enumerate(images):
         where = f"{path.name}: frame {i}"
         inside = next((str(atoms.info[key]) for key in UNIT_KEYS if key in atoms.info), None)
@@ -332,7 +348,8 @@ def _read_ase(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> tu
             if value is not None:
                 labels[name] = _shaped(where, name, value, len(atoms)) * scales[name]
         frames.append(Frame(system, labels))
-    return frames, said
+        found |= {*atoms.info, *atoms.arrays, *getattr(atoms.calc, "results", {})} - {"positions", "numbers"}
+    return _Content(frames, said, sorted(found))
 
 
 def _ase_label(atoms: Atoms, name: str, key: str | None):

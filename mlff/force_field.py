@@ -115,7 +115,7 @@ class ForceField(struct.PyTreeNode):
             return float(energy), np.array(forces)
         return self._chunked(_batch, positions, cells, memory)
 
-    def hessian(self, positions: Float[np.ndarray | jax.Array, "n 3"], cell=None, memory: int = _HESSIAN_MEMORY):
+    def hessian(self, positions: Positions, cell=None, memory: int = _HESSIAN_MEMORY):
         """Second derivatives ∂²E/∂x², eV/Å², shape (3n, 3n), row = 3·atom + xyz; forward over reverse.
 
         Raises:

@@ -70,7 +70,7 @@ class Descriptor(struct.PyTreeNode):
         """Which of the supplied keywords the function takes."""
         return frozenset(SUPPLIED) & frozenset(inspect.signature(self.function).parameters)
 
-    def __call__(self, positions: Float[Array, "n 3"], numbers, cell) -> Float[Array, " features"]:
+    def __call__(self, positions: Float[Array, "n 3"], numbers, cell) -> Float[Array, "..."]:
         available = {"numbers": numbers, "cell": cell}
         supplied = {key: available[key] for key in self.uses}
         return self.function(positions, **self.arguments, **dict(self.settings), **supplied)
@@ -113,7 +113,7 @@ class GlobalKernel(struct.PyTreeNode):
         """The descriptor with its radial function alone: all that compiled functions of features depend on."""
         return self.replace(permutations=None, amplitude=None)
 
-    def features(self, positions: Float[Array, "n 3"], numbers, cell) -> Float[Array, " features"]:
+    def features(self, positions: Float[Array, "n 3"], numbers, cell) -> Float[Array, "..."]:
         """φ(x)/ℓ, shape (D,)."""
         return self.descriptor(positions, numbers, cell) / self.radial.lengthscale
 
@@ -122,7 +122,7 @@ class GlobalKernel(struct.PyTreeNode):
         one = self.features(system.positions, system.numbers, system.cell)
 
         def term(permutation):
-            two = self.features(other.positions[permutation], other.numbers, other.cell)
+            two = self.features(jnp.asarray(other.positions)[permutation], other.numbers, other.cell)
             return self.radial.value(jnp.sum((one - two) ** 2))
 
         return jnp.mean(jax.vmap(term)(jnp.asarray(self.group(len(system.numbers)))))

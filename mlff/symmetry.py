@@ -190,7 +190,7 @@ def _check(permutations, numbers) -> np.ndarray:
 
 
 def _close(generators: np.ndarray, limit: int) -> np.ndarray:
-    """All products of the generators, identity first, in breadth-first order."""
+    """All products of the generators in lexicographic order, which puts the identity first."""
     identity = tuple(range(generators.shape[1]))
     elements, frontier = {identity: None}, [identity]
     steps = {tuple(int(a) for a in p) for p in generators} - {identity}
@@ -203,7 +203,7 @@ def _close(generators: np.ndarray, limit: int) -> np.ndarray:
         ]
         if len(elements) > limit:
             raise ValueError(f"permutations: the group generated has more than {limit} elements; give fewer generators")
-    return np.array(list(elements))
+    return np.array(sorted(elements))
 
 
 def _independent(candidates: np.ndarray, order: int) -> np.ndarray:

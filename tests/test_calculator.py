@@ -1,0 +1,87 @@
+"""The ASE calculator: results as ASE wants them, nothing stale, wrong atoms refused."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.fd import calculate_numerical_forces
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.optimize import BFGS
+
+import mlff
+
+
+@pytest.fixture
+def atoms(water, water_model):
+    atoms = Atoms("OH2", water[70].positions)
+    atoms.calc = mlff.Calculator(water_model)
+    return atoms
+
+
+def test_results(atoms, water_model):
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    assert type(energy) is float
+    assert type(atoms.calc.results["free_energy"]) is float
+    assert forces.dtype == np.float64
+    assert energy == water_model.energy_and_forces(atoms.positions)[0]
+    np.testing.assert_array_equal(forces, water_model.forces(atoms.positions))
+    SinglePointCalculator(atoms, **atoms.calc.results)
+
+
+def test_forces_against_ases_own_differences(atoms):
+    forces = atoms.get_forces()
+    np.testing.assert_allclose(forces, calculate_numerical_forces(atoms, eps=1e-4), atol=1e-5)
+
+
+def test_nothing_is_stale_and_nothing_is_computed_twice(atoms, monkeypatch):
+    calls = []
+    original = mlff.ForceField.energy_and_forces
+    monkeypatch.setattr(mlff.ForceField, "energy_and_forces", lambda *args: calls.append(1) or original(*args))
+    first = atoms.get_potential_energy()
+    hessian = atoms.calc.get_hessian(atoms)
+    atoms.get_forces(), atoms.get_potential_energy()
+    assert len(calls) == 1
+    assert atoms.calc.get_hessian(atoms) is not None
+    atoms.positions[0, 0] += 0.05
+    assert atoms.get_potential_energy() != first
+    assert not np.allclose(atoms.calc.get_hessian(atoms), hessian)
+    atoms.set_initial_charges([0.1, 0, 0])
+    atoms.get_forces()
+    assert len(calls) == 2
+
+
+def test_hessian(atoms, water_model):
+    hessian = atoms.calc.get_hessian(atoms)
+    assert hessian.shape == (9, 9)
+    np.testing.assert_array_equal(hessian, water_model.hessian(atoms.positions))
+
+
+def test_relaxes(atoms):
+    assert BFGS(atoms, logfile=None).run(fmax=1e-4, steps=100)
+
+
+@pytest.mark.parametrize("symbols", ["OH3", "HOH", "SH2", "OHH2"])
+def test_other_atoms_are_refused(water_model, symbols, rng):
+    atoms = Atoms(symbols, rng.uniform(0, 3, (len(Atoms(symbols)), 3)))
+    atoms.calc = mlff.Calculator(water_model)
+    with pytest.raises(ValueError, match="the force field is for OHH, in this order of atoms"):
+        atoms.get_forces()
+
+
+def test_periodic_atoms_are_refused(atoms):
+    atoms.cell, atoms.pbc = [10, 10, 10], True
+    with pytest.raises(ValueError, match="takes no cell"):
+        atoms.get_forces()
+
+
+def test_no_stress_of_a_molecule(atoms):
+    from ase.calculators.calculator import PropertyNotImplementedError
+
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_stress()
+
+
+def test_from_a_file(tmp_path, water_model, atoms):
+    water_model.save(tmp_path / "w.mlff")
+    energy = atoms.get_potential_energy()
+    atoms.calc = mlff.Calculator(tmp_path / "w.mlff")
+    assert atoms.get_potential_energy() == energy

@@ -1,0 +1,133 @@
+"""The command line, as processes: what is printed, written, and how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from ase.io.trajectory import Trajectory
+
+import mlff
+
+
+def mlff_command(*arguments, cwd, check=True):
+    done = subprocess.run(
+        [sys.executable, "-m", "mlff", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, datasets):
+    """A fit with everything on: model, report, JSON."""
+    folder = tmp_path_factory.mktemp("cli")
+    done = mlff_command(
+        "fit", datasets / "water.extxyz", "--frames", "0:200", "--train", 40, "--seed", 1, "--out", "w.mlff",
+        "--report", "report", "--json", cwd=folder,
+    )  # fmt: skip
+    (folder / "fit.json").write_text(done.stdout)
+    assert done.stderr == ""
+    return folder
+
+
+def test_fit_prints_json_and_writes_model_and_report(folder):
+    numbers = json.loads((folder / "fit.json").read_text())
+    for key in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", "n_train", "n_test", "permutations",
+                "fit_seconds", "peak_memory_mb"):  # fmt: skip
+        assert numbers[key] > 0, key
+    assert numbers["n_train"] == 40
+    assert numbers["n_test"] == 160
+    assert numbers["permutations"] == 2
+    assert {path.name for path in folder.iterdir()} == {"w.mlff", "report", "fit.json"}
+    assert {path.name for path in (folder / "report").iterdir()} == {"report.md", "report.json", "parity.png"}
+
+
+def test_test_agrees_with_fit_and_with_python(folder, datasets):
+    numbers = json.loads(
+        mlff_command("test", "w.mlff", datasets / "water.extxyz", "--frames", "200:", "--json", cwd=folder).stdout
+    )
+    evaluation = mlff.evaluate(mlff.load(folder / "w.mlff"), mlff.Dataset.read(datasets / "water.extxyz", index="200:"))
+    assert numbers["forces_mae"] == pytest.approx(evaluation.forces_mae, rel=1e-9)
+    text = mlff_command(
+        "test", "w.mlff", datasets / "water.extxyz", "--frames", "200:", "--plot", "p.png", cwd=folder
+    ).stdout
+    assert f"{1e3 * evaluation.forces_mae:.2f} meV/Å" in text
+    assert "forces on O" in text
+    assert (folder / "p.png").exists()
+
+
+def test_show(folder):
+    text = mlff_command("show", "w.mlff", cwd=folder).stdout
+    assert "H2O" in text
+    assert "order 2" in text
+    assert "(1 2)" in text
+    numbers = json.loads(mlff_command("show", "w.mlff", "--json", cwd=folder).stdout)
+    assert numbers["descriptor"] == "descriptors.distances:inverse_distances"
+    assert numbers["n_train"] == 40
+
+
+def test_md_nve_and_thermostat_and_resume(folder):
+    numbers = json.loads(
+        mlff_command("md", "w.mlff", "--nve", "--steps", 400, "--out", "nve.traj", "--json", cwd=folder).stdout
+    )
+    assert abs(numbers["drift_mev_per_atom_per_ps"]) < 1.0
+    text = mlff_command("md", "w.mlff", "--steps", 40, "--out", "nvt.traj", "--temperature", 500, cwd=folder).stdout
+    assert "wrote nvt.traj" in text
+    mlff_command("md", "w.mlff", "--steps", 100, "--out", "nvt.traj", "--resume", cwd=folder)
+    with Trajectory(folder / "nvt.traj") as trajectory:
+        assert [atoms.info["step"] for atoms in trajectory] == [0, 20, 40, 60, 80, 100]
+
+
+def test_md_from_a_file(folder, datasets):
+    mlff_command("md", "w.mlff", "--start", datasets / "water.extxyz", "--steps", 20, "--out", "s.traj", cwd=folder)
+    last = mlff.Dataset.read(datasets / "water.extxyz")[-1]
+    with Trajectory(folder / "s.traj") as trajectory:
+        np.testing.assert_allclose(trajectory[0].positions, last.positions)
+
+
+@pytest.mark.parametrize("command", [(), ("fit",), ("test",), ("md",), ("show",)])
+def test_help_has_examples(command, tmp_path):
+    text = mlff_command(*command, "--help", cwd=tmp_path).stdout
+    assert f"mlff {command[0] if command else 'fit'} " in text
+    assert ".mlff" in text
+
+
+def test_help_is_quick(tmp_path):
+    """0.7 s on a quiet machine: the heavy packages are not imported."""
+    code = "import sys, mlff.cli; print(sorted({'jax', 'numpy', 'ase', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    started = time.perf_counter()
+    mlff_command("--help", cwd=tmp_path)
+    assert time.perf_counter() - started < 5.0
+
+
+def test_progress_on_a_terminal_only(folder, datasets):
+    """Under a pseudo-terminal the bar appears on standard error; in a pipe there is none (seen above)."""
+    import pty
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlff", "fit", str(datasets / "water.extxyz"), "--frames", "0:60", "--out", "t.mlff", "--json"],
+        cwd=folder, stderr=follower, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(follower)
+    seen = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    assert process.wait() == 0
+    assert "length scale" in seen.decode()
+    assert json.loads(process.stdout.read())["n_train"] == 60
+    process.stdout.close()
+    os.close(leader)

@@ -1,0 +1,269 @@
+"""Wrong inputs: each one line that names file, frame or argument and the remedy, exit status 2, nothing half-written."""
+
+import subprocess
+import sys
+
+import ase.io
+import numpy as np
+import pytest
+
+import mlff
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory, water_model):
+    path = tmp_path_factory.mktemp("models") / "w.mlff"
+    water_model.save(path)
+    return path
+
+
+def frames(datasets):
+    return ase.io.read(datasets / "water.extxyz", "0:30")
+
+
+def extxyz(change):
+    """A case whose input is the water set after `change(list of atoms)`."""
+
+    def prepare(folder, datasets, model_file):
+        images = frames(datasets)
+        result = change(images)
+        ase.io.write(folder / "in.extxyz", result if result is not None else images, format="extxyz")
+        return ["fit", "in.extxyz", "--lengthscale", "3"]
+
+    return prepare
+
+
+def nan_forces(images):
+    images[4].arrays["REF_forces"][1, 2] = np.nan
+
+
+def infinite_energy(images):
+    images[5].info["REF_energy"] = np.inf
+
+
+def no_labels(images):
+    for atoms in images:
+        del atoms.info["REF_energy"], atoms.arrays["REF_forces"]
+        atoms.info["my_energy"] = 1.0
+
+
+def one_without_forces(images):
+    del images[3].arrays["REF_forces"]
+
+
+def mixed_species(images):
+    images[6].numbers[0] = 16
+
+
+def other_order(images):
+    images[7] = images[7][[1, 0, 2]]
+
+
+def duplicate(images):
+    images[9] = images[2].copy()
+
+
+def coincident_atoms(images):
+    images[1].positions[2] = images[1].positions[1] + 0.01
+
+
+def periodic(images):
+    for atoms in images:
+        atoms.cell, atoms.pbc = [9, 9, 9], True
+
+
+def wrong_hessian(images):
+    for atoms in images:
+        atoms.info["REF_hessian"] = np.eye(4)
+
+
+def unknown_units_in_the_file(images):
+    for atoms in images:
+        atoms.info["units"] = "furlong"
+
+
+def npz(**changes):
+    def prepare(folder, datasets, model_file):
+        data = mlff.Dataset.read(datasets / "water.extxyz", index="0:30")
+        arrays = {
+            "coords": data.uniform_positions(), "energies": data.array("energy"),
+            "forces": data.array("forces"), "nuclear_charges": data.uniform_numbers(),
+        }  # fmt: skip
+        units = changes.pop("units", None)
+        arrays.update(changes)
+        np.savez(folder / "in.npz", **{name: value for name, value in arrays.items() if value is not None})
+        return ["fit", "in.npz", "--lengthscale", "3", *(["--units", units] if units else [])]
+
+    return prepare
+
+
+def arguments(*words):
+    def prepare(folder, datasets, model_file):
+        names = {"WATER": datasets / "water.extxyz", "ETHANOL": datasets / "ethanol.extxyz", "MODEL": model_file}
+        return [str(names.get(word, word)) for word in words]
+
+    return prepare
+
+
+def damaged_model(folder, datasets, model_file):
+    content = bytearray(model_file.read_bytes())
+    content[len(content) // 2] ^= 4
+    (folder / "bad.mlff").write_bytes(content)
+    return ["show", "bad.mlff"]
+
+
+def foreign_version(folder, datasets, model_file):
+    content = model_file.read_bytes().replace(b'\\"version\\": 1', b'\\"version\\": 7')
+    assert content != model_file.read_bytes()
+    (folder / "new.mlff").write_bytes(content)
+    return ["md", "new.mlff", "--steps", "5"]
+
+
+def garbage(folder, datasets, model_file):
+    (folder / "in.extxyz").write_text("this is no frame\n")
+    return ["fit", "in.extxyz"]
+
+
+def existing_trajectory(folder, datasets, model_file):
+    (folder / "md.traj").write_bytes(b"")
+    return ["md", str(model_file), "--steps", "5"]
+
+
+CASES = {
+    "forces not finite": (extxyz(nan_forces), r"in\.extxyz: frame 4: forces is not finite"),
+    "energy not finite": (extxyz(infinite_energy), r"in\.extxyz: frame 5: energy is not finite"),
+    "labels under another key": (
+        extxyz(no_labels),
+        r"in\.extxyz: no frame has energy; the file holds my_energy, units; name the key with",
+    ),
+    "one frame without forces": (extxyz(one_without_forces), r"in\.extxyz: frame 3 has no forces, 1 of 30"),
+    "mixed species": (extxyz(mixed_species), r"in\.extxyz: frame 6 \(H2S\) differs in composition from frame 0"),
+    "other order of atoms": (extxyz(other_order), r"in\.extxyz: frame 7 .*differs in order of atoms"),
+    "duplicate frame": (extxyz(duplicate), r"in\.extxyz: frame 9 repeats the geometry of frame 2"),
+    "coincident atoms": (
+        extxyz(coincident_atoms),
+        r"in\.extxyz: frame 1: atoms 1 and 2 are .* apart; are the units right",
+    ),
+    "periodic frames": (extxyz(periodic), r"in\.extxyz: frame 0 is periodic.*takes no cell"),
+    "Hessian of wrong shape": (
+        extxyz(wrong_hessian),
+        r"in\.extxyz: frame 0: hessian has shape \(4, 4\), expected \(9, 9\)",
+    ),
+    "unknown units in the file": (extxyz(unknown_units_in_the_file), r"units='furlong' is not known; write energy"),
+    "npz without units": (npz(), r"in\.npz: its units are not stated; say units="),
+    "unknown units": (npz(units="stone"), r"units='stone' is not known"),
+    "npz without numbers": (
+        npz(units="eV", nuclear_charges=None),
+        r"in\.npz: no numbers \(looked for nuclear_charges, z",
+    ),
+    "npz of wrong shape": (
+        npz(units="eV", forces=np.zeros((30, 2, 3))),
+        r"in\.npz: forces has shape \(30, 2, 3\), expected",
+    ),
+    "npz with objects": (
+        npz(units="eV", forces=np.array([{}, None])),
+        r"in\.npz: cannot be read as an npz file of plain arrays",
+    ),
+    "no such file": (arguments("fit", "absent.xyz"), r"absent\.xyz: no such file"),
+    "no frame file": (garbage, r"in\.extxyz: ASE cannot read it"),
+    "bad index": (arguments("fit", "WATER", "--frames", "a:b"), r"index='a:b' is not understood"),
+    "empty index": (arguments("fit", "WATER", "--frames", "900:"), r"no frames; check the file, or the index"),
+    "more training frames than there are": (
+        arguments("fit", "WATER", "--train", "501"),
+        r"split.*at most the 500 frames",
+    ),
+    "test frames among the training frames": (
+        arguments("fit", "WATER", "--frames", "0:20", "--lengthscale", "3", "--test", "WATER"),
+        r"water\.extxyz: 20 of its 500 frames were trained on",
+    ),
+    "too few frames for a search": (
+        arguments("fit", "WATER", "--frames", "0:3"),
+        r"lengthscale: 3 training frames are too few",
+    ),
+    "negative length scale": (
+        arguments("fit", "WATER", "--lengthscale", "-2"),
+        r"lengthscale=-2\.0 must be a positive",
+    ),
+    "negative noise": (
+        arguments("fit", "WATER", "--lengthscale", "3", "--noise", "-1"),
+        r"noise: forces -1\.0 must be",
+    ),
+    "no folder to write to": (
+        arguments("fit", "WATER", "--out", "no/such/w.mlff"),
+        r"--out no/such/w\.mlff: there is no folder",
+    ),
+    "malformed key": (arguments("fit", "WATER", "--key", "energy"), r"--key energy: write label=key"),
+    "unknown option": (arguments("fit", "WATER", "--lenghtscale", "3"), r"[Nn]o such option: --lenghtscale"),
+    "unknown command": (arguments("fti"), r"[Nn]o such command 'fti'"),
+    "another molecule": (arguments("test", "MODEL", "ETHANOL"), r"ethanol\.extxyz: the force field is for OHH"),
+    "damaged model": (damaged_model, r"bad\.mlff: (its content does not match its digest|no mlff model file)"),
+    "foreign format version": (
+        foreign_version,
+        r"new\.mlff: format 'mlff' version 7, this mlff reads 'mlff' version 1",
+    ),
+    "data instead of a model": (arguments("show", "WATER"), r"water\.extxyz: no mlff model file"),
+    "trajectory that exists": (existing_trajectory, r"--out md\.traj exists; go on with --resume"),
+    "nothing to resume": (
+        arguments("md", "MODEL", "--resume", "--out", "x.traj"),
+        r"x\.traj: no trajectory of mlff md to resume",
+    ),
+    "no steps": (arguments("md", "MODEL", "--steps", "0"), r"--steps 0 must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_line_exit_2_nothing_written(name, tmp_path, datasets, model_file, monkeypatch, capsys):
+    from mlff import cli
+
+    prepare, expected = CASES[name]
+    command = prepare(tmp_path, datasets, model_file)
+    before = {path.name for path in tmp_path.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mlff", *command])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    output = capsys.readouterr()
+    assert caught.value.code == 2
+    assert output.out == ""
+    lines = output.err.strip().splitlines()
+    assert len(lines) == 1, output.err
+    import re
+
+    assert re.search(expected, lines[0]), lines[0]
+    assert lines[0].startswith("error: ")
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_process_shows_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mlff", "fit", "absent.xyz"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: absent.xyz: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [
+        (lambda ff, w: ff.energy(np.zeros((4, 3))), r"positions: expected shape \(3, 3\)"),
+        (lambda ff, w: ff.forces(np.full((3, 3), np.nan)), r"positions: not all finite"),
+        (lambda ff, w: ff.hessian(np.zeros((2, 3, 3))), r"takes one geometry"),
+        (lambda ff, w: w.split(0), r"split"),
+        (lambda ff, w: mlff.GlobalKernel(lambda x, width: x, mlff.RBF()), r"needs a value of 'width'"),
+        (lambda ff, w: mlff.GlobalKernel(np.sin, mlff.RBF(), amplitude=-1.0), r"amplitude=-1\.0 must be positive"),
+        (
+            lambda ff, w: mlff.fit(ff.kernel, w[:5], labels=("hessian",)),
+            r"labels=.*hessian cannot be fitted; choose from",
+        ),
+        (lambda ff, w: mlff.fit(ff.kernel, w[:5], labels=("energy", "forces"), noise=0.1), r"give one each"),
+        (
+            lambda ff, w: mlff.fit(ff.kernel, w[:5], noise={"energy": 0.1}),
+            r"noise is given for energy, the labels are forces",
+        ),
+        (lambda ff, w: mlff.find_permutations(w, reach="all"), r"reach='all' is not known"),
+        (lambda ff, w: mlff.Dataset.read("x.npz", labels=["spin"]), r"no such file|not known"),
+    ],
+)
+def test_python_errors(action, expected, water_model, water):
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        action(water_model, water)

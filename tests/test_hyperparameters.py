@@ -1,0 +1,44 @@
+"""The search for a length scale."""
+
+import numpy as np
+import pytest
+
+import mlff
+from descriptors import inverse_distances
+from mlff.hyperparameters import FACTOR, data_scale, search_lengthscale
+from mlff.solve import LabelledFrames
+
+
+@pytest.fixture
+def frames(water):
+    data = water[:60]
+    return LabelledFrames(
+        data.uniform_positions(), data.uniform_numbers(), np.zeros((60, 3, 3)), {"forces": data.array("forces")}
+    )
+
+
+KERNEL = mlff.GlobalKernel(inverse_distances, mlff.Matern52())
+
+
+def test_neighbours_of_the_best_are_worse(frames):
+    best, trials = search_lengthscale(KERNEL, frames, {"forces": 1e-3}, seed=1)
+    errors = {round(np.log(trial.lengthscale / best) / np.log(FACTOR)): trial.error for trial in trials}
+    assert len(errors) == len(trials), "a length scale was tried twice"
+    assert errors[0] == min(errors.values())
+    assert errors[1] > errors[0] or errors[-1] > errors[0]
+    assert {-1, 1} <= set(errors)
+
+
+def test_scale_follows_the_descriptor(frames):
+    scale = data_scale(KERNEL, frames)
+    doubled = mlff.GlobalKernel(lambda positions: 2.0 * inverse_distances(positions), mlff.Matern52())
+    assert data_scale(doubled, frames) == pytest.approx(2 * scale)
+    one, _ = search_lengthscale(KERNEL, frames, {"forces": 1e-3})
+    two, _ = search_lengthscale(doubled, frames, {"forces": 1e-3})
+    assert two == pytest.approx(2 * one)
+
+
+def test_a_constant_descriptor_is_named(frames):
+    constant = mlff.GlobalKernel(lambda positions: 0.0 * inverse_distances(positions) + 1.0, mlff.Matern52())
+    with pytest.raises(ValueError, match="is the same for all frames"):
+        search_lengthscale(constant, frames, {"forces": 1e-3})

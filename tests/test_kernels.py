@@ -1,0 +1,67 @@
+"""Descriptors wrapped, kernels evaluated from their definition."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import mlff
+from descriptors import inverse_distances, powered_distances
+
+
+def with_numbers(positions, *, numbers, power=1.0, kind="plain"):
+    """A descriptor that takes what the kernel supplies, a real and a static argument."""
+    del kind
+    return inverse_distances(positions) ** power * numbers.sum()
+
+
+def test_supplied_keywords_and_arguments():
+    descriptor = mlff.Descriptor.wrap(functools.partial(with_numbers, power=2.0, kind="other"))
+    assert descriptor.uses == {"numbers"}
+    assert descriptor.arguments == {"power": 2.0}
+    assert descriptor.settings == (("kind", "other"),)
+    x = np.array([[0.0, 0, 0], [0, 0, 2.0]])
+    np.testing.assert_allclose(descriptor(x, np.array([1, 8]), None), [9 / 4])
+    assert descriptor.name == "test_kernels:with_numbers"
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (functools.partial(powered_distances, strength=2.0), r"has no argument 'strength'; it takes positions, power"),
+        (lambda positions, width: positions, r"needs a value of 'width'"),
+        (functools.partial(powered_distances, np.zeros((2, 3))), r"bind its arguments by name"),
+    ],
+)
+def test_descriptors_that_do_not_fit(function, message):
+    with pytest.raises(ValueError, match=message):
+        mlff.GlobalKernel(function, mlff.RBF(lengthscale=1.0))
+
+
+def test_kernel_is_symmetric_invariant_and_bounded(water):
+    group = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=1.0), group)
+    one, two = water[0].system, water[1].system
+    exchanged = two.replace(positions=two.positions[[0, 2, 1]])
+    with jax.enable_x64(True):
+        forth, back, image = (float(kernel.evaluate(a, b)) for a, b in ((one, two), (two, one), (one, exchanged)))
+        own = [float(kernel.evaluate(a, a)) for a in (one, two)]
+    assert forth == pytest.approx(back, rel=1e-14)
+    assert forth == pytest.approx(image, rel=1e-14)
+    assert 0 < forth**2 < own[0] * own[1] < 1
+
+
+def matrix_descriptor(positions):
+    return positions[:, None] - positions[None]
+
+
+def test_shape_of_a_global_descriptor(water):
+    with pytest.raises(ValueError, match=r"returns an array of shape \(3, 3, 3\).*one vector"):
+        mlff.fit(mlff.GlobalKernel(matrix_descriptor, mlff.RBF(lengthscale=1.0)), water[:5])
+
+
+def test_kernels_are_immutable():
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.0))
+    with pytest.raises(AttributeError):
+        kernel.amplitude = 2.0
