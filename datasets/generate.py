@@ -58,6 +58,7 @@ def malonaldehyde() -> Atoms:
 
 RECIPES = [
     Recipe("ethanol", "Ethanol, C2H6O", molecule("CH3CH2OH"), 2000, 200, seed=1),
+    Recipe("ethanol_300K", "Ethanol, C2H6O, at 300 K", molecule("CH3CH2OH"), 1000, 400, seed=6, temperature=300.0),
     Recipe("malonaldehyde", "Malonaldehyde, the enol, C3H4O2", malonaldehyde(), 1000, 200, seed=2),
     Recipe("benzene", "Benzene, C6H6", molecule("C6H6"), 1000, 100, seed=3),
     Recipe("water", "Water, H2O", molecule("H2O"), 500, 100, seed=4),

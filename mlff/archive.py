@@ -76,8 +76,7 @@ def save(force_field: ForceField, path) -> None:
         "numbers": force_field.numbers.astype(np.int32),
         "origin": model.origin, "points": model.points, "tangents": model.tangents, "offsets": model.offsets,
     }  # fmt: skip
-    if model.values is not None:
-        tensors["values"] = model.values
+    tensors |= {name: getattr(model, name) for name in ("values", "images") if getattr(model, name) is not None}
     if kernel.permutations is not None:
         group = kernel.permutations
         for name in ("indices", "generators", "residuals", "support"):
@@ -149,7 +148,7 @@ def _rebuild(path: pathlib.Path, arrays: dict[str, np.ndarray], header: dict) ->
         permutations = Permutations(*(arrays[f"permutations.{name}"] for name in names))
     model = Expansion(
         descriptor, radial, arrays["origin"], arrays["points"], arrays["tangents"],
-        arrays.get("values"), arrays["offsets"], np.float64(header["constant"]),
+        arrays.get("values"), arrays["offsets"], arrays.get("images"), np.float64(header["constant"]),
     )  # fmt: skip
     kernel = GlobalKernel(descriptor, radial, permutations, header["amplitude"])
     return ForceField(model, arrays["numbers"], kernel, header["label_order"], header["record"])

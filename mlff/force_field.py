@@ -14,31 +14,20 @@ from jaxtyping import Float
 from mlff.batching import DEFAULT_MEMORY, chunk_size, map_chunks
 from mlff.expansion import Expansion
 from mlff.kernels import GlobalKernel
-from mlff.precision import double_precision
 from mlff.radial import require_order
 from mlff.units import formula
 
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
 _HESSIAN_MEMORY = 256 * 2**20
+_NO_CELL = np.zeros((3, 3))
 
 
-@jax.jit
-def _energy_and_forces(model: Expansion, numbers, positions, cell):
+def _packed(model: Expansion, numbers, positions, cell):
+    """Energy and forces in one array, so that one transfer brings both."""
     energy, gradient = jax.value_and_grad(model.energy)(positions, numbers, cell)
-    return energy, -gradient
+    return jnp.concatenate([energy[None], -gradient.ravel()])
 
 
-@jax.jit
-def _energies(model: Expansion, numbers, positions, cells):
-    return jax.vmap(model.energy, in_axes=(0, None, 0))(positions, numbers, cells)
-
-
-@jax.jit
-def _batch(model: Expansion, numbers, positions, cells):
-    return jax.vmap(lambda x, cell: _energy_and_forces(model, numbers, x, cell))(positions, cells)
-
-
-@functools.partial(jax.jit, static_argnames="rows_at_once")
 def _hessian(model: Expansion, numbers, positions, cell, rows_at_once: int):
     def gradient(flat):
         return jax.grad(lambda x: model.energy(x.reshape(positions.shape), numbers, cell))(flat)
@@ -48,13 +37,36 @@ def _hessian(model: Expansion, numbers, positions, cell, rows_at_once: int):
     return 0.5 * (rows + rows.T)
 
 
-@jax.jit
 def _stress(model: Expansion, numbers, positions, cell):
     def strained(strain):
         deformation = jnp.eye(3) + strain
         return model.energy(positions @ deformation, numbers, cell @ deformation)
 
     return jax.grad(strained)(jnp.zeros((3, 3))) / jnp.abs(jnp.linalg.det(cell))
+
+
+class _Compiled:
+    """The compiled functions of all models of one structure (descriptor, radial function; sizes by their shapes).
+
+    They take the model as a flat list of arrays: taking a pytree apart anew would cost as much as an evaluation.
+    """
+
+    def __init__(self, structure):
+        def flat(function, **options):
+            def call(leaves, *args, **static):
+                return function(jax.tree.unflatten(structure, leaves), *args, **static)
+
+            return jax.jit(call, **options)
+
+        self.single = flat(_packed)
+        self.batch = flat(
+            lambda model, numbers, x, cells: jax.vmap(lambda y, c: _packed(model, numbers, y, c))(x, cells)
+        )
+        self.hessian = flat(_hessian, static_argnames="rows_at_once")
+        self.stress = flat(_stress)
+
+
+_compiled = functools.lru_cache(maxsize=64)(_Compiled)
 
 
 class ForceField(struct.PyTreeNode):
@@ -87,9 +99,7 @@ class ForceField(struct.PyTreeNode):
 
     def energy(self, positions: Positions, cell=None) -> float | np.ndarray:
         """Potential energy, eV: a float for positions of shape (n, 3), an array (m,) for (m, n, 3)."""
-        positions, cells, single = self._checked(positions, cell)
-        energies = self._chunked(_energies, positions, cells, DEFAULT_MEMORY)
-        return float(energies[0]) if single else energies
+        return self.energy_and_forces(positions, cell)[0]
 
     def forces(self, positions: Positions, cell=None) -> np.ndarray:
         """Forces −∂E/∂x, eV/Å, in the shape of the positions."""
@@ -109,11 +119,22 @@ class ForceField(struct.PyTreeNode):
         Raises:
             ValueError: another number of atoms, no such shape, positions that are not finite.
         """
-        positions, cells, single = self._checked(positions, cell)
-        if single:
-            energy, forces = self._one(positions[0], cells[0])
-            return float(energy), np.array(forces)
-        return self._chunked(_batch, positions, cells, memory)
+        positions, cell = self._checked(positions, cell)
+        functions, leaves, numbers = self._device
+        if positions.ndim == 2:
+            with jax.enable_x64(True):
+                packed = np.asarray(functions.single(leaves, numbers, positions, cell))
+            energy = float(packed[0])
+            if not np.isfinite(energy):
+                self._require_finite(positions)
+            return energy, packed[1:].reshape(positions.shape).copy()
+        self._require_finite(positions)
+        cells = np.broadcast_to(cell, (len(positions), 3, 3))
+        size = chunk_size(self.model.bytes_per_geometry, memory)
+        packed = np.empty((len(positions), 1 + positions[0].size))
+        for piece, result in map_chunks(functools.partial(functions.batch, leaves, numbers), (positions, cells), size):
+            packed[piece] = result
+        return packed[:, 0].copy(), packed[:, 1:].reshape(positions.shape)
 
     def hessian(self, positions: Positions, cell=None, memory: int = _HESSIAN_MEMORY):
         """Second derivatives ∂²E/∂x², eV/Å², shape (3n, 3n), row = 3·atom + xyz; forward over reverse.
@@ -122,11 +143,11 @@ class ForceField(struct.PyTreeNode):
             ValueError: the kernel is not smooth enough for labels of this order (design: m + n ≤ order).
         """
         require_order(self.kernel.radial, self.label_order, 2, "the Hessian")
-        positions, cells, single = self._checked(positions, cell)
-        if not single:
-            raise ValueError(f"positions: the Hessian takes one geometry, shape ({len(self)}, 3), not a batch")
+        positions, cell = self._one_geometry("the Hessian", positions, cell)
         rows = min(positions.size, chunk_size(self.model.bytes_per_geometry, memory))
-        return self._run(_hessian, positions[0], cells[0], rows_at_once=rows)
+        functions, leaves, numbers = self._device
+        with jax.enable_x64(True):
+            return np.array(functions.hessian(leaves, numbers, positions, cell, rows_at_once=rows))
 
     def stress(self, positions: Float[np.ndarray | jax.Array, "n 3"], cell) -> np.ndarray:
         """Stress ∂E/∂ε/V, eV/Å³, shape (3, 3), tension positive; positions and cell deform by 1 + ε.
@@ -136,10 +157,12 @@ class ForceField(struct.PyTreeNode):
         """
         if "cell" not in self.kernel.descriptor.uses:
             raise ValueError(f"stress: descriptor {self.kernel.descriptor.name} takes no cell, so there is no stress")
-        positions, cells, _ = self._checked(positions, cell)
-        if abs(np.linalg.det(cells[0])) == 0.0:
+        positions, cell = self._one_geometry("the stress", positions, cell)
+        if abs(np.linalg.det(cell)) == 0.0:
             raise ValueError("cell: its volume is zero; give three cell vectors as rows, Å")
-        return self._run(_stress, positions[0], cells[0])
+        functions, leaves, numbers = self._device
+        with jax.enable_x64(True):
+            return np.array(functions.stress(leaves, numbers, positions, cell))
 
     def save(self, path) -> None:
         """Write the model file, whole or not at all; `mlff.load` reads it."""
@@ -147,40 +170,39 @@ class ForceField(struct.PyTreeNode):
 
         archive.save(self, path)
 
-    # -- one place where NumPy goes in and comes out ---------------------------------------------------------------
+    # -- where NumPy goes in ---------------------------------------------------------------------------------------
 
-    def _checked(self, positions, cell) -> tuple[np.ndarray, np.ndarray, bool]:
+    @functools.cached_property
+    def _device(self) -> tuple:
+        """Compiled functions, the model's arrays on the device, atomic numbers."""
+        with jax.enable_x64(True):
+            leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, self.model))
+            return _compiled(structure), leaves, jnp.asarray(self.numbers, dtype=jnp.int32)
+
+    @functools.cached_property
+    def _takes_cell(self) -> bool:
+        return "cell" in self.kernel.descriptor.uses
+
+    def _checked(self, positions, cell) -> tuple[np.ndarray, np.ndarray]:
         positions = np.asarray(positions, dtype=np.float64)
-        if positions.ndim not in (2, 3) or positions.shape[-2:] != (len(self), 3):
+        if positions.shape[-2:] != (len(self.numbers), 3) or positions.ndim not in (2, 3):
             raise ValueError(
                 f"positions: expected shape ({len(self)}, 3) or (m, {len(self)}, 3) for {formula(self.numbers)}, "
                 f"received {positions.shape}"
             )
+        if cell is not None:
+            return positions, np.asarray(cell, dtype=np.float64)
+        if self._takes_cell:
+            raise ValueError(f"cell: descriptor {self.kernel.descriptor.name} needs one; give shape (3, 3), Å")
+        return positions, _NO_CELL
+
+    def _one_geometry(self, what: str, positions, cell) -> tuple[np.ndarray, np.ndarray]:
+        positions, cell = self._checked(positions, cell)
+        if positions.ndim != 2:
+            raise ValueError(f"positions: {what} takes one geometry, shape ({len(self)}, 3), not a batch")
+        self._require_finite(positions)
+        return positions, cell
+
+    def _require_finite(self, positions: np.ndarray) -> None:
         if not np.isfinite(positions).all():
             raise ValueError("positions: not all finite; a previous step of the simulation may have diverged")
-        single = positions.ndim == 2
-        batch = positions[None] if single else positions
-        if cell is None:
-            if "cell" in self.kernel.descriptor.uses:
-                raise ValueError(f"cell: descriptor {self.kernel.descriptor.name} needs one; give shape (3, 3), Å")
-            cell = np.zeros((3, 3))
-        return batch, np.broadcast_to(np.asarray(cell, dtype=np.float64), (len(batch), 3, 3)), single
-
-    @functools.cached_property
-    def _compiled(self) -> tuple:
-        return self.model.on_device(), self.numbers.astype(np.int32)
-
-    @double_precision
-    def _one(self, positions, cell):
-        return _energy_and_forces(*self._compiled, positions, cell)
-
-    @double_precision
-    def _run(self, function, positions, cell, **static) -> np.ndarray:
-        return np.array(function(*self._compiled, positions, cell, **static))
-
-    def _chunked(self, function, positions, cells, memory):
-        size = chunk_size(self.model.bytes_per_geometry, memory)
-        pieces = [
-            result for _, result in map_chunks(functools.partial(function, *self._compiled), (positions, cells), size)
-        ]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)

@@ -149,3 +149,32 @@ def check_symmetry(kernel: GlobalKernel, positions: np.ndarray, numbers: np.ndar
             f"{worst:.1%}, so the permutation sum is no kernel; use a descriptor whose features the exchange permutes and "
             "one length scale (or the same one for exchanged features), or permutations=None"
         )
+
+
+@double_precision
+def feature_permutations(
+    kernel: GlobalKernel, positions: np.ndarray, numbers: np.ndarray, cell: np.ndarray
+) -> np.ndarray | None:
+    """How the features of a permuted geometry are those of the geometry, rearranged: φ(p x) = φ(x)[π_p].
+
+    Found by sorting the features of one displaced geometry, confirmed on another.
+
+    Returns:
+        π, shape (|P|, D); None for descriptors whose features an exchange of atoms does more to than rearrange.
+    """
+    rng = np.random.default_rng(1)
+    group = kernel.group(len(numbers))
+    first, second = (positions + 0.05 * rng.standard_normal(positions.shape) for _ in range(2))
+
+    def features(x):
+        return np.asarray(jax.vmap(lambda y: kernel.features(y, numbers, cell))(jnp.asarray(x)))
+
+    images = features(first[group])
+    base = features(first[None])[0]
+    ranks = np.argsort(images, axis=1)
+    arrangement = np.empty_like(ranks)
+    np.put_along_axis(arrangement, ranks, np.broadcast_to(np.argsort(base), ranks.shape), axis=1)
+    for x in (first, second):
+        if not np.allclose(features(x[group]), features(x[None])[0][arrangement], rtol=1e-10, atol=1e-13):
+            return None
+    return arrangement.astype(np.int32)

@@ -10,7 +10,7 @@ import numpy as np
 from mlff.expansion import Expansion
 from mlff.gram import ColumnSide, RowSide, block
 from mlff.images import image_tangents, jets
-from mlff.kernels import GlobalKernel
+from mlff.kernels import GlobalKernel, feature_permutations
 from mlff.linalg.tiles import NotPositiveDefinite, SymmetricTiles
 from mlff.operators import Rows, energy_rows, force_rows, stack
 
@@ -68,11 +68,12 @@ def solve(
     Raises:
         ValueError: the matrix is not positive definite; the message says what to do.
     """
-    rows, jacobians_points = _rows(kernel, frames, noise, progress)
+    rows, side = _rows(kernel, frames, noise, progress)
+    images = feature_permutations(kernel, frames.positions[0], frames.numbers, frames.cells[0])
     counts = np.array([len(row.labels) for row in rows])
     groups = _groups(counts)
     right = _right_hand_sides(rows)
-    matrix = _assemble(kernel, frames, rows, jacobians_points, groups, progress)
+    matrix = _assemble(kernel, frames, rows, side, images, groups, progress)
     amplitude = kernel.amplitude or _prior_amplitude(right, matrix.diagonal())
     matrix.add_to_diagonal(np.concatenate([row.noise for row in rows]) ** 2 / amplitude)
     try:
@@ -90,7 +91,7 @@ def solve(
     if "energy" in noise:
         constant = float(right[:, 1] @ weights / (right[:, 1] @ solutions[:, 1]))
         weights = weights - constant * solutions[:, 1]
-    model = _expand(kernel, frames, rows, weights, constant)
+    model = _expand(kernel, frames, rows, side, images, weights, constant)
     unseen = float(np.mean([row.unseen for row in rows]))
     return Solution(model, amplitude, int(counts.sum()), unseen)
 
@@ -150,29 +151,31 @@ def _pad(arrays: list[np.ndarray]) -> np.ndarray:
     return padded
 
 
-def _columns(kernel, frames, rows, group, directions=None) -> ColumnSide:
-    directions = _pad([row.directions for row in rows[group]]) if directions is None else directions
+def _row_side(rows, side, group: slice) -> RowSide:
+    points, tangents = side
+    return RowSide(points[group], _pad([row.values for row in rows[group]]), _pad(tangents[group]))
+
+
+def _column_side(kernel, frames, rows, side, images, group: slice) -> ColumnSide:
+    """The images of frames: their features rearranged where that is all an exchange does, else computed anew."""
+    own = _row_side(rows, side, group)
+    if images is not None:
+        return ColumnSide(own.points[:, images], own.values, own.tangents[:, :, images].transpose(0, 2, 1, 3))
+    directions = _pad([row.directions for row in rows[group]])
     points, tangents = image_tangents(kernel, frames.positions[group], frames.numbers, frames.cells[group], directions)
-    return ColumnSide(points, _pad([row.values for row in rows[group]]), tangents)
+    return ColumnSide(points, own.values, tangents)
 
 
-def _assemble(kernel, frames, rows, row_side, groups, progress) -> SymmetricTiles:
+def _assemble(kernel, frames, rows, side, images, groups, progress) -> SymmetricTiles:
     """The kernel matrix (amplitude 1) as lower tiles, one tile a pair of groups of frames."""
-    points, tangents = row_side
-    origin = points.mean(axis=0)
     counts = [np.array([len(row.labels) for row in rows[group]]) for group in groups]
     matrix = SymmetricTiles(np.concatenate([[0], np.cumsum([count.sum() for count in counts])]))
     masks = [(np.arange(count.max()) < count[:, None]).ravel() for count in counts]
-    sides = [
-        RowSide(points[group] - origin, _pad([row.values for row in rows[group]]), _pad(tangents[group]))
-        for group in groups
-    ]
     done, total = 0, len(groups) * (len(groups) + 1) // 2
     for j, group in enumerate(groups):
-        columns = _columns(kernel, frames, rows, group)
-        columns = columns._replace(points=columns.points - origin)
+        columns = _column_side(kernel, frames, rows, side, images, group)
         for i in range(j, len(groups)):
-            tile = block(kernel.radial, sides[i], columns)
+            tile = block(kernel.radial, _row_side(rows, side, groups[i]), columns)
             tile = tile.reshape(masks[i].size, masks[j].size)
             if not (masks[i].all() and masks[j].all()):
                 tile = np.ascontiguousarray(tile[masks[i]][:, masks[j]])
@@ -182,21 +185,23 @@ def _assemble(kernel, frames, rows, row_side, groups, progress) -> SymmetricTile
     return matrix
 
 
-def _expand(kernel, frames, rows, weights, constant) -> Expansion:
-    """Contract the weights of each frame's rows into one value weight and one tangent per image."""
+def _expand(kernel, frames, rows, side, images, weights, constant) -> Expansion:
+    """Contract the weights of each frame's rows into one value weight and one tangent per point."""
     per_frame = np.split(weights, np.cumsum([len(row.labels) for row in rows])[:-1])
-    directions = np.stack([w @ row.directions for w, row in zip(per_frame, rows, strict=True)])[:, None]
-    points, tangents = image_tangents(kernel, frames.positions, frames.numbers, frames.cells, directions)
-    images = points.shape[1]
-    values = np.repeat([w @ row.values for w, row in zip(per_frame, rows, strict=True)], images)
-    features = points.shape[2]
+    values = np.array([w @ row.values for w, row in zip(per_frame, rows, strict=True)])
+    group = kernel.group(frames.positions.shape[1])
+    if images is not None:
+        points, tangents = side
+        tangents = np.stack([w @ tangent for w, tangent in zip(per_frame, tangents, strict=True)])
+    else:
+        directions = np.stack([w @ row.directions for w, row in zip(per_frame, rows, strict=True)])[:, None]
+        points, tangents = image_tangents(kernel, frames.positions, frames.numbers, frames.cells, directions)
+        points, tangents = (array.reshape(-1, points.shape[-1]) for array in (points, tangents))
+        values = np.repeat(values, len(group))
+    order = len(group)
+    rearrangements = images if images is not None and order > 1 else None
     return Expansion.build(
-        kernel.descriptor,
-        kernel.radial,
-        points.reshape(-1, features),
-        tangents.reshape(-1, features) / images,
-        values / images,
-        constant,
+        kernel.descriptor, kernel.radial, points, tangents / order, values / order, rearrangements, constant
     )
 
 

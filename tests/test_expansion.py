@@ -20,7 +20,7 @@ def test_energy_is_the_sum_it_states(rng, water):
     """Five points with values and tangents, summed by hand."""
     kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.7))
     points, tangents, values = rng.uniform(0.3, 0.7, (5, 3)), rng.standard_normal((5, 3)), rng.standard_normal(5)
-    model = Expansion.build(kernel.descriptor, kernel.radial, points, tangents, values, 2.5)
+    model = Expansion.build(kernel.descriptor, kernel.radial, points, tangents, values, None, 2.5)
     x = water[0].positions
     with jax.enable_x64(True):
         phi = np.asarray(inverse_distances(x)) / 1.7

@@ -57,7 +57,11 @@ def test_hessian_at_a_training_geometry_in_multiprecision(radial, water):
         "RBF": lambda s: mpmath.exp(-s / 2),
     }
     f = shapes[type(radial).__name__]
-    points = model.points + model.origin
+    pairs = [
+        (point[image], tangent[image])
+        for point, tangent in zip(model.points + model.origin, model.tangents, strict=True)
+        for image in model.images
+    ]
 
     def energy(flat):
         atoms = [flat[3 * a : 3 * a + 3] for a in range(3)]
@@ -66,7 +70,7 @@ def test_hessian_at_a_training_geometry_in_multiprecision(radial, water):
             for a, b in ((0, 1), (0, 2), (1, 2))
         ]
         total = mpmath.mpf(0)
-        for point, tangent in zip(points, model.tangents, strict=True):
+        for point, tangent in pairs:
             # ∂₂κ·t as a derivative along t, with a step far below every digit kept
             h = mpmath.mpf(10) ** -25
 
@@ -107,7 +111,12 @@ def test_expansion_matches_the_definition_of_the_posterior(water_model, water):
     x = water[77].positions
     total = float(model.constant)
     with jax.enable_x64(True):
-        for point, tangent in zip(model.points + model.origin, model.tangents, strict=True):
+        pairs = [
+            (point[image], tangent[image])
+            for point, tangent in zip(model.points + model.origin, model.tangents, strict=True)
+            for image in model.images
+        ]
+        for point, tangent in pairs:
 
             def along(epsilon, point=point, tangent=tangent):
                 features = kernel.features(x, water_model.numbers, jnp.zeros((3, 3)))
@@ -115,7 +124,7 @@ def test_expansion_matches_the_definition_of_the_posterior(water_model, water):
 
             total += float(jax.grad(along)(0.0))
     assert water_model.energy(x) == pytest.approx(total, abs=1e-8)
-    assert len(model.points) == 40 * len(group)
+    assert len(pairs) == 40 * len(group)
 
 
 def test_invariances(ethanol_model, ethanol):

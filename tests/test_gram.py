@@ -11,6 +11,7 @@ import mlff
 from descriptors import exponential_distances, inverse_distances
 from mlff import solve as solver
 from mlff.gram import radial_derivatives
+from mlff.kernels import feature_permutations
 from mlff.solve import LabelledFrames
 from mlff.system import System
 
@@ -28,10 +29,11 @@ def frames_of(geometries, numbers=(8, 1, 1)) -> LabelledFrames:
     return LabelledFrames(geometries, np.array(numbers), np.zeros((len(geometries), 3, 3)), labels)
 
 
-def system_matrix(kernel, frames, names):
+def system_matrix(kernel, frames, names, rearranged=True):
+    images = feature_permutations(kernel, frames.positions[0], frames.numbers, frames.cells[0]) if rearranged else None
     rows, side = solver._rows(kernel, frames, dict.fromkeys(names, 1.0), lambda *_: None)
     groups = solver._groups(np.array([len(row.labels) for row in rows]))
-    tiles = solver._assemble(kernel, frames, rows, side, groups, lambda *_: None)
+    tiles = solver._assemble(kernel, frames, rows, side, images, groups, lambda *_: None)
     full = np.zeros((tiles.size, tiles.size))
     for i, row in enumerate(tiles.tiles):
         for j, tile in enumerate(row):
@@ -70,7 +72,10 @@ def test_matrix_matches_dense(radial, names, rng):
     kernel = mlff.GlobalKernel(inverse_distances, radial, group)
     frames = frames_of([WATER, WATER + 0.1 * rng.standard_normal((3, 3)), WATER + 0.1 * rng.standard_normal((3, 3))])
     matrix, rows = system_matrix(kernel, frames, names)
-    properties.assert_matches_dense(matrix, dense_matrix(kernel, frames, rows))
+    dense = dense_matrix(kernel, frames, rows)
+    properties.assert_matches_dense(matrix, dense)
+    computed_anew, _ = system_matrix(kernel, frames, names, rearranged=False)
+    properties.assert_matches_dense(computed_anew, dense)
 
 
 def test_ragged_ranks_linear_and_bent(rng, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances, powered_distances
+from mlff.kernels import feature_permutations
 
 
 def with_numbers(positions, *, numbers, power=1.0, kind="plain"):
@@ -65,3 +66,34 @@ def test_kernels_are_immutable():
     kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.0))
     with pytest.raises(AttributeError):
         kernel.amplitude = 2.0
+
+
+def rotated_features(positions):
+    """An exchange of the hydrogens turns these features into each other by a matrix that is no rearrangement."""
+    first, second, third = inverse_distances(positions)
+    return jax.numpy.stack([first + second, first - second, third])
+
+
+def test_rearrangements_are_found_and_images_computed_where_there_are_none(water):
+    group = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
+    frame = water[0]
+    plain = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), group)
+    arrangement = feature_permutations(plain, frame.positions, frame.numbers, frame.cell)
+    np.testing.assert_array_equal(arrangement, [[0, 1, 2], [1, 0, 2]])
+    rotated = mlff.GlobalKernel(rotated_features, mlff.Matern52(lengthscale=2.0 * 2**0.5), group)
+    assert feature_permutations(rotated, frame.positions, frame.numbers, frame.cell) is None
+
+
+def test_images_as_points_and_as_rearrangements_are_one_model(water):
+    """Features turned by 45° and scaled by √2, one left alone: with a length scale to match, the same kernel."""
+    group = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
+    plain = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), group)
+    scales = np.array([2.0 * 2**0.5, 2.0 * 2**0.5, 2.0])
+    rotated = mlff.GlobalKernel(rotated_features, mlff.Matern52(lengthscale=scales), group)
+    one, two = mlff.fit(plain, water[:20]), mlff.fit(rotated, water[:20])
+    assert one.model.images is not None
+    assert len(one.model.points) == 20
+    assert two.model.images is None
+    assert len(two.model.points) == 40
+    x = water[50:60].uniform_positions()
+    np.testing.assert_allclose(one.forces(x), two.forces(x), atol=1e-8)

@@ -1,0 +1,5 @@
+"""The tests run the notebooks with small settings."""
+
+import os
+
+os.environ["MLFF_EXAMPLES"] = "small"
