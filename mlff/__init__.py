@@ -7,7 +7,7 @@ import importlib
 
 _PUBLIC = {
     "Dataset": "dataset",
-    "Frame": "dataset",
+    "Frame": "frames",
     "System": "system",
     "Permutations": "symmetry",
     "find_permutations": "symmetry",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import pathlib
-import sys
 import time
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+from mlff import terminal
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -23,6 +21,7 @@ class Kernel(StrEnum):
     matern52 = "matern52"
     matern72 = "matern72"
     rbf = "rbf"
+    rational_quadratic = "rational-quadratic"
 
 
 class Reach(StrEnum):
@@ -96,7 +95,7 @@ def fit(
     target = out or pathlib.Path(data.with_suffix(".mlff").name)
     if not target.parent.is_dir():
         raise ValueError(f"--out {target}: there is no folder {target.parent}; make it first")
-    with _progress() as progress:
+    with terminal.progress() as progress:
         progress("read", 0.0)
         everything = Dataset.read(data, units=units, keys=_keys(key), index=frames)
         held = None
@@ -119,15 +118,15 @@ def fit(
             progress("self-check", 1.0)
     summary = fit_summary(fitted, evaluation)
     if as_json:
-        return _print_json(summary)
+        return terminal.print_json(summary)
     size = 1 if group is None else len(group)
-    _say(f"{everything}; units {everything.units}")
-    _say(f"{len(everything)} training frames, {size} permutation{'s' * (size != 1)}, length scale {summary['lengthscale']:.4g}"
+    terminal.say(f"{everything}; units {everything.units}")
+    terminal.say(f"{len(everything)} training frames, {size} permutation{'s' * (size != 1)}, length scale {summary['lengthscale']:.4g}"
          + (f" ({len(summary['lengthscales_tried'])} tried)" if summary["lengthscales_tried"] else ""))  # fmt: skip
-    _say(f"fit in {summary['fit_seconds']:.1f} s, peak memory {summary['peak_memory_mb']:.0f} MB")
-    _say(f"test on {evaluation}" if evaluation else "no test frames; give --test or --train N")
+    terminal.say(f"fit in {summary['fit_seconds']:.1f} s, peak memory {summary['peak_memory_mb']:.0f} MB")
+    terminal.say(f"test on {evaluation}" if evaluation else "no test frames; give --test or --train N")
     for path in written:
-        _say(f"wrote {path}")
+        terminal.say(f"wrote {path}")
 
 
 @app.command()
@@ -150,7 +149,7 @@ def test(
     from mlff.dataset import Dataset
     from mlff.metrics import evaluate
 
-    with _progress() as progress:
+    with terminal.progress() as progress:
         force_field = load(model)
         progress("test", 0.0)
         started = time.perf_counter()
@@ -162,10 +161,12 @@ def test(
             write_whole(plot, png(parity_figure(evaluation)))
         progress("test", 1.0)
     if as_json:
-        return _print_json({**evaluation.summary(), "n_train": force_field.record["n_train"], "seconds": seconds})
-    _say(str(evaluation))
+        return terminal.print_json(
+            {**evaluation.summary(), "n_train": force_field.record["n_train"], "seconds": seconds}
+        )
+    terminal.say(str(evaluation))
     for symbol, error in evaluation.forces_mae_by_element.items():
-        _say(f"  forces on {symbol}: MAE {1e3 * error:.2f} meV/Å")
+        terminal.say(f"  forces on {symbol}: MAE {1e3 * error:.2f} meV/Å")
 
 
 @app.command()
@@ -213,7 +214,7 @@ def md(
     else:
         atoms = _start(force_field, start)
         dynamics.thermalise(atoms, temperature, np.random.default_rng(seed))
-    with _progress() as progress:
+    with terminal.progress() as progress:
         result = dynamics.run(
             atoms, steps - first, timestep, None if nve else temperature, friction, interval, seed, out, first, progress
         )
@@ -226,13 +227,13 @@ def md(
         "trajectory": str(out),
     }
     if as_json:
-        return _print_json(summary)
-    _say(
+        return terminal.print_json(summary)
+    terminal.say(
         f"{steps - first} steps of {timestep} fs from step {first}: mean temperature {summary['temperature_mean']:.0f} K"
     )
     if summary["drift_mev_per_atom_per_ps"] is not None:
-        _say(f"drift of the total energy {result.drift:.4f} meV/atom/ps")
-    _say(f"wrote {out}")
+        terminal.say(f"drift of the total energy {result.drift:.4f} meV/atom/ps")
+    terminal.say(f"wrote {out}")
 
 
 @app.command()
@@ -255,23 +256,25 @@ def show(model: Model, as_json: AsJSON = False) -> None:
         summary = {name: value for name, value in fit_summary(force_field, None).items() if value is not None}
         del summary["peak_memory_mb"]
         described = {"descriptor": kernel.descriptor.name, "kernel": type(kernel.radial).__name__}
-        return _print_json(
+        return terminal.print_json(
             {"formula": formula(force_field.numbers), **described, **summary, **facts, "symmetry": certificate}
         )
     training = record["training"]
-    _say(f"{force_field}")
-    _say(
+    terminal.say(f"{force_field}")
+    terminal.say(
         f"trained on {record['n_train']} frames of {record['source']} ({record['units']}), data {record['data_hash'][:12]}"
     )
-    _say(
+    terminal.say(
         f"length scale {_scale(kernel.radial.lengthscale)}, amplitude {kernel.amplitude:.4g} eV², noise {record['noise']}"
     )
-    _say(f"training forces MAE {1e3 * training['forces_mae']:.3g} meV/Å" if training["forces_mae"] is not None else "")
-    _say(f"permutations: order {certificate['order']}")
+    terminal.say(
+        f"training forces MAE {1e3 * training['forces_mae']:.3g} meV/Å" if training["forces_mae"] is not None else ""
+    )
+    terminal.say(f"permutations: order {certificate['order']}")
     for generator in certificate["generators"]:
         fit_of = "" if generator["residual"] is None else f"  superposition {generator['residual']:.3f} Å"
-        _say(f"  {generator['cycles']}{fit_of}")
-    _say("written with " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
+        terminal.say(f"  {generator['cycles']}{fit_of}")
+    terminal.say("written with " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
 
 
 # -- shared by the commands ----------------------------------------------------------------------------------------
@@ -285,6 +288,7 @@ def _model(kernel: Kernel, lengthscale: float | None, group):
     classes = {
         Kernel.matern32: radial.Matern32, Kernel.matern52: radial.Matern52,
         Kernel.matern72: radial.Matern72, Kernel.rbf: radial.RBF,
+        Kernel.rational_quadratic: radial.RationalQuadratic,
     }  # fmt: skip
     return GlobalKernel(inverse_distances, classes[kernel](lengthscale=lengthscale), group)
 
@@ -344,62 +348,6 @@ def _scale(lengthscale) -> str:
     return ", ".join(f"{value:.4g}" for value in np.atleast_1d(lengthscale))
 
 
-def _say(text: str) -> None:
-    typer.echo(text)
-
-
-def _print_json(content: dict) -> None:
-    typer.echo(json.dumps(content, ensure_ascii=False))
-
-
-@contextlib.contextmanager
-def _progress():
-    """A bar on standard error with one line a stage; nothing when that is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda stage, fraction: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description:>12}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, int] = {}
-
-        def update(stage: str, fraction: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=1.0)
-            bar.update(tasks[stage], completed=fraction)
-
-        yield update
-
-
 def main() -> None:
-    """Entry point: a user's error is one line on standard error and exit status 2."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
-    logging.getLogger("mlff").addHandler(handler)
-    command = typer.main.get_command(app)
-    try:
-        status = command.main(standalone_mode=False)
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {_one_line(error)}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
-    except Exception as error:
-        message = getattr(error, "format_message", None)  # usage errors of the option parser
-        if message is None:
-            raise
-        typer.echo(f"error: {message()}; mlff --help tells more" if message() else "", err=True)
-        sys.exit(2)
-    sys.exit(status if isinstance(status, int) else 0)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """Entry point of the `mlff` command."""
+    terminal.run(app)

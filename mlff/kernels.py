@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -87,7 +87,8 @@ class GlobalKernel(struct.PyTreeNode):
     Attributes:
         descriptor: a function of positions, shape (D,), or a `functools.partial` of one.
         radial: f and ℓ; without a length scale, `fit` finds one.
-        permutations: what `find_permutations` returns, or None for the identity alone.
+        permutations: what `find_permutations` returns, all elements of a group as index arrays (checked to be one),
+            or None for the identity alone.
         amplitude: A, in eV²; None sets it so that the prior variance of the forces (of the energies, without forces)
             equals their mean square.
 
@@ -96,12 +97,16 @@ class GlobalKernel(struct.PyTreeNode):
 
     descriptor: Descriptor | Callable
     radial: Radial
-    permutations: Permutations | None = struct.field(pytree_node=False, default=None)
+    permutations: Permutations | Sequence | np.ndarray | None = struct.field(pytree_node=False, default=None)
     amplitude: float | Array | None = None
 
     def __post_init__(self):
         if callable(self.descriptor) and not isinstance(self.descriptor, Descriptor):
             object.__setattr__(self, "descriptor", Descriptor.wrap(self.descriptor))
+        if isinstance(self.permutations, (list, tuple, np.ndarray)):
+            elements = np.asarray(self.permutations)
+            like = np.zeros(elements.shape[-1], dtype=int)  # which atoms are alike is the data's to say: `fit` checks
+            object.__setattr__(self, "permutations", Permutations.from_elements(elements, like))
         if isinstance(self.amplitude, (int, float)) and not self.amplitude > 0:
             raise ValueError(f"amplitude={self.amplitude} must be positive (eV²), or None to take it from the data")
 

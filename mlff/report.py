@@ -91,6 +91,7 @@ def _parity(ax, x: np.ndarray, y: np.ndarray, label: str, title: str) -> None:
 
 
 def png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

@@ -1,6 +1,9 @@
 """Data sets and fitted models that several tests look at; nothing here is changed by a test."""
 
+import os
 import pathlib
+
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"  # read when JAX is imported, here and in the tests' processes
 
 import numpy as np
 import pytest

@@ -1,7 +1,6 @@
 """The command line, as processes: what is printed, written, and how it ends."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -105,29 +104,3 @@ def test_help_is_quick(tmp_path):
     started = time.perf_counter()
     mlff_command("--help", cwd=tmp_path)
     assert time.perf_counter() - started < 5.0
-
-
-def test_progress_on_a_terminal_only(folder, datasets):
-    """Under a pseudo-terminal the bar appears on standard error; in a pipe there is none (seen above)."""
-    import pty
-
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlff", "fit", str(datasets / "water.extxyz"), "--frames", "0:60", "--out", "t.mlff", "--json"],
-        cwd=folder, stderr=follower, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    os.close(follower)
-    seen = b""
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        seen += part
-    assert process.wait() == 0
-    assert "length scale" in seen.decode()
-    assert json.loads(process.stdout.read())["n_train"] == 60
-    process.stdout.close()
-    os.close(leader)

@@ -1,14 +1,11 @@
-"""Reading, checking and splitting; units; every refusal names file and frame."""
+"""Datasets: splits, labels that are missing, mixed compositions."""
 
 import ase.io
 import ase.units
 import numpy as np
 import pytest
-from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
 import mlff
-from mlff.dataset import force_energy_slope
 
 KCAL = ase.units.kcal / ase.units.mol
 
@@ -16,81 +13,6 @@ KCAL = ase.units.kcal / ase.units.mol
 @pytest.fixture
 def frames(water):
     return [frame.to_ase() for frame in water[:40]]
-
-
-def as_npz(path, water, names=("coords", "energies", "forces", "nuclear_charges"), **extra):
-    position, energy, force, number = names
-    arrays = {
-        position: water.uniform_positions(), energy: water.array("energy") / KCAL,
-        force: water.array("forces") / KCAL, number: water.uniform_numbers(),
-    }  # fmt: skip
-    np.savez(path, **arrays, **extra)
-    return path
-
-
-def test_round_trip_through_extxyz(tmp_path, frames, water):
-    ase.io.write(tmp_path / "w.extxyz", frames)
-    data = mlff.Dataset.read(tmp_path / "w.extxyz")
-    np.testing.assert_allclose(data.uniform_positions(), water[:40].uniform_positions(), atol=1e-8)
-    np.testing.assert_allclose(data.array("energy"), water[:40].array("energy"))
-    np.testing.assert_allclose(data.array("forces"), water[:40].array("forces"), atol=1e-8)
-    assert "ASE" in data.units
-
-
-def test_calculator_results_are_read(tmp_path, frames):
-    for atoms in frames:
-        forces, energy = atoms.arrays.pop("REF_forces"), atoms.info.pop("REF_energy")
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
-    ase.io.write(tmp_path / "w.traj", frames)
-    data = mlff.Dataset.read(tmp_path / "w.traj")
-    assert data.label_names == ("energy", "forces")
-    np.testing.assert_allclose(data[3].labels["forces"], frames[3].get_forces())
-
-
-def test_reference_keys_win_over_calculator_results(tmp_path, frames):
-    for atoms in frames:
-        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((3, 3)))
-    ase.io.write(tmp_path / "w.traj", frames)
-    assert mlff.Dataset.read(tmp_path / "w.traj").array("energy").max() < -100
-
-
-@pytest.mark.parametrize(
-    ("names", "extra", "units"),
-    [
-        (("coords", "energies", "forces", "nuclear_charges"), {}, "kcal/mol"),
-        (("R", "E", "F", "z"), {"e_unit": "kcal/mol", "r_unit": "Ang"}, None),
-        (("R", "E", "F", "z"), {}, "kcal/mol/Ang"),
-    ],
-)
-def test_npz_forms(tmp_path, water, names, extra, units):
-    data = mlff.Dataset.read(as_npz(tmp_path / "w.npz", water, names, **extra), units=units)
-    np.testing.assert_allclose(data.array("energy"), water.array("energy"), rtol=1e-7)
-    np.testing.assert_allclose(data.array("forces"), water.array("forces"), rtol=1e-7)
-    assert "stated" in data.units
-
-
-def test_lengths_and_energies_are_converted_together(tmp_path, frames, water):
-    bohr, hartree = 0.5291772105638411, 27.211386024367243
-    for atoms in frames:
-        atoms.positions /= bohr
-        atoms.info["REF_energy"] /= hartree
-        atoms.arrays["REF_forces"] /= hartree / bohr
-    ase.io.write(tmp_path / "w.extxyz", frames)
-    data = mlff.Dataset.read(tmp_path / "w.extxyz", units="hartree/bohr")
-    np.testing.assert_allclose(data.uniform_positions(), water[:40].uniform_positions(), atol=1e-7)
-    np.testing.assert_allclose(data.array("forces"), water[:40].array("forces"), atol=1e-6)
-    assert force_energy_slope(data)[0] == pytest.approx(1.0, abs=0.02)
-
-
-def test_hessians_and_stress_are_read_and_shaped(datasets, tmp_path):
-    data = mlff.Dataset.read(datasets / "ethanol_hessians.extxyz", index=":3")
-    assert data.array("hessian").shape == (3, 27, 27)
-    atoms = Atoms("Si2", [[0, 0, 0], [1.3, 1.3, 1.3]], cell=[5, 5, 5], pbc=True)
-    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((2, 3)), stress=[1, 2, 3, 4, 5, 6])
-    ase.io.write(tmp_path / "s.extxyz", atoms)
-    np.testing.assert_allclose(
-        mlff.Dataset.read(tmp_path / "s.extxyz")[0].labels["stress"], [[1, 6, 5], [6, 2, 4], [5, 4, 3]]
-    )
 
 
 def test_index_and_split_keep_the_files_indices(datasets):
@@ -130,28 +52,6 @@ def test_mixed_compositions_are_held_and_a_global_model_refuses_them(tmp_path, f
         assert len(data) == 41
         with pytest.raises(ValueError, match=rf"frame 40 .*differs in {word}"):
             data.uniform_numbers()
-
-
-@pytest.mark.parametrize(
-    ("factor", "word"), [(-1.0, "point up the energy"), (1 / KCAL, "units"), (0.529, "units"), (1 / 0.529, "units")]
-)
-def test_wrong_forces_are_a_warning_with_the_slope(tmp_path, datasets, factor, word, caplog):
-    frames = ase.io.read(datasets / "ethanol.extxyz", "::4")
-    for atoms in frames:
-        atoms.arrays["REF_forces"] *= factor
-    ase.io.write(tmp_path / "e.extxyz", frames)
-    with caplog.at_level("WARNING"):
-        data = mlff.Dataset.read(tmp_path / "e.extxyz")
-    assert word in caplog.text
-    assert force_energy_slope(data)[0] == pytest.approx(1 / factor, rel=0.15)
-
-
-def test_right_forces_are_no_warning(datasets, caplog):
-    with caplog.at_level("WARNING"):
-        for name in ("ethanol", "malonaldehyde", "benzene", "water"):
-            for index in (":", ":50", "::40"):
-                mlff.Dataset.read(datasets / f"{name}.extxyz", index=index)
-    assert not caplog.records
 
 
 def test_a_dataset_is_a_sequence(water):

@@ -260,6 +260,15 @@ def test_a_process_shows_no_traceback(tmp_path):
             lambda ff, w: mlff.fit(ff.kernel, w[:5], noise={"energy": 0.1}),
             r"noise is given for energy, the labels are forces",
         ),
+        (lambda ff, w: mlff.GlobalKernel(np.sin, mlff.RBF(), [[0, 1, 2], [1, 2, 0]]), r"no group, .* is missing"),
+        (
+            lambda ff, w: mlff.fit(ff.kernel.replace(permutations=[[0, 1, 2], [1, 0, 2]]), w[:5]),
+            r"exchange unlike atoms of water",
+        ),
+        (
+            lambda ff, w: mlff.fit(ff.kernel.replace(permutations=[[0, 1], [1, 0]]), w[:5]),
+            r"permutations are of 2 atoms",
+        ),
         (lambda ff, w: mlff.find_permutations(w, reach="all"), r"reach='all' is not known"),
         (lambda ff, w: mlff.Dataset.read("x.npz", labels=["spin"]), r"no such file|not known"),
     ],

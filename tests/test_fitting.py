@@ -86,7 +86,7 @@ def test_lengthscale_per_feature_must_respect_the_permutations(water):
 def not_symmetric(positions):
     """Inverse distances, each feature with a weight of its own."""
     features = inverse_distances(positions)
-    return features * np.arange(1, features.shape[0] + 1)
+    return features * np.arange(1.0, features.shape[0] + 1)
 
 
 def test_descriptor_that_breaks_permutations_is_refused(water):

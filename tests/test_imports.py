@@ -7,11 +7,24 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
-    "precision", "batching", "units", "system", "dataset", "symmetry", "radial", "kernels", "images", "operators",
+    "precision", "batching", "units", "system", "frames", "readers", "checks", "dataset",
+    "symmetry", "radial", "kernels", "images", "operators",
     "expansion", "gram", "linalg.tiles", "solve", "force_field", "archive", "hyperparameters", "metrics", "fitting",
-    "calculator", "vibrations", "md", "selfcheck", "report", "cli", "__main__",
+    "calculator", "vibrations", "md", "selfcheck", "report", "terminal", "cli", "__main__",
 ]  # fmt: skip
-MAY_IMPORT_ASE = {"units", "system", "dataset", "calculator", "vibrations", "md", "selfcheck", "cli"}
+MAY_IMPORT_ASE = {
+    "units",
+    "system",
+    "frames",
+    "readers",
+    "checks",
+    "dataset",
+    "calculator",
+    "vibrations",
+    "md",
+    "selfcheck",
+    "cli",
+}
 DESCRIPTORS_MAY_IMPORT = {"jax", "numpy", "jaxtyping", "descriptors"}
 
 

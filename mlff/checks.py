@@ -1,0 +1,116 @@
+"""What must hold of reference frames: finite, apart, no duplicates, forces that fit the energies."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from mlff.frames import Frame
+
+logger = logging.getLogger(__name__)
+
+SLOPE_FRAMES = 400  # frames whose neighbours are looked at
+COINCIDENT = 0.1  # Å; nearer atoms are an error of the file
+SLOPE_TOLERANCE = 0.25
+
+
+def check_frame(where: str, frame: Frame) -> None:
+    """Refuse a frame that is not finite, or of which two atoms coincide.
+
+    Raises:
+        ValueError: beginning with `where`, which names file and frame.
+    """
+    if not np.isfinite(frame.positions).all():
+        atom = int(np.argwhere(~np.isfinite(frame.positions))[0, 0])
+        raise ValueError(f"{where}: the position of atom {atom} is not finite; remove the frame or mend the file")
+    for name, value in frame.labels.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{where}: {name} is not finite; remove the frame or repeat its calculation")
+    if len(frame.numbers) > 1 and not frame.system.pbc.any():
+        distances = cdist(frame.positions, frame.positions)
+        np.fill_diagonal(distances, np.inf)
+        a, b = np.unravel_index(np.argmin(distances), distances.shape)
+        if distances[a, b] < COINCIDENT:
+            raise ValueError(
+                f"{where}: atoms {min(a, b)} and {max(a, b)} are {distances[a, b]:.3g} Å apart; are the units right? "
+                "(say units='…/bohr' or '…/nm' where positions are not in Å)"
+            )
+
+
+def check_duplicates(frames: Sequence[Frame], indices, source: str) -> None:
+    """Refuse two frames of one geometry.
+
+    Raises:
+        ValueError: naming both frames.
+    """
+    seen: dict[bytes, int] = {}
+    for i, frame in zip(indices, frames, strict=True):
+        key = frame.fingerprint()
+        if key in seen:
+            raise ValueError(
+                f"{source}: frame {i} repeats the geometry of frame {seen[key]}; remove one of them "
+                "(labels that differ on one geometry cannot both be right)"
+            )
+        seen[key] = int(i)
+
+
+def force_energy_slope(frames: Sequence[Frame]) -> tuple[float, float, float]:
+    """How energies follow forces: the median over neighbouring frames of ΔE / (−½ (F + F′)·Δx).
+
+    Neighbours are nearest by their distance matrices; the second is rotated onto the first. The median is weighted by
+    the predicted difference. 1 when energies and forces are consistent, −1 when forces point up the energy, a ratio of
+    units when those differ.
+
+    Returns:
+        the median and the quartiles of the ratios, (slope, lower, upper): frames that are far apart give wide ones.
+        NaN when frames are too few (below 20), periodic, mixed, or lack a label.
+    """
+    nothing = (np.nan, np.nan, np.nan)
+    alike = len({frame.numbers.tobytes() for frame in frames}) == 1 and len(frames[0].numbers) > 1
+    labelled = all({"energy", "forces"} <= set(frame.labels) for frame in frames)
+    if len(frames) < 20 or not alike or not labelled or any(frame.system.pbc.any() for frame in frames):
+        return nothing
+    positions = np.stack([frame.positions for frame in frames])
+    energies, forces = (np.stack([frame.labels[name] for frame in frames]) for name in ("energy", "forces"))
+    first, second = np.triu_indices(positions.shape[1], k=1)
+    distances = np.linalg.norm(positions[:, first] - positions[:, second], axis=-1)
+    chosen = np.linspace(0, len(frames) - 1, min(len(frames), SLOPE_FRAMES)).astype(int)
+    apart = cdist(distances[chosen], distances)
+    apart[np.arange(len(chosen)), chosen] = np.inf
+    measured, predicted = [], []
+    for i, j in zip(chosen, np.argmin(apart, axis=1), strict=True):
+        here, there = positions[i] - positions[i].mean(axis=0), positions[j] - positions[j].mean(axis=0)
+        u, _, vt = np.linalg.svd(there.T @ here)
+        u[:, -1] *= np.sign(np.linalg.det(u @ vt))
+        rotation = u @ vt
+        mean_force = 0.5 * (forces[i] + forces[j] @ rotation)
+        predicted.append(-np.sum(mean_force * (there @ rotation - here)))
+        measured.append(energies[j] - energies[i])
+    measured, predicted = np.array(measured), np.array(predicted)
+    useful = np.abs(predicted) > 0
+    if not useful.any():
+        return nothing
+    ratios, weights = measured[useful] / predicted[useful], np.abs(predicted[useful])
+    order = np.argsort(ratios)
+    share = np.cumsum(weights[order]) / weights.sum()
+    lower, slope, upper = ratios[order][np.searchsorted(share, [0.25, 0.5, 0.75])]
+    return float(slope), float(lower), float(upper)
+
+
+def warn_of_slope(frames: Sequence[Frame], source: str) -> None:
+    """Log a warning with the measured slope where forces and energies do not fit together."""
+    slope, lower, upper = force_energy_slope(frames)
+    if np.isnan(slope) or (lower <= 1.0 + SLOPE_TOLERANCE and upper >= 1.0 - SLOPE_TOLERANCE):
+        return
+    cause = (
+        "the forces point up the energy: are they gradients? Change their sign"
+        if slope < 0
+        else "do energies and forces have the units that were stated, and belong to one method?"
+    )
+    logger.warning(
+        "%s: between neighbouring frames the energy changes by %.3g times what the forces say (median; quartiles %.3g "
+        "and %.3g; expected 1); %s", source, slope, lower, upper, cause,
+    )  # fmt: skip

@@ -1,0 +1,157 @@
+"""Reading files of reference calculations into frames; units are converted here and nowhere else."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import NamedTuple
+
+import ase.io
+import numpy as np
+from ase import Atoms
+
+from mlff.frames import LABELS, Frame
+from mlff.system import System
+from mlff.units import parse_units
+
+UNIT_KEYS = ("units", "unit")
+NPZ_NAMES = {
+    "positions": ("coords", "R", "positions"),
+    "energy": ("energies", "E", "energy"),
+    "forces": ("forces", "F"),
+    "numbers": ("nuclear_charges", "z", "numbers"),
+}
+
+
+class Content(NamedTuple):
+    """What a reader found: frames, the units and who stated them, the names of what the file holds."""
+
+    frames: list[Frame]
+    units: str
+    keys: list[str]
+
+
+def read_npz(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Content:
+    """Frames of an npz file in the forms of rMD17, MD17 and sGDML.
+
+    Raises:
+        ValueError: naming the file; no plain arrays, arrays missing or of wrong shape, units not stated.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path.name}: cannot be read as an npz file of plain arrays ({error})") from error
+    names = {kind: (keys[kind],) if kind in keys else usual for kind, usual in NPZ_NAMES.items()}
+    found = {kind: next((name for name in options if name in arrays), None) for kind, options in names.items()}
+    for kind in ("positions", "numbers"):
+        if found[kind] is None:
+            raise ValueError(
+                f"{path.name}: no {kind} (looked for {', '.join(names[kind])}); the file holds {', '.join(sorted(arrays))}"
+            )
+    energy_unit, length_unit, said = _npz_units(path, units, arrays)
+    positions = np.asarray(arrays[found["positions"]], dtype=np.float64)
+    numbers = np.asarray(arrays[found["numbers"]])
+    if positions.ndim != 3 or positions.shape[2] != 3:
+        raise ValueError(f"{path.name}: {found['positions']} has shape {positions.shape}, expected (frames, atoms, 3)")
+    frames, atoms = positions.shape[:2]
+    if numbers.shape not in ((atoms,), (frames, atoms)):
+        raise ValueError(f"{path.name}: {found['numbers']} has shape {numbers.shape}, expected ({atoms},)")
+    numbers = np.broadcast_to(numbers, (frames, atoms)).astype(np.int32)
+    labels = {}
+    for kind, shape, unit in (("energy", (), energy_unit), ("forces", (atoms, 3), energy_unit / length_unit)):
+        if found[kind] is not None:
+            values = np.asarray(arrays[found[kind]], dtype=np.float64)
+            if values.size != frames * int(np.prod(shape)):
+                raise ValueError(f"{path.name}: {found[kind]} has shape {values.shape}, expected {(frames, *shape)}")
+            labels[kind] = values.reshape(frames, *shape) * unit
+    read = [
+        Frame(
+            System(positions[i] * length_unit, numbers[i], np.zeros((3, 3)), np.zeros(3, dtype=bool)),
+            {kind: values[i] for kind, values in labels.items()},
+        )
+        for i in range(frames)
+    ]
+    return Content(read, said, sorted(arrays))
+
+
+def _npz_units(path: pathlib.Path, units: str | None, arrays: dict) -> tuple[float, float, str]:
+    inside = None
+    if "e_unit" in arrays or "r_unit" in arrays:
+        inside = f"{arrays.get('e_unit', 'kcal/mol')}/{arrays.get('r_unit', 'Ang')}"
+    text = units or inside
+    if text is None:
+        raise ValueError(
+            f"{path.name}: its units are not stated; say units='kcal/mol', 'eV' or 'hartree/bohr' (energy, or energy/length)"
+        )
+    return *parse_units(text), f"{text} ({'as stated by the user' if units else 'as stated by the file'})"
+
+
+def read_ase(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Content:
+    """Frames of any file that ASE reads.
+
+    Raises:
+        ValueError: naming file and frame; ASE cannot read it, labels of wrong shape, units of own keys not stated.
+    """
+    try:
+        images = ase.io.read(path, index=":")
+    except Exception as error:  # ASE's readers raise whatever their parsers do
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{path.name}: ASE cannot read it ({reason}); is it complete and of a format ASE knows?"
+        ) from error
+    frames, said, found = [], "", set()
+    for i, atoms in enumerate(images):
+        where = f"{path.name}: frame {i}"
+        inside = next((str(atoms.info[key]) for key in UNIT_KEYS if key in atoms.info), None)
+        if units is None and inside is None and keys:
+            raise ValueError(
+                f"{where}: the units of {', '.join(keys.values())} are not stated; say units='eV', 'kcal/mol' or 'hartree/bohr'"
+            )
+        energy_unit, length_unit = parse_units(units or inside or "eV")
+        said = (
+            f"{units} (as stated by the user)"
+            if units
+            else f"{inside} (as stated by the file)"
+            if inside
+            else "eV, Å (ASE's)"
+        )
+        system = System.from_ase(atoms)
+        if length_unit != 1.0:
+            system = system.replace(positions=system.positions * length_unit, cell=system.cell * length_unit)
+        scales = {
+            "energy": energy_unit, "forces": energy_unit / length_unit,
+            "hessian": energy_unit / length_unit**2, "stress": energy_unit / length_unit**3,
+        }  # fmt: skip
+        labels = {}
+        for name in LABELS:
+            value = _ase_label(atoms, name, keys.get(name))
+            if value is not None:
+                labels[name] = _shaped(where, name, value, len(atoms)) * scales[name]
+        frames.append(Frame(system, labels))
+        found |= {*atoms.info, *atoms.arrays, *getattr(atoms.calc, "results", {})} - {"positions", "numbers"}
+    return Content(frames, said, sorted(found))
+
+
+def _ase_label(atoms: Atoms, name: str, key: str | None):
+    """REF_ key, else calculator result, else the explicit key (which, when given, is the only place)."""
+    for candidate in (key,) if key else (f"REF_{name}", f"REF_{name}".lower()):
+        if candidate in atoms.info:
+            return atoms.info[candidate]
+        if candidate in atoms.arrays:
+            return atoms.arrays[candidate]
+    results = getattr(atoms.calc, "results", {})
+    return results.get(key or name)
+
+
+def _shaped(where: str, name: str, value, atoms: int) -> np.ndarray:
+    shapes = {"energy": (), "forces": (atoms, 3), "stress": (3, 3), "hessian": (3 * atoms, 3 * atoms)}
+    try:
+        value = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {name} is no array of numbers ({value!r:.60})") from error
+    if name == "stress" and value.shape == (6,):
+        xx, yy, zz, yz, xz, xy = value
+        value = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    if value.size == int(np.prod(shapes[name])) and (name != "forces" or value.shape == shapes[name]):
+        return value.reshape(shapes[name])
+    raise ValueError(f"{where}: {name} has shape {value.shape}, expected {shapes[name]}")
