@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from mlff.units import formula
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
 _HESSIAN_MEMORY = 256 * 2**20
 _NO_CELL = np.zeros((3, 3))
+_POLLING = 1e-3  # s
 
 
 def _packed(model: Expansion, numbers, positions, cell):
@@ -67,6 +69,15 @@ class _Compiled:
 
 
 _compiled = functools.lru_cache(maxsize=64)(_Compiled)
+
+
+def _arrived(result: jax.Array) -> np.ndarray:
+    """The result as NumPy array. A thread put to sleep takes as long to wake as a small model takes to evaluate,
+    so look a while before sleeping."""
+    limit = time.perf_counter() + _POLLING
+    while not result.is_ready() and time.perf_counter() < limit:
+        pass
+    return np.asarray(result)
 
 
 class ForceField(struct.PyTreeNode):
@@ -123,7 +134,7 @@ class ForceField(struct.PyTreeNode):
         functions, leaves, numbers = self._device
         if positions.ndim == 2:
             with jax.enable_x64(True):
-                packed = np.asarray(functions.single(leaves, numbers, positions, cell))
+                packed = _arrived(functions.single(leaves, numbers, positions, cell))
             energy = float(packed[0])
             if not np.isfinite(energy):
                 self._require_finite(positions)
