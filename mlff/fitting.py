@@ -20,7 +20,7 @@ from mlff.solve import LabelledFrames, Progress, solve
 
 logger = logging.getLogger(__name__)
 
-RELATIVE_NOISE = 1e-4  # of the labels' root mean square, where no noise is given
+RELATIVE_NOISE = 3e-5  # of the labels' root mean square, where no noise is given
 UNSEEN_TOLERANCE = 1e-4  # share of the squared forces; a residual net force of a rough reference is smaller
 SLOPE_TOLERANCE = 0.1
 
@@ -44,7 +44,7 @@ def fit(
         data: frames of one composition and order of atoms.
         labels: "energy", "forces" or both.
         noise: standard deviation of the labels in their unit (eV, eV/Å): a number for one kind of label, or a
-            mapping; without it, 1e-4 of the labels' root mean square, which only keeps the matrix well-conditioned.
+            mapping; without it, 3e-5 of the labels' root mean square, which only keeps the matrix well-conditioned.
         seed: of the frames that the search holds out.
         progress: called with the name of a stage and the share of it that is done.
     Returns:

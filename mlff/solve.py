@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -60,6 +61,8 @@ def solve(
 ) -> Solution:
     """Fit the expansion in closed form: (K/A + σ²/A) a = y by Cholesky, with generalised least squares for c.
 
+    n rows take 4n² bytes, and n³/3 multiply-adds; beside the matrix there are blocks of the size of a tile.
+
     Arguments:
         kernel: with a length scale.
         frames: with a label array for every key of `noise`.
@@ -71,6 +74,7 @@ def solve(
     rows, side = _rows(kernel, frames, noise, progress)
     images = feature_permutations(kernel, frames.positions[0], frames.numbers, frames.cells[0])
     counts = np.array([len(row.labels) for row in rows])
+    _require_memory(int(counts.sum()))
     groups = _groups(counts)
     right = _right_hand_sides(rows)
     matrix = _assemble(kernel, frames, rows, side, images, groups, progress)
@@ -101,6 +105,7 @@ def _rows(kernel, frames, noise, progress) -> tuple[list[Rows], tuple[np.ndarray
     rows: list[Rows] = []
     points, tangents = [], []
     for piece, (features, jacobians) in jets(kernel, frames.positions, frames.numbers, frames.cells):
+        _require_finite(kernel, piece.start, features, jacobians)
         progress("descriptors", piece.stop / len(frames))
         points.append(features)
         for index, jacobian in zip(range(piece.start, piece.stop), jacobians, strict=True):
@@ -112,6 +117,26 @@ def _rows(kernel, frames, noise, progress) -> tuple[list[Rows], tuple[np.ndarray
             rows.append(stack(parts))
             tangents.append(rows[-1].directions @ jacobian.T)
     return rows, (np.concatenate(points), tangents)
+
+
+def _require_finite(kernel, first: int, features: np.ndarray, jacobians: np.ndarray) -> None:
+    broken = ~(np.isfinite(features).all(axis=1) & np.isfinite(jacobians).all(axis=(1, 2)))
+    if broken.any():
+        raise ValueError(
+            f"descriptor {kernel.descriptor.name} or its first derivative is not finite at training frame "
+            f"{first + int(np.argmax(broken))}; guard its square roots, norms and divisions there"
+        )
+
+
+def _require_memory(rows: int) -> None:
+    """Refuse a matrix that cannot fit, before any work is done."""
+    needed = 8 * rows * (rows + TILE_ROWS) // 2
+    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > present:
+        raise ValueError(
+            f"{rows} linear equations need {needed / 2**30:.1f} GiB, this machine has {present / 2**30:.1f}; "
+            "train on fewer frames"
+        )
 
 
 def _groups(counts: np.ndarray) -> list[slice]:

@@ -108,3 +108,27 @@ def test_many_tiles_and_one_tile_agree(water, monkeypatch):
     tiled = mlff.fit(kernel, water[:30])
     x = water[70:].uniform_positions()
     np.testing.assert_allclose(tiled.forces(x), whole.forces(x), atol=1e-7)
+
+
+def unguarded(positions):
+    """A distance from an atom to itself: 0, with a derivative that is not finite."""
+    import jax.numpy as jnp
+
+    return jnp.concatenate(
+        [inverse_distances(positions), jnp.sqrt(jnp.sum((positions[:1] - positions[:1]) ** 2))[None]]
+    )
+
+
+def test_descriptor_that_is_not_finite_is_named(water):
+    with pytest.raises(
+        ValueError, match="test_solve:unguarded or its first derivative is not finite at training frame 0"
+    ):
+        mlff.fit(mlff.GlobalKernel(unguarded, mlff.Matern52(lengthscale=2.0)), water[:5])
+
+
+def test_a_matrix_that_cannot_fit_is_refused_before_the_work():
+    from mlff.solve import _require_memory
+
+    _require_memory(10_000)
+    with pytest.raises(ValueError, match=r"10000000 linear equations need .* GiB.*fewer frames"):
+        _require_memory(10_000_000)
