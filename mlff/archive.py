@@ -62,14 +62,15 @@ def save(force_field: ForceField, path) -> None:
     """Write a force field. Points, weights and permutations are arrays; everything else is JSON in the header.
 
     Raises:
-        ValueError: the descriptor is no importable function (a lambda, or defined inside another function).
+        ValueError: the descriptor is no importable function: a lambda, or defined inside another function, a script or a
+            notebook.
     """
     descriptor = force_field.kernel.descriptor
     qualified = descriptor.function.__qualname__
-    if "<" in qualified:
+    if "<" in qualified or descriptor.function.__module__ == "__main__":
         raise ValueError(
             f"descriptor {descriptor.name} cannot be found again by name, so the model cannot be saved; "
-            "define it with def at the top level of a module or script"
+            "define it with def at the top level of a module (a file of its own that is imported)"
         )
     model, kernel = force_field.model, force_field.kernel
     tensors = {
@@ -92,7 +93,7 @@ def save(force_field: ForceField, path) -> None:
             "settings": [[name, value] for name, value in descriptor.settings],
         },
         "radial": {"name": type(kernel.radial).__name__, **radial},
-        "amplitude": kernel.amplitude,
+        "amplitude": _plain(kernel.amplitude),
         "constant": float(model.constant),
         "label_order": force_field.label_order,
         "record": force_field.record,

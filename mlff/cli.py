@@ -14,6 +14,9 @@ from mlff import terminal
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
+SHORTEST_DRIFT = 500.0  # fs; over less a slope is fluctuation
+
+
 class Kernel(StrEnum):
     """Radial functions by the names of the command line."""
 
@@ -73,7 +76,9 @@ def fit(
     ] = Labels.forces,
     kernel: Annotated[Kernel, typer.Option(help="Radial function.")] = Kernel.matern52,
     lengthscale: Annotated[float | None, typer.Option(help="Without it, found by validation.")] = None,
-    noise: Annotated[float | None, typer.Option(help="Of one force component (eV/Å), or of an energy (eV).")] = None,
+    noise: Annotated[
+        list[str], typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
+    ] = [],  # noqa: B006
     reach: Annotated[
         Reach, typer.Option(help="Permutations: those the dynamics reaches, all of the bond graph, none.")
     ] = Reach.dynamics,
@@ -89,12 +94,13 @@ def fit(
     """
     from mlff import archive
     from mlff.dataset import Dataset
+    from mlff.fitting import fit as fit_model
+    from mlff.metrics import evaluate, require_disjoint, require_same_order
     from mlff.report import fit_summary, write_report
     from mlff.symmetry import find_permutations
 
     target = out or pathlib.Path(data.with_suffix(".mlff").name)
-    if not target.parent.is_dir():
-        raise ValueError(f"--out {target}: there is no folder {target.parent}; make it first")
+    _require_writable(target)
     with terminal.progress() as progress:
         progress("read", 0.0)
         everything = Dataset.read(data, units=units, keys=_keys(key), index=frames)
@@ -109,8 +115,12 @@ def fit(
         group = None if reach == Reach.none else find_permutations(everything, reach=reach.value)
         model = _model(kernel, lengthscale, group)
         chosen = ("energy", "forces") if labels == Labels.both else (labels.value,)
-        fitted, evaluation = _fit_and_evaluate(model, everything, held, chosen, noise, seed, progress)
+        if held is not None:  # before the work, not after it
+            require_disjoint(everything.fingerprints(), held)
+            require_same_order(everything.uniform_numbers(), held.uniform_numbers(), held.source)
+        fitted = fit_model(model, everything, chosen, _noise(noise), seed, progress)
         archive.save(fitted, target)
+        evaluation = None if held is None else evaluate(fitted, held)
         written = [target]
         if report is not None:
             progress("self-check", 0.0)
@@ -201,9 +211,8 @@ def md(
     if steps < 1:
         raise ValueError(f"--steps {steps} must be at least 1")
     force_field = load(model)
-    if not out.parent.is_dir():
-        raise ValueError(f"--out {out}: there is no folder {out.parent}; make it first")
-    if out.exists() and not resume:
+    _require_writable(out)
+    if out.exists() and out.stat().st_size and not resume:
         raise ValueError(f"--out {out} exists; go on with --resume, or name another file")
     first = 0
     if resume:
@@ -223,7 +232,7 @@ def md(
         "first_step": first,
         "temperature_mean": float(result.temperatures.mean()),
         "energy_mean": float(result.total.mean()),
-        "drift_mev_per_atom_per_ps": result.drift if nve and len(result.times) > 2 else None,
+        "drift_mev_per_atom_per_ps": result.drift if nve and np.ptp(result.times) >= SHORTEST_DRIFT else None,
         "trajectory": str(out),
     }
     if as_json:
@@ -245,7 +254,7 @@ def show(model: Model, as_json: AsJSON = False) -> None:
     mlff show ethanol.mlff --json
     """
     from mlff.archive import load
-    from mlff.report import fit_summary
+    from mlff.report import fit_summary, scale_text
     from mlff.units import formula
 
     force_field = load(model)
@@ -265,7 +274,7 @@ def show(model: Model, as_json: AsJSON = False) -> None:
         f"trained on {record['n_train']} frames of {record['source']} ({record['units']}), data {record['data_hash'][:12]}"
     )
     terminal.say(
-        f"length scale {_scale(kernel.radial.lengthscale)}, amplitude {kernel.amplitude:.4g} eV², noise {record['noise']}"
+        f"length scale {scale_text(kernel.radial.lengthscale)}, amplitude {kernel.amplitude:.4g} eV², noise {record['noise']}"
     )
     terminal.say(
         f"training forces MAE {1e3 * training['forces_mae']:.3g} meV/Å" if training["forces_mae"] is not None else ""
@@ -293,16 +302,6 @@ def _model(kernel: Kernel, lengthscale: float | None, group):
     return GlobalKernel(inverse_distances, classes[kernel](lengthscale=lengthscale), group)
 
 
-def _fit_and_evaluate(model, training, held, labels, noise, seed, progress):
-    from mlff.fitting import fit as fit_model
-    from mlff.metrics import evaluate, require_disjoint
-
-    if held is not None:
-        require_disjoint(training.fingerprints(), held)  # before the work, not after it
-    fitted = fit_model(model, training, labels=labels, noise=noise, seed=seed, progress=progress)
-    return fitted, None if held is None else evaluate(fitted, held)
-
-
 def _checks(force_field, data):
     from mlff.selfcheck import self_check
 
@@ -312,17 +311,15 @@ def _checks(force_field, data):
 
 def _start(force_field, path: pathlib.Path | None):
     """Atoms with the calculator: those of a file, or a training geometry relaxed."""
-    import ase.io
     from ase import Atoms
     from ase.optimize import BFGS
 
     from mlff.calculator import Calculator
     from mlff.metrics import require_same_atoms
+    from mlff.readers import read_geometry
 
     if path is not None:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-        atoms = ase.io.read(path)
+        atoms = read_geometry(path).to_ase()
         require_same_atoms(force_field, atoms.numbers, str(path))
         atoms.calc = Calculator(force_field)
         return atoms
@@ -342,10 +339,22 @@ def _keys(pairs: list[str]) -> dict[str, str]:
     return keys
 
 
-def _scale(lengthscale) -> str:
-    import numpy as np
+def _noise(given: list[str]) -> float | dict[str, float] | None:
+    """--noise 0.001, or --noise forces=0.001 --noise energy=0.01."""
+    try:
+        if len(given) == 1 and "=" not in given[0]:
+            return float(given[0])
+        return {label: float(value) for label, _, value in (pair.partition("=") for pair in given)} or None
+    except ValueError as error:
+        raise ValueError(f"--noise {' '.join(given)}: write 0.001, or forces=0.001 and energy=0.001") from error
 
-    return ", ".join(f"{value:.4g}" for value in np.atleast_1d(lengthscale))
+
+def _require_writable(path: pathlib.Path) -> None:
+    """Before the work, not after it."""
+    if path.is_dir():
+        raise ValueError(f"--out {path}: is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {path.parent}; make it first")
 
 
 def main() -> None:

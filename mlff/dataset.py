@@ -16,7 +16,7 @@ from mlff.units import formula
 
 
 class Dataset(Sequence[Frame]):
-    """Frames with labels, in eV and Å, checked on entry.
+    """Frames with labels, in eV and Å; `Dataset.read` checks what it reads.
 
     Attributes:
         frames: the frames.
@@ -45,8 +45,8 @@ class Dataset(Sequence[Frame]):
         """Read a file of reference calculations.
 
         Anything ASE reads, and npz files with `coords/energies/forces/nuclear_charges` (rMD17) or `R/E/F/z`
-        (MD17, sGDML). Labels are taken from `REF_energy`, `REF_forces`, `REF_stress`, `REF_hessian`, else from the
-        frames' calculator results, else from `keys`.
+        (MD17, sGDML). Labels are taken from `keys` where they name one, else from `REF_energy`, `REF_forces`,
+        `REF_stress`, `REF_hessian`, else from the frames' calculator results.
 
         Arguments:
             path: the file.
@@ -187,7 +187,7 @@ class Dataset(Sequence[Frame]):
 def _slice(index: str, total: int) -> slice | list[int]:
     """ASE's index syntax for several frames: "a:b:c", or one integer."""
     try:
-        parts = [int(part) if part else None for part in index.split(":")]
+        parts = [int(part) if part else None for part in index.split(":")] if index else [0] * 4
     except ValueError:
         parts = [0] * 4
     if len(parts) > 3 or (len(parts) == 3 and parts[2] == 0):

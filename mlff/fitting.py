@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import numbers
 import time
 from collections.abc import Mapping
 
@@ -16,7 +17,7 @@ from mlff.kernels import GlobalKernel, check_symmetry
 from mlff.metrics import compare
 from mlff.operators import OPERATORS
 from mlff.radial import require_order
-from mlff.solve import LabelledFrames, Progress, solve
+from mlff.solve import IndefiniteMatrix, LabelledFrames, Progress, solve
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ SLOPE_TOLERANCE = 0.1
 def fit(
     model: GlobalKernel,
     data: Dataset,
-    labels: tuple[str, ...] = ("forces",),
-    noise: float | Mapping[str, float] | None = None,
+    labels: str | tuple[str, ...] = ("forces",),
+    noise: float | np.floating | Mapping[str, float] | None = None,
     seed: int = 0,
     progress: Progress = lambda stage, fraction: None,
 ) -> ForceField:
@@ -53,6 +54,7 @@ def fit(
         ValueError: data, labels, noise and kernel that do not fit together, each with the remedy.
     """
     started = time.perf_counter()
+    labels = (labels,) if isinstance(labels, str) else tuple(labels)
     frames = _labelled(model, data, labels)
     levels = _noise(noise, frames, labels)
     order = max(OPERATORS[name].order for name in labels)
@@ -64,7 +66,7 @@ def fit(
         kernel = model.replace(radial=model.radial.replace(lengthscale=lengthscale))
     else:
         _check_symmetry(model, frames)
-    solution = solve(kernel, frames, levels, progress)
+    kernel, solution = _solve_or_shorten(kernel, frames, levels, [trial.lengthscale for trial in trials], progress)
     fitted = ForceField(
         model=_with_constant(solution.model, kernel, frames, labels),
         numbers=frames.numbers,
@@ -83,13 +85,28 @@ def fit(
             "seed": seed,
             "data_hash": data.hash(),
             "fingerprints": sorted(data.fingerprints()),
-            "lengthscales_tried": [[trial.lengthscale, trial.error] for trial in trials],
+            "lengthscales_tried": [
+                [trial.lengthscale, trial.error if np.isfinite(trial.error) else None] for trial in trials
+            ],
             "energy_constant": "energy" in data.label_names,
             "fit_seconds": time.perf_counter() - started,
             "versions": versions(),
         },
     )
     return _examined(fitted, data)
+
+
+def _solve_or_shorten(kernel: GlobalKernel, frames: LabelledFrames, levels, tried: list[float], progress: Progress):
+    """All frames may be too many for the length scale that some of them chose: take the next shorter one tried."""
+    try:
+        return kernel, solve(kernel, frames, levels, progress)
+    except IndefiniteMatrix:
+        shorter = [scale for scale in tried if scale < kernel.radial.lengthscale]
+        if not shorter:
+            raise
+    logger.info("length scale %.4g: the matrix of all frames is not positive definite", kernel.radial.lengthscale)
+    kernel = kernel.replace(radial=kernel.radial.replace(lengthscale=max(shorter)))
+    return _solve_or_shorten(kernel, frames, levels, tried, progress)
 
 
 def _lowest(frames: LabelledFrames) -> int:
@@ -103,7 +120,7 @@ def _labelled(model: GlobalKernel, data: Dataset, labels: tuple[str, ...]) -> La
     if not labels or (unknown := sorted(set(labels) - set(OPERATORS))):
         raise ValueError(f"labels={labels!r}: {', '.join(unknown) if labels else 'nothing'} cannot be fitted; "
                          f"choose from {', '.join(OPERATORS)}")  # fmt: skip
-    numbers, positions = data.uniform_numbers(), data.uniform_positions()
+    atomic, positions = data.uniform_numbers(), data.uniform_positions()
     cells = np.stack([frame.cell for frame in data])
     periodic = [i for i, frame in zip(data.indices, data, strict=True) if frame.system.pbc.any()]
     if periodic and "cell" not in model.descriptor.uses:
@@ -111,19 +128,19 @@ def _labelled(model: GlobalKernel, data: Dataset, labels: tuple[str, ...]) -> La
             f"{data.source}: frame {periodic[0]} is periodic, but descriptor {model.descriptor.name} takes no cell; "
             "use one that does, or set pbc=False in the file if the molecule is isolated"
         )
-    if len(numbers) < 2:
+    if len(atomic) < 2:
         raise ValueError(f"{data.source}: a single atom has no internal coordinates to fit")
     group = model.permutations
-    if group is not None and group.indices.shape[1] != len(numbers):
+    if group is not None and group.indices.shape[1] != len(atomic):
         raise ValueError(
-            f"permutations are of {group.indices.shape[1]} atoms, the frames of {data.source} have {len(numbers)}"
+            f"permutations are of {group.indices.shape[1]} atoms, the frames of {data.source} have {len(atomic)}"
         )
-    if group is not None and (numbers[group.indices] != numbers).any():
+    if group is not None and (atomic[group.indices] != atomic).any():
         raise ValueError(
             f"permutations exchange unlike atoms of {data.source}; find_permutations(data) gives fitting ones"
         )
     kept = {name: data.array(name) for name in dict.fromkeys((*labels, *data.label_names)) if name in OPERATORS}
-    return LabelledFrames(positions, numbers, cells, kept)
+    return LabelledFrames(positions, atomic, cells, kept)
 
 
 def _noise(noise, frames: LabelledFrames, labels: tuple[str, ...]) -> dict[str, float]:
@@ -134,7 +151,7 @@ def _noise(noise, frames: LabelledFrames, labels: tuple[str, ...]) -> dict[str, 
             scale = float(np.sqrt(np.mean((values - (values.mean() if name == "energy" else 0.0)) ** 2)))
             levels[name] = RELATIVE_NOISE * scale or RELATIVE_NOISE
         return levels
-    if isinstance(noise, (int, float)):
+    if isinstance(noise, numbers.Real):
         if len(labels) > 1:
             raise ValueError(
                 f"noise={noise}: with labels {', '.join(labels)} give one each, {{'energy': …, 'forces': …}}"

@@ -128,23 +128,24 @@ class ForceField(struct.PyTreeNode):
         Returns:
             energy, eV, a float or shape (m,); forces, eV/Å, shape (n, 3) or (m, n, 3).
         Raises:
-            ValueError: another number of atoms, no such shape, positions that are not finite.
+            ValueError: another number of atoms, no such shape, positions or results that are not finite.
         """
         positions, cell = self._checked(positions, cell)
         functions, leaves, numbers = self._device
         if positions.ndim == 2:
             with jax.enable_x64(True):
                 packed = _arrived(functions.single(leaves, numbers, positions, cell))
-            energy = float(packed[0])
-            if not np.isfinite(energy):
-                self._require_finite(positions)
-            return energy, packed[1:].reshape(positions.shape).copy()
+            if not np.isfinite(packed).all():
+                self._refuse(positions)
+            return float(packed[0]), packed[1:].reshape(positions.shape).copy()
         self._require_finite(positions)
         cells = np.broadcast_to(cell, (len(positions), 3, 3))
         size = chunk_size(self.model.bytes_per_geometry, memory)
-        packed = np.empty((len(positions), 1 + positions[0].size))
+        packed = np.empty((len(positions), 1 + 3 * len(self)))
         for piece, result in map_chunks(functools.partial(functions.batch, leaves, numbers), (positions, cells), size):
             packed[piece] = result
+        if not np.isfinite(packed).all():
+            self._refuse(positions)
         return packed[:, 0].copy(), packed[:, 1:].reshape(positions.shape)
 
     def hessian(self, positions: Positions, cell=None, memory: int = _HESSIAN_MEMORY):
@@ -213,6 +214,14 @@ class ForceField(struct.PyTreeNode):
             raise ValueError(f"positions: {what} takes one geometry, shape ({len(self)}, 3), not a batch")
         self._require_finite(positions)
         return positions, cell
+
+    def _refuse(self, positions: np.ndarray) -> None:
+        self._require_finite(positions)
+        raise ValueError("positions: energy or forces are not finite there; two atoms may coincide")
+
+    def __getstate__(self) -> dict:
+        """Without compiled functions, which another process makes anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_device"}
 
     def _require_finite(self, positions: np.ndarray) -> None:
         if not np.isfinite(positions).all():

@@ -11,7 +11,7 @@ from scipy.spatial.distance import pdist
 from mlff.force_field import ForceField
 from mlff.images import jets
 from mlff.kernels import GlobalKernel
-from mlff.solve import LabelledFrames, Progress, solve
+from mlff.solve import IndefiniteMatrix, LabelledFrames, Progress, solve
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ START = 8.0  # of the data's own scale: smooth kernels of descriptors want to lo
 STEPS = 12  # the grid reaches this many factors either way
 MAX_FIT, MAX_VALIDATION = 300, 200  # frames used by the search
 MIN_FRAMES = 5
+TIE = 0.005  # relative difference of validation errors that says nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,8 @@ def search_lengthscale(
     """The length scale with the smallest validation error, over the geometric grid scale · 8 · √2^k.
 
     A fifth of the frames (at most 200) is held out, the rest (at most 300) is fitted; from the middle of the grid the
-    search walks downhill, a step of 2 first, then of √2, until both neighbours of the best are worse.
+    search walks downhill, a step of 2 first, then of √2, until both neighbours of the best are worse. Of those that are
+    as good as the best to half a percent the shortest is taken: the best conditioned, and no worse in its energies.
 
     Returns:
         the best length scale, and all trials in the order they were made.
@@ -93,14 +95,15 @@ def search_lengthscale(
             f"lengthscale: no kernel matrix around the data's scale ({start:.3g}) is positive definite with noise "
             f"{noise}; raise noise, or give a length scale"
         )
-    return start * FACTOR**best, trials
+    good = [k for k, value in errors.items() if value <= (1.0 + TIE) * errors[best]]
+    return start * FACTOR ** min(good), trials
 
 
 def _validation_error(kernel, training: LabelledFrames, validation: LabelledFrames, noise: dict[str, float]) -> float:
     try:
         solution = solve(kernel, training, noise)
-    except ValueError:
-        return np.inf  # not positive definite: no candidate
+    except IndefiniteMatrix:
+        return np.inf  # no candidate
     force_field = ForceField(solution.model, training.numbers, kernel, 1)
     energies, forces = force_field.energy_and_forces(validation.positions, validation.cells)
     difference = forces - validation.labels["forces"] if "forces" in noise else energies - validation.labels["energy"]

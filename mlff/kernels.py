@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,8 +58,18 @@ class Descriptor(struct.PyTreeNode):
             variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             if position and not variadic and parameter.default is parameter.empty and key not in (*given, *SUPPLIED):
                 raise ValueError(f"descriptor {name} needs a value of {key!r}; give functools.partial({name}, {key}=…)")
-        real = {key: value for key, value in given.items() if isinstance(value, (float, np.ndarray, jax.Array))}
+        if not hasattr(function, "__qualname__"):
+            raise ValueError(
+                f"descriptor={function!r} must be a function defined with def, so that a model file can name it"
+            )
+        real = {key: value for key, value in given.items() if _is_real(value)}
         rest = tuple(sorted((key, value) for key, value in given.items() if key not in real))
+        for key, value in rest:
+            if not _is_setting(value):
+                raise ValueError(
+                    f"descriptor {name}: {key}={value!r} must be a real number or array (a hyperparameter), or an integer, "
+                    "a string, a bool, None or nested tuples of them (a setting)"
+                )
         return cls(function, real, rest)
 
     @property
@@ -74,6 +85,16 @@ class Descriptor(struct.PyTreeNode):
         available = {"numbers": numbers, "cell": cell}
         supplied = {key: available[key] for key in self.uses}
         return self.function(positions, **self.arguments, **dict(self.settings), **supplied)
+
+
+def _is_real(value) -> bool:
+    return isinstance(value, float) or (hasattr(value, "dtype") and np.issubdtype(value.dtype, np.floating))
+
+
+def _is_setting(value) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_setting(item) for item in value)
+    return value is None or isinstance(value, (int, str))
 
 
 class GlobalKernel(struct.PyTreeNode):
@@ -107,7 +128,7 @@ class GlobalKernel(struct.PyTreeNode):
             elements = np.asarray(self.permutations)
             like = np.zeros(elements.shape[-1], dtype=int)  # which atoms are alike is the data's to say: `fit` checks
             object.__setattr__(self, "permutations", Permutations.from_elements(elements, like))
-        if isinstance(self.amplitude, (int, float)) and not self.amplitude > 0:
+        if isinstance(self.amplitude, numbers.Real) and not self.amplitude > 0:
             raise ValueError(f"amplitude={self.amplitude} must be positive (eV²), or None to take it from the data")
 
     def group(self, atoms: int) -> np.ndarray:
@@ -148,7 +169,7 @@ def check_symmetry(kernel: GlobalKernel, positions: np.ndarray, numbers: np.ndar
     features = jax.vmap(lambda x: kernel.features(x, numbers, cell))
     squares = np.asarray(jnp.sum((features(positions[group]) - features(displaced[group])) ** 2, axis=-1))
     worst = float(np.max(np.abs(squares / squares[0] - 1.0)))
-    if worst > 1e-8:
+    if not worst <= 1e-8:
         raise ValueError(
             f"permutations: exchanging atoms changes the distance between two descriptors of {kernel.descriptor.name} by "
             f"{worst:.1%}, so the permutation sum is no kernel; use a descriptor whose features the exchange permutes and "
@@ -176,6 +197,9 @@ def feature_permutations(
 
     images = features(first[group])
     base = features(first[None])[0]
+    ordered = np.sort(base)
+    if np.any(np.diff(ordered) <= 1e-10 * np.abs(ordered[1:])):
+        return None  # equal features, such as those beyond a cutoff, do not say which of them went where
     ranks = np.argsort(images, axis=1)
     arrangement = np.empty_like(ranks)
     np.put_along_axis(arrangement, ranks, np.broadcast_to(np.argsort(base), ranks.shape), axis=1)

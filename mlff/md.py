@@ -1,4 +1,4 @@
-"""Molecular dynamics through ASE: NVE by velocity Verlet, NVT by Langevin, with a log and a resumable trajectory."""
+"""Molecular dynamics through ASE: NVE by velocity Verlet, NVT by Langevin, with a trajectory that can be resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
-from mlff.units import FEMTOSECOND
+from mlff.units import FEMTOSECOND, KB
 
 DIVERGED = 50.0  # Å; an atom further than this from the centre of an isolated molecule has left it
 
@@ -22,7 +22,9 @@ DIVERGED = 50.0  # Å; an atom further than this from the centre of an isolated 
 class Run:
     """What a run recorded, every `interval` steps.
 
-    times: fs, shape (k,); total, potential: eV, shape (k,); temperatures: K, shape (k,); positions: Å, shape (k, n, 3).
+    times: fs, shape (k,); total, potential: eV, shape (k,); positions: Å, shape (k, n, 3); temperatures: of the internal
+    degrees of freedom, K, shape (k,): kinetic energy less that of the motion and rotation of the whole, over 3n − 6
+    degrees (3n − 5 linear, 3n − 3 periodic).
     """
 
     times: np.ndarray
@@ -38,8 +40,27 @@ class Run:
         return float(1000.0 * slope / self.positions.shape[1])
 
 
+def internal_temperature(atoms: Atoms) -> float:
+    """Temperature of the internal degrees of freedom, K; motion and rotation of the whole stay out of energy and count."""
+    momenta, degrees = atoms.get_momenta(), 3 * len(atoms) - 3
+    energy = atoms.get_kinetic_energy() - np.sum(momenta.sum(axis=0) ** 2) / (2 * atoms.get_masses().sum())
+    if not atoms.pbc.any():
+        inertia = atoms.get_moments_of_inertia(vectors=True)
+        turning = inertia[0] > 1e-4 * inertia[0].max()
+        along = inertia[1][turning] @ atoms.get_angular_momentum()
+        energy -= np.sum(along**2 / (2 * inertia[0][turning]))
+        degrees -= int(turning.sum())
+    return float(2 * energy / (degrees * KB)) if degrees > 0 else 0.0
+
+
 def thermalise(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
-    """Maxwell–Boltzmann momenta at `temperature` (K), without motion or rotation of the whole molecule."""
+    """Maxwell–Boltzmann momenta at `temperature` (K), without motion or rotation of the whole molecule.
+
+    Raises:
+        ValueError: a temperature that is negative or not finite.
+    """
+    if not 0 <= temperature < np.inf:
+        raise ValueError(f"temperature={temperature} (K) must not be negative")
     thermalize_momenta(atoms, temperature, rng=rng)
     Stationary(atoms)
     ZeroRotation(atoms)
@@ -72,8 +93,11 @@ def run(
     Raises:
         ValueError: arguments out of range; the molecule flies apart (the step and atom are named).
     """
-    if steps < 1 or interval < 1 or timestep <= 0:
+    if steps < 1 or interval < 1 or not 0 < timestep < np.inf:
         raise ValueError(f"steps={steps}, interval={interval} and timestep={timestep} must be positive")
+    if temperature is not None and not (0 <= temperature < np.inf and 0 <= friction < np.inf):
+        raise ValueError(f"temperature={temperature} (K) and friction={friction} (1/fs) must not be negative")
+    atoms.get_potential_energy()  # what is wrong with the atoms shows before anything is written
     if temperature is None:
         dynamics = VelocityVerlet(atoms, timestep * FEMTOSECOND)
     else:
@@ -89,7 +113,7 @@ def run(
         _require_bound(atoms, step)
         potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
         records.append(
-            (step * timestep, potential + kinetic, potential, atoms.get_temperature(), atoms.positions.copy())
+            (step * timestep, potential + kinetic, potential, internal_temperature(atoms), atoms.positions.copy())
         )
         if writer is not None and (dynamics.nsteps > 0 or first_step == 0):
             atoms.info["step"] = step
@@ -99,6 +123,8 @@ def run(
     dynamics.attach(record, interval=interval)
     try:
         dynamics.run(steps)
+        if steps % interval:
+            record()
     finally:
         if writer is not None:
             writer.close()

@@ -15,7 +15,8 @@ from mlff.units import symbols
 class Evaluation:
     """Errors on a data set: MAE and RMSE of energies (eV) and force components (eV/Å).
 
-    Labels that the data lack give NaN. `slope` is that of predicted against reference energies (1 when all is well,
+    Labels that the data lack give NaN, and so do energies of a model
+    that was trained without any. `slope` is that of predicted against reference energies (1 when all is well,
     NaN when there are no energies); arrays of references and predictions are kept for plots.
     """
 
@@ -69,7 +70,9 @@ def compare(force_field: ForceField, data: Dataset) -> Evaluation:
     cells = np.stack([frame.cell for frame in data])
     energies, forces = force_field.energy_and_forces(data.uniform_positions(), cells)
     empty = np.full_like(energies, np.nan), np.full_like(forces, np.nan)
-    reference_energies = data.array("energy") if "energy" in data.label_names else empty[0]
+    # a model of forces alone knows energies up to a constant only
+    comparable = "energy" in data.label_names and force_field.record.get("energy_constant", True)
+    reference_energies = data.array("energy") if comparable else empty[0]
     reference_forces = data.array("forces") if "forces" in data.label_names else empty[1]
     energy_error, force_error = energies - reference_energies, forces - reference_forces
     elements = {
@@ -91,8 +94,13 @@ def compare(force_field: ForceField, data: Dataset) -> Evaluation:
 
 def require_same_atoms(force_field: ForceField, numbers: np.ndarray, where: str) -> None:
     """Refuse atoms that differ from the force field's in number, kind or order."""
-    if not np.array_equal(numbers, force_field.numbers):
-        ours, theirs = "".join(symbols(force_field.numbers)), "".join(symbols(numbers))
+    require_same_order(force_field.numbers, numbers, where)
+
+
+def require_same_order(expected: np.ndarray, numbers: np.ndarray, where: str) -> None:
+    """Refuse atoms that differ from the expected ones in number, kind or order."""
+    if not np.array_equal(numbers, expected):
+        ours, theirs = "".join(symbols(expected)), "".join(symbols(numbers))
         raise ValueError(
             f"{where}: the force field is for {ours}, in this order of atoms, received {theirs}; "
             "reorder the atoms, or fit a force field for them"

@@ -6,10 +6,12 @@ labels of order m and results of order n need m + n ≤ order.
 
 import functools
 import math
+import numbers
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Float
 
@@ -56,8 +58,7 @@ class Radial(struct.PyTreeNode):
     label: ClassVar[str]
 
     def __post_init__(self):
-        if isinstance(self.lengthscale, (int, float)) and not 0.0 < self.lengthscale < math.inf:
-            raise ValueError(f"lengthscale={self.lengthscale} must be a positive, finite number")
+        _require_positive("lengthscale", self.lengthscale)
 
     def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         raise NotImplementedError
@@ -68,6 +69,12 @@ class Radial(struct.PyTreeNode):
         for _ in range(count):
             functions.append(_slope(functions[-1]))
         return tuple(function(s) for function in functions)
+
+
+def _require_positive(name: str, value) -> None:
+    """Numbers and NumPy arrays only: tracers have no values yet."""
+    if isinstance(value, (numbers.Real, np.ndarray)) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
+        raise ValueError(f"{name}={value} must be positive and finite")
 
 
 def _slope(function):
@@ -123,6 +130,10 @@ class RationalQuadratic(Radial):
 
     order: ClassVar[float] = math.inf
     label: ClassVar[str] = "rational quadratic"
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_positive("alpha", self.alpha)
 
     def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return (1.0 + s / (2.0 * self.alpha)) ** (-self.alpha)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import zipfile
+import zlib
 from typing import NamedTuple
 
 import ase.io
@@ -37,10 +39,12 @@ def read_npz(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Con
         ValueError: naming the file; no plain arrays, arrays missing or of wrong shape, units not stated.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path.name}: cannot be read as an npz file of plain arrays ({error})") from error
+    if unknown := sorted(set(keys) - set(NPZ_NAMES)):
+        raise ValueError(f"keys: {unknown[0]!r} is not known for npz files; there are {', '.join(NPZ_NAMES)}")
     names = {kind: (keys[kind],) if kind in keys else usual for kind, usual in NPZ_NAMES.items()}
     found = {kind: next((name for name in options if name in arrays), None) for kind, options in names.items()}
     for kind in ("positions", "numbers"):
@@ -61,7 +65,7 @@ def read_npz(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Con
     for kind, shape, unit in (("energy", (), energy_unit), ("forces", (atoms, 3), energy_unit / length_unit)):
         if found[kind] is not None:
             values = np.asarray(arrays[found[kind]], dtype=np.float64)
-            if values.size != frames * int(np.prod(shape)):
+            if values.shape != (frames, *shape) and not (kind == "energy" and values.shape == (frames, 1)):
                 raise ValueError(f"{path.name}: {found[kind]} has shape {values.shape}, expected {(frames, *shape)}")
             labels[kind] = values.reshape(frames, *shape) * unit
     read = [
@@ -75,15 +79,13 @@ def read_npz(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Con
 
 
 def _npz_units(path: pathlib.Path, units: str | None, arrays: dict) -> tuple[float, float, str]:
-    inside = None
-    if "e_unit" in arrays or "r_unit" in arrays:
-        inside = f"{arrays.get('e_unit', 'kcal/mol')}/{arrays.get('r_unit', 'Ang')}"
+    inside = f"{arrays['e_unit']}/{arrays['r_unit']}" if {"e_unit", "r_unit"} <= set(arrays) else None
     text = units or inside
     if text is None:
         raise ValueError(
             f"{path.name}: its units are not stated; say units='kcal/mol', 'eV' or 'hartree/bohr' (energy, or energy/length)"
         )
-    return *parse_units(text), f"{text} ({'as stated by the user' if units else 'as stated by the file'})"
+    return *parse_units(text), _said(units, inside)
 
 
 def read_ase(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Content:
@@ -92,32 +94,20 @@ def read_ase(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Con
     Raises:
         ValueError: naming file and frame; ASE cannot read it, labels of wrong shape, units of own keys not stated.
     """
-    try:
-        images = ase.io.read(path, index=":")
-    except Exception as error:  # ASE's readers raise whatever their parsers do
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(
-            f"{path.name}: ASE cannot read it ({reason}); is it complete and of a format ASE knows?"
-        ) from error
+    if unknown := sorted(set(keys) - set(LABELS)):
+        raise ValueError(f"keys: {unknown[0]!r} is not known; there are {', '.join(LABELS)}")
+    images = _images(path)
     frames, said, found = [], "", set()
     for i, atoms in enumerate(images):
         where = f"{path.name}: frame {i}"
-        inside = next((str(atoms.info[key]) for key in UNIT_KEYS if key in atoms.info), None)
+        inside = _stated(atoms)
         if units is None and inside is None and keys:
             raise ValueError(
                 f"{where}: the units of {', '.join(keys.values())} are not stated; say units='eV', 'kcal/mol' or 'hartree/bohr'"
             )
         energy_unit, length_unit = parse_units(units or inside or "eV")
-        said = (
-            f"{units} (as stated by the user)"
-            if units
-            else f"{inside} (as stated by the file)"
-            if inside
-            else "eV, Å (ASE's)"
-        )
-        system = System.from_ase(atoms)
-        if length_unit != 1.0:
-            system = system.replace(positions=system.positions * length_unit, cell=system.cell * length_unit)
+        said = _said(units, inside)
+        system = _in_angstrom(atoms, length_unit)
         scales = {
             "energy": energy_unit, "forces": energy_unit / length_unit,
             "hessian": energy_unit / length_unit**2, "stress": energy_unit / length_unit**3,
@@ -132,8 +122,47 @@ def read_ase(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Con
     return Content(frames, said, sorted(found))
 
 
+def read_geometry(path: pathlib.Path) -> System:
+    """The last geometry of a file that ASE reads, in Å by the units that the file states.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: ASE cannot read it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    atoms = _images(path)[-1]
+    inside = _stated(atoms)
+    return _in_angstrom(atoms, parse_units(inside)[1] if inside else 1.0)
+
+
+def _images(path: pathlib.Path) -> list[Atoms]:
+    try:
+        return ase.io.read(path, index=":")
+    except Exception as error:  # ASE's readers raise whatever their parsers do
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{path.name}: ASE cannot read it ({reason}); is it complete and of a format ASE knows?"
+        ) from error
+
+
+def _stated(atoms: Atoms) -> str | None:
+    return next((str(atoms.info[key]) for key in UNIT_KEYS if key in atoms.info), None)
+
+
+def _said(units: str | None, inside: str | None) -> str:
+    if units:
+        return f"{units} (as stated by the user)"
+    return f"{inside} (as stated by the file)" if inside else "eV, Å (ASE's)"
+
+
+def _in_angstrom(atoms: Atoms, length_unit: float) -> System:
+    system = System.from_ase(atoms)
+    return system.replace(positions=system.positions * length_unit, cell=system.cell * length_unit)
+
+
 def _ase_label(atoms: Atoms, name: str, key: str | None):
-    """REF_ key, else calculator result, else the explicit key (which, when given, is the only place)."""
+    """The explicit key where one is given, else the REF_ key, else the calculator's result."""
     for candidate in (key,) if key else (f"REF_{name}", f"REF_{name}".lower()):
         if candidate in atoms.info:
             return atoms.info[candidate]

@@ -112,7 +112,14 @@ def write_report(
         **fit_summary(force_field, evaluation),
         "symmetry": group.certificate() if group is not None else {"order": 1, "generators": []},
         "self_check": [
-            {"name": c.name, "value": c.value, "bound": c.bound, "unit": c.unit, "passed": c.passed} for c in checks
+            {
+                "name": c.name,
+                "value": c.value if np.isfinite(c.value) else None,
+                "bound": c.bound,
+                "unit": c.unit,
+                "passed": c.passed,
+            }
+            for c in checks
         ],
         "versions": force_field.record["versions"],
         "source": force_field.record["source"],
@@ -134,7 +141,7 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
     parts = [f"# Force field of {formula(force_field.numbers)}\n"]
     parts.append(
         f"{record['n_train']} training frames of `{record['source']}` ({record['units']}), labels "
-        f"{', '.join(record['labels'])}; {radial.label} kernel, length scale {_plain(radial.lengthscale):.4g}, on "
+        f"{', '.join(record['labels'])}; {radial.label} kernel, length scale {scale_text(radial.lengthscale)}, on "
         f"`{force_field.kernel.descriptor.name}`; noise "
         + ", ".join(f"{name} {value:.2g}" for name, value in record["noise"].items())
         + f"; {record['rows']} linear equations, {record['fit_seconds']:.1f} s, peak memory "
@@ -164,12 +171,18 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
             (g["cycles"], "given" if g["residual"] is None else f"{g['residual']:.3f}", g["pairs"]) for g in generators
         ]
         parts.append(_table(("generator", "best superposition of two frames (Å)", "pairs of frames"), rows))
-    rows = [(c["name"], f"{c['value']:.2e} {c['unit']}", f"{c['bound']:g}", "yes" if c["passed"] else "**no**")
-            for c in summary["self_check"]]  # fmt: skip
+    rows = []
+    for c in summary["self_check"]:
+        measured = "flew apart" if c["value"] is None else f"{c['value']:.2e} {c['unit']}"
+        rows.append((c["name"], measured, f"{c['bound']:g}", "yes" if c["passed"] else "**no**"))
     parts.append("## Self-check\n\n" + _table(("property", "measured", "bound", "holds"), rows))
     if record["lengthscales_tried"]:
-        rows = [(f"{scale:.4g}", f"{error:.5g}") for scale, error in sorted(record["lengthscales_tried"])]
-        parts.append("## Length scales tried\n\n" + _table(("length scale", "RMSE on held-out frames (eV/Å)"), rows))
+        rows = [
+            (f"{scale:.4g}", "not positive definite" if error is None else f"{error:.5g}")
+            for scale, error in sorted(record["lengthscales_tried"])
+        ]
+        unit = "eV/Å" if "forces" in record["labels"] else "eV"
+        parts.append("## Length scales tried\n\n" + _table(("length scale", f"RMSE on held-out frames ({unit})"), rows))
     return "\n".join(parts)
 
 
@@ -192,6 +205,11 @@ def _error_row(name: str, errors: dict) -> tuple:
 def _table(head: tuple, rows: list[tuple]) -> str:
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines) + "\n"
+
+
+def scale_text(lengthscale) -> str:
+    """A length scale, or one per feature, for people."""
+    return ", ".join(f"{value:.4g}" for value in np.atleast_1d(lengthscale))
 
 
 def _plain(lengthscale):

@@ -19,6 +19,10 @@ TILE_ROWS = 2048
 Progress = Callable[[str, float], None]
 
 
+class IndefiniteMatrix(ValueError):
+    """The kernel matrix is not positive definite to rounding; its message says what to do."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelledFrames:
     """What the solve needs of a data set, as arrays: one composition, one order of atoms.
@@ -69,7 +73,8 @@ def solve(
         noise: standard deviation of each kind of label that enters, in its unit.
         progress: called with a stage's name and how much of it is done.
     Raises:
-        ValueError: the matrix is not positive definite; the message says what to do.
+        IndefiniteMatrix: it is not positive definite; the message says what to do.
+        ValueError: the descriptor is not finite, or the matrix larger than the machine's memory.
     """
     rows, side = _rows(kernel, frames, noise, progress)
     images = feature_permutations(kernel, frames.positions[0], frames.numbers, frames.cells[0])
@@ -84,7 +89,7 @@ def solve(
         matrix.cholesky(lambda fraction: progress("factorise", fraction))
     except NotPositiveDefinite as error:
         frame = int(np.searchsorted(np.cumsum(counts), error.row, side="right"))
-        raise ValueError(
+        raise IndefiniteMatrix(
             f"the kernel matrix is not positive definite at training frame {frame} of {len(rows)}: its labels follow from "
             f"the earlier frames' to rounding; raise noise (now {_describe(noise)}), shorten the length scale "
             f"(now {np.min(kernel.radial.lengthscale):.4g}), or remove near-duplicate frames"

@@ -223,7 +223,7 @@ def _independent(candidates: np.ndarray, order: int) -> np.ndarray:
 def _neighbours(matrices: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Pairs of frames nearest to each other in their distances, sorted within each pair of species; shape (k, 2)."""
     frames, atoms = matrices.shape[:2]
-    if frames == 1:
+    if frames == 1 or atoms == 1:
         return np.zeros((1, 2), dtype=int)
     first, second = np.triu_indices(atoms, k=1)
     low, high = np.sort([numbers[first], numbers[second]], axis=0)

@@ -57,17 +57,17 @@ def run(app: typer.Typer) -> None:
     except (ValueError, OSError) as error:
         typer.echo(f"error: {_one_line(error)}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
     except Exception as error:
         message = getattr(error, "format_message", None)  # usage errors of the option parser
         if message is None:
             raise
-        typer.echo(f"error: {message()}; mlff --help tells more" if message() else "", err=True)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(message())
+            sys.exit(2)
+        typer.echo(f"error: {_one_line(message())}; mlff --help tells more", err=True)
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     return " ".join(str(error).split())

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from ase.vibrations import VibrationsData
+
+from mlff.units import INVERSE_CM
+
+LINEAR = 1e-2  # of the largest: a rotation whose root moment of inertia is smaller is the bending of a linear molecule
 
 
 def normal_modes(atoms: Atoms) -> VibrationsData:
@@ -30,15 +34,18 @@ def frequencies(atoms: Atoms) -> np.ndarray:
     """Harmonic frequencies of the vibrations alone, 1/cm, ascending; imaginary ones negative.
 
     Translations and rotations are projected out of the mass-weighted Hessian, so that 3n − 6 numbers remain
-    (3n − 5 for linear molecules). Needs a molecule without constraints.
-    """
-    from mlff.units import INVERSE_CM
+    (3n − 5 for linear molecules, bent by less than some 0.02 Å).
 
+    Raises:
+        ValueError: atoms with constraints, whose rigid motions are no zero modes; `normal_modes` takes them.
+    """
+    if atoms.constraints:
+        raise ValueError("atoms: frequencies takes a free molecule; use normal_modes for atoms with constraints")
     modes = normal_modes(atoms)
     masses = np.repeat(atoms.get_masses(), 3)
     rigid = _rigid_motions(atoms) * np.sqrt(masses)
     u, singular, _ = np.linalg.svd(rigid.T, full_matrices=True)
-    internal = u[:, np.sum(singular > 1e-6 * singular[0]) :]
+    internal = u[:, np.sum(singular > LINEAR * singular[0]) :]
     weighted = modes.get_hessian_2d() / np.sqrt(masses[:, None] * masses)
     eigenvalues = np.linalg.eigvalsh(internal.T @ weighted @ internal)
     return np.sign(eigenvalues) * np.sqrt(np.abs(eigenvalues)) * _frequency_unit() / INVERSE_CM
@@ -46,8 +53,6 @@ def frequencies(atoms: Atoms) -> np.ndarray:
 
 def _frequency_unit() -> float:
     """ħ times the unit √(eV/Å²/u), eV."""
-    from ase import units
-
     return units._hbar * 1e10 / np.sqrt(units._e * units._amu)
 
 

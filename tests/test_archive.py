@@ -142,3 +142,22 @@ def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         archive.write_whole(tmp_path / "m.mlff", b"new")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_descriptor_of_a_script_is_refused(tmp_path, datasets):
+    """__main__ is another module in every process."""
+    script = (
+        "import mlff, sys, descriptors\n"
+        "def mine(positions):\n    return descriptors.inverse_distances(positions)\n"
+        "data = mlff.Dataset.read(sys.argv[1], index=':5')\n"
+        "mlff.fit(mlff.GlobalKernel(mine, mlff.Matern52(lengthscale=2.0)), data).save('x.mlff')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(datasets / "water.extxyz")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "define it with def at the top level of a module" in done.stderr
+    assert not list(tmp_path.iterdir())

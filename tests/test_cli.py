@@ -72,7 +72,7 @@ def test_show(folder):
 
 def test_md_nve_and_thermostat_and_resume(folder):
     numbers = json.loads(
-        mlff_command("md", "w.mlff", "--nve", "--steps", 400, "--out", "nve.traj", "--json", cwd=folder).stdout
+        mlff_command("md", "w.mlff", "--nve", "--steps", 1200, "--out", "nve.traj", "--json", cwd=folder).stdout
     )
     assert abs(numbers["drift_mev_per_atom_per_ps"]) < 1.0
     text = mlff_command("md", "w.mlff", "--steps", 40, "--out", "nvt.traj", "--temperature", 500, cwd=folder).stdout

@@ -119,13 +119,20 @@ def foreign_version(folder, datasets, model_file):
     return ["md", "new.mlff", "--steps", "5"]
 
 
+def damaged_npz(folder, datasets, model_file):
+    np.savez(folder / "in.npz", R=np.zeros((4, 3, 3)))
+    content = (folder / "in.npz").read_bytes()
+    (folder / "in.npz").write_bytes(content[: len(content) // 2])
+    return ["fit", "in.npz", "--units", "eV"]
+
+
 def garbage(folder, datasets, model_file):
     (folder / "in.extxyz").write_text("this is no frame\n")
     return ["fit", "in.extxyz"]
 
 
 def existing_trajectory(folder, datasets, model_file):
-    (folder / "md.traj").write_bytes(b"")
+    (folder / "md.traj").write_bytes(b"something")
     return ["md", str(model_file), "--steps", "5"]
 
 
@@ -182,7 +189,7 @@ CASES = {
     ),
     "negative length scale": (
         arguments("fit", "WATER", "--lengthscale", "-2"),
-        r"lengthscale=-2\.0 must be a positive",
+        r"lengthscale=-2\.0 must be positive",
     ),
     "negative noise": (
         arguments("fit", "WATER", "--lengthscale", "3", "--noise", "-1"),
@@ -207,6 +214,31 @@ CASES = {
         arguments("md", "MODEL", "--resume", "--out", "x.traj"),
         r"x\.traj: no trajectory of mlff md to resume",
     ),
+    "output that is a folder": (arguments("fit", "WATER", "--out", "."), r"--out \.: is a folder; name a file in it"),
+    "test frames of another molecule": (
+        arguments("fit", "WATER", "--lengthscale", "3", "--test", "ETHANOL"),
+        r"ethanol\.extxyz: the force field is for OHH",
+    ),
+    "damaged npz": (damaged_npz, r"in\.npz: cannot be read as an npz file"),
+    "empty frame index": (arguments("fit", "WATER", "--frames", ""), r"index='' is not understood"),
+    "unknown label of a key": (
+        arguments("fit", "WATER", "--key", "enrgy=foo"),
+        r"keys: 'enrgy' is not known; there are energy",
+    ),
+    "atom-major forces": (
+        npz(units="eV", forces=np.zeros((3, 30, 3))),
+        r"in\.npz: forces has shape \(3, 30, 3\), expected",
+    ),
+    "length unit alone": (npz(r_unit="Ang"), r"in\.npz: its units are not stated"),
+    "malformed noise": (
+        arguments("fit", "WATER", "--noise", "energy=small"),
+        r"--noise energy=small: write 0\.001, or",
+    ),
+    "negative temperature": (
+        arguments("md", "MODEL", "--temperature", "-300"),
+        r"temperature=-300\.0 \(K\) must not be negative",
+    ),
+    "start that ASE cannot read": (arguments("md", "MODEL", "--start", "MODEL"), r"w\.mlff: ASE cannot read it"),
     "no steps": (arguments("md", "MODEL", "--steps", "0"), r"--steps 0 must be at least 1"),
 }
 
@@ -269,6 +301,11 @@ def test_a_process_shows_no_traceback(tmp_path):
             lambda ff, w: mlff.fit(ff.kernel.replace(permutations=[[0, 1], [1, 0]]), w[:5]),
             r"permutations are of 2 atoms",
         ),
+        (lambda ff, w: ff.energy(np.array([[np.inf, 0, 0], [0, 0, 1], [0, 1, 0]])), r"positions: not all finite"),
+        (lambda ff, w: ff.forces(np.zeros((3, 3))), r"two atoms may coincide"),
+        (lambda ff, w: ff.forces(np.zeros((2, 3, 3))), r"two atoms may coincide"),
+        (lambda ff, w: mlff.RationalQuadratic(lengthscale=1.0, alpha=-1.0), r"alpha=-1\.0 must be positive"),
+        (lambda ff, w: mlff.Matern52(lengthscale=np.array([1.0, -1.0])), r"must be positive and finite"),
         (lambda ff, w: mlff.find_permutations(w, reach="all"), r"reach='all' is not known"),
         (lambda ff, w: mlff.Dataset.read("x.npz", labels=["spin"]), r"no such file|not known"),
     ],

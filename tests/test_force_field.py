@@ -257,3 +257,17 @@ def test_hyperparameters_of_the_descriptor_are_differentiable(water):
         numeric = (float(energy(-1.5 + 1e-5)) - float(energy(-1.5 - 1e-5))) / 2e-5
     assert slope == pytest.approx(numeric, rel=1e-5)
     assert abs(slope) > 1e-3
+
+
+def test_travels_to_other_processes(water_model, water):
+    import pickle
+
+    x = water[0].positions
+    forces = water_model.forces(x)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(water_model)).forces(x), forces)
+
+
+def test_an_empty_batch_is_empty(water_model):
+    energies, forces = water_model.energy_and_forces(np.zeros((0, 3, 3)))
+    assert energies.shape == (0,)
+    assert forces.shape == (0, 3, 3)

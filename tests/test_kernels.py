@@ -98,3 +98,28 @@ def test_images_as_points_and_as_rearrangements_are_one_model(water):
     assert len(two.model.points) == 40
     x = water[50:60].uniform_positions()
     np.testing.assert_allclose(one.forces(x), two.forces(x), atol=1e-8)
+
+
+def short_sighted(positions):
+    """Smooth, and exactly zero for all pairs beyond 2.2 Å: features that tie."""
+    from descriptors.geometry import pair_distances
+
+    r = pair_distances(positions)
+    return jax.numpy.where(r < 2.2, (1.0 - (r / 2.2) ** 2) ** 4, 0.0)
+
+
+def test_features_that_tie_are_no_rearrangement(ethanol):
+    """Zeros cannot tell which of them went where: images are computed, and the model stays invariant."""
+    group = mlff.find_permutations(ethanol)
+    kernel = mlff.GlobalKernel(short_sighted, mlff.Matern52(lengthscale=1.0), group)
+    frame = ethanol[0]
+    assert feature_permutations(kernel, frame.positions, frame.numbers, frame.cell) is None
+    force_field = mlff.fit(kernel, ethanol[:20], noise=1e-2)
+    x = ethanol[50].positions
+    np.testing.assert_allclose(force_field.energy(x[group.indices]), force_field.energy(x), atol=1e-8)
+
+
+@pytest.mark.parametrize("value", [np.array([0, 1]), [0, 1], {"a": 1}])
+def test_arguments_that_a_file_could_not_hold(value):
+    with pytest.raises(ValueError, match="must be a real number or array"):
+        mlff.Descriptor.wrap(functools.partial(with_numbers, kind=value))

@@ -87,3 +87,40 @@ def test_flying_apart_is_an_error(atoms):
 def test_arguments_must_be_positive(atoms, arguments):
     with pytest.raises(ValueError, match="must be positive"):
         md.run(atoms, **arguments)
+
+
+def test_temperature_is_of_the_internal_degrees_of_freedom(atoms):
+    """Water at 300 K with rigid motions frozen: 3 degrees of freedom, whatever the molecule as a whole does."""
+    kinetic = atoms.get_kinetic_energy()
+    internal = md.internal_temperature(atoms)
+    assert internal == pytest.approx(2 * kinetic / (3 * 8.617333e-5), rel=1e-6)
+    atoms.set_momenta(atoms.get_momenta() + atoms.get_masses()[:, None] * np.array([0.1, 0.2, -0.1]))
+    assert md.internal_temperature(atoms) == pytest.approx(internal, rel=1e-9)
+    centred = atoms.positions - atoms.get_center_of_mass()
+    spin = np.cross([0.01, 0.02, -0.03], centred)
+    atoms.set_momenta(atoms.get_masses()[:, None] * spin)
+    assert md.internal_temperature(atoms) == pytest.approx(0.0, abs=1e-8)
+
+
+def test_the_last_step_is_recorded(atoms, tmp_path):
+    run = md.run(atoms, 50, interval=20, trajectory=tmp_path / "w.traj")
+    np.testing.assert_allclose(run.times, [0, 10, 20, 25])
+    assert md.resume(tmp_path / "w.traj")[1] == 50
+
+
+def test_wrong_atoms_leave_no_trajectory(atoms, tmp_path):
+    atoms.cell, atoms.pbc = [9, 9, 9], True
+    with pytest.raises(ValueError, match="takes no cell"):
+        md.run(atoms, 5, trajectory=tmp_path / "w.traj")
+    assert not list(tmp_path.iterdir())
+
+
+def test_start_is_read_in_the_units_of_its_file(tmp_path, atoms, water_model):
+    from ase.io import write
+
+    from mlff.readers import read_geometry
+
+    scaled = Atoms("OH2", atoms.positions / 0.529177210544)
+    scaled.info["units"] = "hartree/bohr"
+    write(tmp_path / "bohr.extxyz", scaled)
+    np.testing.assert_allclose(read_geometry(tmp_path / "bohr.extxyz").positions, atoms.positions, atol=1e-6)

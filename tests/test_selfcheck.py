@@ -40,3 +40,15 @@ def test_catches_a_descriptor_that_is_not_invariant(water):
 
 def test_numbers_are_finite(water_model, water):
     assert all(np.isfinite(check.value) for check in mlff.self_check(water_model, water[3].positions))
+
+
+def test_flying_apart_is_a_failed_check(water_model, water, monkeypatch):
+    from mlff import md
+
+    def apart(*_):
+        raise ValueError("step 3: atom 1 has left the molecule")
+
+    monkeypatch.setattr(md, "run", apart)
+    drift = mlff.self_check(water_model, water[0].positions)[-1]
+    assert not drift.passed
+    assert np.isinf(drift.value)

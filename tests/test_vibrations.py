@@ -66,3 +66,25 @@ def test_constrained_atoms_stay_out(relaxed):
 def test_needs_a_hessian():
     with pytest.raises(ValueError, match="get_hessian"):
         mlff.normal_modes(Atoms("OH2", np.eye(3)))
+
+
+def test_a_slightly_bent_molecule_keeps_its_bends():
+    """Relaxations leave a linear molecule bent by 1e-4 Å; the near-rotation about its axis is a vibration."""
+
+    class Stiff:
+        def get_hessian(self, atoms):
+            return 10.0 * np.eye(9)
+
+    for bend in (0.0, 1e-6, 1e-4, 5e-3):
+        atoms = Atoms("CO2", [[bend, 0, 0], [0, 0, 1.16], [0, 0, -1.16]])
+        atoms.calc = Stiff()
+        assert len(mlff.frequencies(atoms)) == 4
+    atoms = Atoms("CO2", [[0.3, 0, 0], [0, 0, 1.16], [0, 0, -1.16]])
+    atoms.calc = Stiff()
+    assert len(mlff.frequencies(atoms)) == 3
+
+
+def test_constraints_are_for_normal_modes(relaxed):
+    relaxed.set_constraint(FixAtoms([0]))
+    with pytest.raises(ValueError, match="use normal_modes"):
+        mlff.frequencies(relaxed)

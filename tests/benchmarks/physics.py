@@ -65,8 +65,9 @@ def main() -> None:
         f"\nmean absolute deviation {np.abs(ours - theirs).mean():.2f} 1/cm, largest {np.abs(ours - theirs).max():.1f}"
     )
 
+    # from the minimum half of the kinetic energy becomes potential energy
     md.thermalise(atoms, 500.0, np.random.default_rng(0))
-    md.run(atoms, 10_000, timestep=0.5, temperature=500.0, friction=0.02)  # 5 ps to reach 500 K
+    atoms.set_momenta(atoms.get_momenta() * np.sqrt(1000.0 / md.internal_temperature(atoms)))
     steps = int(arguments.picoseconds * 2000)
     started = time.perf_counter()
     run = md.run(atoms, steps, timestep=0.5, interval=20)
