@@ -47,7 +47,7 @@ Units = Annotated[
     str | None, typer.Option(help="What the file holds: kcal/mol, hartree/bohr, eV … (energy, or energy/length).")
 ]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Key = Annotated[list[str], typer.Option(help="A label under another name, label=key; repeat for several.")]
+Key = Annotated[list[str] | None, typer.Option(help="A label under another name, label=key; repeat for several.")]
 Data = Annotated[pathlib.Path, typer.Argument(help="Reference frames: anything ASE reads, or npz.")]
 Model = Annotated[pathlib.Path, typer.Argument(help="A model file that mlff fit wrote.")]
 
@@ -70,15 +70,15 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of --train and of the frames that the search holds out.")] = 0,
     test: Annotated[pathlib.Path | None, typer.Option(help="Frames to test on; else those --train leaves.")] = None,
     units: Units = None,
-    key: Key = [],  # noqa: B006
+    key: Key = None,
     labels: Annotated[
         Labels, typer.Option(help="Energies fix the constant, or are labels of their own.")
     ] = Labels.forces,
     kernel: Annotated[Kernel, typer.Option(help="Radial function.")] = Kernel.matern52,
     lengthscale: Annotated[float | None, typer.Option(help="Without it, found by validation.")] = None,
     noise: Annotated[
-        list[str], typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
-    ] = [],  # noqa: B006
+        list[str] | None, typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
+    ] = None,
     reach: Annotated[
         Reach, typer.Option(help="Permutations: those the dynamics reaches, all of the bond graph, none.")
     ] = Reach.dynamics,
@@ -129,12 +129,7 @@ def fit(
     summary = fit_summary(fitted, evaluation)
     if as_json:
         return terminal.print_json(summary)
-    size = 1 if group is None else len(group)
-    terminal.say(f"{everything}; units {everything.units}")
-    terminal.say(f"{len(everything)} training frames, {size} permutation{'s' * (size != 1)}, length scale {summary['lengthscale']:.4g}"
-         + (f" ({len(summary['lengthscales_tried'])} tried)" if summary["lengthscales_tried"] else ""))  # fmt: skip
-    terminal.say(f"fit in {summary['fit_seconds']:.1f} s, peak memory {summary['peak_memory_mb']:.0f} MB")
-    terminal.say(f"test on {evaluation}" if evaluation else "no test frames; give --test or --train N")
+    _say_fit(everything, fitted, summary, evaluation)
     for path in written:
         terminal.say(f"wrote {path}")
 
@@ -145,7 +140,7 @@ def test(
     data: Data,
     frames: Annotated[str, typer.Option(help="Test frames in ASE's index syntax.")] = ":",
     units: Units = None,
-    key: Key = [],  # noqa: B006
+    key: Key = None,
     plot: Annotated[pathlib.Path | None, typer.Option(help="Write parity plots to this PNG file.")] = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -329,9 +324,22 @@ def _start(force_field, path: pathlib.Path | None):
     return atoms
 
 
-def _keys(pairs: list[str]) -> dict[str, str]:
+def _say_fit(data, force_field, summary: dict, evaluation) -> None:
+    from mlff.report import scale_text
+
+    size, tried = summary["permutations"], len(summary["lengthscales_tried"])
+    terminal.say(f"{data}; units {data.units}")
+    terminal.say(
+        f"{len(data)} training frames, {size} permutation{'s' * (size != 1)}, "
+        f"length scale {scale_text(force_field.kernel.radial.lengthscale)}" + (f" ({tried} tried)" if tried else "")
+    )
+    terminal.say(f"fit in {summary['fit_seconds']:.1f} s, peak memory {summary['peak_memory_mb']:.0f} MB")
+    terminal.say(f"test on {evaluation}" if evaluation else "no test frames; give --test or --train N")
+
+
+def _keys(pairs: list[str] | None) -> dict[str, str]:
     keys = {}
-    for pair in pairs:
+    for pair in pairs or ():
         label, separator, name = pair.partition("=")
         if not separator or not label or not name:
             raise ValueError(f"--key {pair}: write label=key, for example --key energy=energy_ref")
@@ -339,12 +347,14 @@ def _keys(pairs: list[str]) -> dict[str, str]:
     return keys
 
 
-def _noise(given: list[str]) -> float | dict[str, float] | None:
+def _noise(given: list[str] | None) -> float | dict[str, float] | None:
     """--noise 0.001, or --noise forces=0.001 --noise energy=0.01."""
+    if not given:
+        return None
     try:
         if len(given) == 1 and "=" not in given[0]:
             return float(given[0])
-        return {label: float(value) for label, _, value in (pair.partition("=") for pair in given)} or None
+        return {label: float(value) for label, _, value in (pair.partition("=") for pair in given)}
     except ValueError as error:
         raise ValueError(f"--noise {' '.join(given)}: write 0.001, or forces=0.001 and energy=0.001") from error
 
