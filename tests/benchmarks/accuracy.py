@@ -5,7 +5,9 @@
 DIR holds rmd17_NAME_train_01.npz and rmd17_NAME_test_01.npz. sGDML's is the best of σ = 10, 20.
 """
 
+import itertools
 import sys
+import tempfile
 
 from peers import peer_arguments, run_json
 
@@ -32,22 +34,12 @@ def main() -> None:
             for sigma in (10, 20)
         ]
         peer = min(runs, key=lambda run: run["force_mae"])
-        ours = run_json(
-            [
-                sys.executable,
-                "-m",
-                "mlff",
-                "fit",
-                train,
-                "--frames",
-                f"0:{arguments.frames}",
-                "--test",
-                test,
-                "--units",
-                "kcal/mol",
-            ]
-            + ["--kernel", arguments.kernel, "--out", f"/tmp/mlff_accuracy_{name}.mlff", "--json"]
-        )
+        with tempfile.TemporaryDirectory() as scratch:
+            options = {
+                "--frames": f"0:{arguments.frames}", "--test": test, "--units": "kcal/mol",
+                "--kernel": arguments.kernel, "--out": f"{scratch}/{name}.mlff",
+            }  # fmt: skip
+            ours = run_json([sys.executable, "-m", "mlff", "fit", train, "--json", *itertools.chain(*options.items())])
         energy, force = KCAL * peer["energy_mae"], KCAL * peer["force_mae"]
         print(
             f"| {name} | {energy:.2f} / {force:.2f} | {1e3 * ours['energy_mae']:.2f} / {1e3 * ours['forces_mae']:.2f} "
