@@ -19,6 +19,7 @@ FACTOR = 2**0.5  # between neighbours of the geometric grid
 START = 8.0  # of the data's own scale: smooth kernels of descriptors want to look far
 STEPS = 12  # the grid reaches this many factors either way
 MAX_FIT, MAX_VALIDATION = 300, 200  # frames used by the search
+ENOUGH = 40  # validation frames; with fewer in a fifth, several fifths take turns
 MIN_FRAMES = 5
 TIE = 0.005  # relative difference of validation errors that says nothing
 
@@ -54,7 +55,8 @@ def search_lengthscale(
 ) -> tuple[float, list[Trial]]:
     """The length scale with the smallest validation error, over the geometric grid scale · 8 · √2^k.
 
-    A fifth of the frames (at most 200) is held out, the rest (at most 300) is fitted; from the middle of the grid the
+    A fifth of the frames (at most 200) is held out, the rest (at most 300) is fitted; of small sets several fifths are
+    held out in turn, until 40 frames or all have been predicted. From the middle of the grid the
     search walks downhill, a step of 2 first, then of √2, until both neighbours of the best are worse. Of those that are
     as good as the best to half a percent the shortest is taken: the best conditioned, and no worse in its energies.
 
@@ -70,7 +72,9 @@ def search_lengthscale(
         )
     order = np.random.default_rng(seed).permutation(len(frames))
     held = max(1, min(MAX_VALIDATION, len(frames) // 5))
-    validation, training = frames.take(order[:held]), frames.take(order[held : held + MAX_FIT])
+    turns = min(5, -(-ENOUGH // held), len(frames) // held)
+    folds = [np.roll(order, -turn * held) for turn in range(turns)]
+    splits = [(frames.take(fold[held : held + MAX_FIT]), frames.take(fold[:held])) for fold in folds]
     start = START * data_scale(kernel, frames)
     errors: dict[int, float] = {}
     trials: list[Trial] = []
@@ -79,7 +83,7 @@ def search_lengthscale(
         if k not in errors:
             progress("length scale", min(0.95, len(errors) / 9))
             trial = kernel.replace(radial=kernel.radial.replace(lengthscale=start * FACTOR**k))
-            errors[k] = _validation_error(trial, training, validation, noise)
+            errors[k] = float(np.sqrt(np.mean([_validation_error(trial, *split, noise) ** 2 for split in splits])))
             trials.append(Trial(start * FACTOR**k, errors[k]))
             logger.info("length scale %.4g: validation RMSE %.4g", trials[-1].lengthscale, errors[k])
         return errors[k]

@@ -42,3 +42,25 @@ def test_a_constant_descriptor_is_named(frames):
     constant = mlff.GlobalKernel(lambda positions: 0.0 * inverse_distances(positions) + 1.0, mlff.Matern52())
     with pytest.raises(ValueError, match="is the same for all frames"):
         search_lengthscale(constant, frames, {"forces": 1e-3})
+
+
+def test_small_sets_are_held_out_in_turn(frames, monkeypatch):
+    """Ten frames, two at a time, five times: every frame is predicted once, by a fit that has not seen it."""
+    from mlff import hyperparameters
+
+    seen = []
+
+    def spy(kernel, training, validation, noise):
+        seen.append((training.positions, validation.positions))
+        return 1.0 / kernel.radial.lengthscale + kernel.radial.lengthscale
+
+    monkeypatch.setattr(hyperparameters, "_validation_error", spy)
+    few = frames.take(np.arange(10))
+    search_lengthscale(KERNEL, few, {"forces": 1e-3})
+    first = seen[:5]
+    assert [len(validation) for _, validation in first] == [2] * 5
+    predicted = np.concatenate([validation for _, validation in first])
+    assert {x.tobytes() for x in predicted} == {x.tobytes() for x in few.positions}
+    for training, validation in first:
+        assert len(training) == 8
+        assert not {x.tobytes() for x in training} & {x.tobytes() for x in validation}
