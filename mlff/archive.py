@@ -82,18 +82,18 @@ def save(force_field: ForceField, path) -> None:
         group = kernel.permutations
         for name in ("indices", "generators", "residuals", "support"):
             tensors[f"permutations.{name}"] = getattr(group, name)
-    radial = {field.name: _plain(getattr(kernel.radial, field.name)) for field in dataclasses.fields(kernel.radial)}
+    radial = {field.name: plain(getattr(kernel.radial, field.name)) for field in dataclasses.fields(kernel.radial)}
     header = {
         "format": FORMAT,
         "version": VERSION,
         "units": {"energy": "eV", "length": "Å"},
         "descriptor": {
             "function": descriptor.name,
-            "arguments": {name: _plain(value) for name, value in descriptor.arguments.items()},
+            "arguments": {name: plain(value) for name, value in descriptor.arguments.items()},
             "settings": [[name, value] for name, value in descriptor.settings],
         },
         "radial": {"name": type(kernel.radial).__name__, **radial},
-        "amplitude": _plain(kernel.amplitude),
+        "amplitude": plain(kernel.amplitude),
         "constant": float(model.constant),
         "label_order": force_field.label_order,
         "record": force_field.record,
@@ -182,7 +182,8 @@ def _writer(header: dict) -> str:
     return f"mlff {software.get('mlff', 'unknown')}"
 
 
-def _plain(value):
+def plain(value):
+    """A number or array as JSON holds it."""
     return value if value is None or isinstance(value, (int, float)) else np.asarray(value).tolist()
 
 

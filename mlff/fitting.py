@@ -41,7 +41,7 @@ def fit(
 
     Arguments:
         model: the kernel. Without a length scale one is found by validation on held-out frames, and the final fit
-            uses all frames; without an amplitude the prior variance of the labels is set to their mean square.
+            uses all frames; without an amplitude the prior variance of the forces is set to their mean square.
         data: frames of one composition and order of atoms.
         labels: "energy", "forces" or both.
         noise: standard deviation of the labels in their unit (eV, eV/Å): a number for one kind of label, or a

@@ -167,7 +167,7 @@ class ForceField(struct.PyTreeNode):
         Raises:
             ValueError: the descriptor takes no cell, so that no stress is defined.
         """
-        if "cell" not in self.kernel.descriptor.uses:
+        if not self._takes_cell:
             raise ValueError(f"stress: descriptor {self.kernel.descriptor.name} takes no cell, so there is no stress")
         positions, cell = self._one_geometry("the stress", positions, cell)
         if abs(np.linalg.det(cell)) == 0.0:

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 from matplotlib.figure import Figure
 
-from mlff.archive import write_whole
+from mlff.archive import plain, write_whole
 from mlff.force_field import ForceField
 from mlff.metrics import Evaluation
 from mlff.selfcheck import Check
@@ -40,7 +40,7 @@ def fit_summary(force_field: ForceField, evaluation: Evaluation | None) -> dict:
         "permutations": 1 if group is None else len(group),
         "fit_seconds": record["fit_seconds"],
         "peak_memory_mb": peak_memory_mb(),
-        "lengthscale": _plain(force_field.kernel.radial.lengthscale),
+        "lengthscale": plain(force_field.kernel.radial.lengthscale),
         "lengthscales_tried": record["lengthscales_tried"],
         "noise": record["noise"],
         "amplitude": force_field.kernel.amplitude,
@@ -210,8 +210,3 @@ def _table(head: tuple, rows: list[tuple]) -> str:
 def scale_text(lengthscale) -> str:
     """A length scale, or one per feature, for people."""
     return ", ".join(f"{value:.4g}" for value in np.atleast_1d(lengthscale))
-
-
-def _plain(lengthscale):
-    array = np.asarray(lengthscale)
-    return float(array) if array.ndim == 0 else array.tolist()

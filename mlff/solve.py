@@ -186,9 +186,8 @@ def _row_side(rows, side, group: slice) -> RowSide:
     return RowSide(points[group], _pad([row.values for row in rows[group]]), _pad(tangents[group]))
 
 
-def _column_side(kernel, frames, rows, side, images, group: slice) -> ColumnSide:
+def _column_side(kernel, frames, rows, own: RowSide, images, group: slice) -> ColumnSide:
     """The images of frames: their features rearranged where that is all an exchange does, else computed anew."""
-    own = _row_side(rows, side, group)
     if images is not None:
         return ColumnSide(own.points[:, images], own.values, own.tangents[:, :, images].transpose(0, 2, 1, 3))
     directions = _pad([row.directions for row in rows[group]])
@@ -201,11 +200,12 @@ def _assemble(kernel, frames, rows, side, images, groups, progress) -> Symmetric
     counts = [np.array([len(row.labels) for row in rows[group]]) for group in groups]
     matrix = SymmetricTiles(np.concatenate([[0], np.cumsum([count.sum() for count in counts])]))
     masks = [(np.arange(count.max()) < count[:, None]).ravel() for count in counts]
+    sides = [_row_side(rows, side, group) for group in groups]
     done, total = 0, len(groups) * (len(groups) + 1) // 2
     for j, group in enumerate(groups):
-        columns = _column_side(kernel, frames, rows, side, images, group)
+        columns = _column_side(kernel, frames, rows, sides[j], images, group)
         for i in range(j, len(groups)):
-            tile = block(kernel.radial, _row_side(rows, side, groups[i]), columns)
+            tile = block(kernel.radial, sides[i], columns)
             tile = tile.reshape(masks[i].size, masks[j].size)
             if not (masks[i].all() and masks[j].all()):
                 tile = np.ascontiguousarray(tile[masks[i]][:, masks[j]])
