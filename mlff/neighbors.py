@@ -1,0 +1,61 @@
+"""Neighbour lists of fixed width, built on the host by vesin, for descriptors that look no further than a cutoff."""
+
+from __future__ import annotations
+
+import numpy as np
+import vesin
+from jaxtyping import Bool, Float
+
+from descriptors.geometry import Neighbors
+
+SMALL = 32  # atoms up to which an isolated molecule needs no list: everything may see everything
+MARGIN = 1.25  # a list is this much wider than the fullest environment it was made for
+
+
+def wants_list(atoms: int, pbc: Bool[np.ndarray, " 3"]) -> bool:
+    """Whether environments are taken from a list; small molecules use all pairs."""
+    return bool(np.any(pbc)) or atoms > SMALL
+
+
+def neighbor_lists(
+    positions: Float[np.ndarray, "m n 3"],
+    cells: Float[np.ndarray, "m 3 3"],
+    pbc: Bool[np.ndarray, "m 3"],
+    cutoff: float,
+    width: int = 0,
+) -> Neighbors:
+    """Neighbour lists of frames, all of one width: `width`, or more where an environment overflows it.
+
+    The width grows with a margin and to a multiple of four, so that compiled functions meet few shapes.
+
+    Arguments:
+        positions: Å, shape (m, n, 3).
+        cells: cell vectors as rows, Å; those of directions that are not periodic do not matter.
+        pbc: which directions are periodic.
+        cutoff: Å.
+        width: slots an atom, if that is enough.
+    Returns:
+        `Neighbors` with arrays of shapes (m, n, k) and (m, n, k, 3).
+    Raises:
+        ValueError: a periodic direction has no cell vector.
+    """
+    builder = vesin.NeighborList(cutoff=float(cutoff), full_list=True, sorted=True)
+    lists, fullest = [], 0
+    for x, cell, periodic in zip(positions, cells, pbc, strict=True):
+        if flat := [axis for axis in range(3) if periodic[axis] and not np.any(cell[axis])]:
+            raise ValueError(f"cell: direction {flat[0]} is periodic but its cell vector is zero; give the cell")
+        first, second, shifts = builder.compute(x, cell, [bool(p) for p in periodic], quantities="ijS")
+        first = first.astype(np.int64)
+        counts = np.bincount(first, minlength=len(x))
+        slots = np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
+        lists.append((first, second.astype(np.int64), shifts, slots))
+        fullest = max(fullest, int(counts.max(initial=0)))
+    if fullest > width:
+        width = 4 * int(np.ceil(MARGIN * fullest / 4))
+    shape = (*positions.shape[:2], max(width, 1))
+    indices = np.full(shape, -1, dtype=np.int32)
+    offsets = np.zeros((*shape, 3))
+    for frame, (first, second, shifts, slots) in enumerate(lists):
+        indices[frame, first, slots] = second
+        offsets[frame, first, slots] = shifts
+    return Neighbors(indices, offsets)
