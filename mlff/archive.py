@@ -10,20 +10,26 @@ import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Mapping
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from mlff.expansion import Expansion
+from mlff.descriptor import Descriptor
+from mlff.expansion import Channel, Expansion, Part
 from mlff.force_field import ForceField
-from mlff.kernels import Descriptor, GlobalKernel
+from mlff.kernels import GlobalKernel, LocalKernel, ProductKernel, SumKernel
 from mlff.radial import RADIALS
 from mlff.symmetry import Permutations
 
 FORMAT = "mlff"
-VERSION = 1
+VERSION = 2
+STORED = (
+    ForceField, Expansion, Part, Channel, GlobalKernel, LocalKernel, ProductKernel, SumKernel, Descriptor, Permutations,
+    *RADIALS.values(),
+)  # fmt: skip
 PACKAGES = ("mlff", "jax", "jaxlib", "numpy", "scipy", "ase")
 
 
@@ -65,40 +71,25 @@ def save(force_field: ForceField, path) -> None:
         ValueError: the descriptor is no importable function: a lambda, or defined inside another function, a script or a
             notebook.
     """
-    descriptor = force_field.kernel.descriptor
-    qualified = descriptor.function.__qualname__
-    if "<" in qualified or descriptor.function.__module__ == "__main__":
-        raise ValueError(
-            f"descriptor {descriptor.name} cannot be found again by name, so the model cannot be saved; "
-            "define it with def at the top level of a module (a file of its own that is imported)"
-        )
-    model, kernel = force_field.model, force_field.kernel
-    tensors = {
-        "numbers": force_field.numbers.astype(np.int32),
-        "origin": model.origin, "points": model.points, "tangents": model.tangents, "offsets": model.offsets,
-    }  # fmt: skip
-    tensors |= {name: getattr(model, name) for name in ("values", "images") if getattr(model, name) is not None}
-    if kernel.permutations is not None:
-        group = kernel.permutations
-        for name in ("indices", "generators", "residuals", "support"):
-            tensors[f"permutations.{name}"] = getattr(group, name)
-    radial = {field.name: plain(getattr(kernel.radial, field.name)) for field in dataclasses.fields(kernel.radial)}
+    for leaf in force_field.kernel.leaves:
+        descriptor = leaf.descriptor
+        if "<" in descriptor.function.__qualname__ or descriptor.function.__module__ == "__main__":
+            raise ValueError(
+                f"descriptor {descriptor.name} cannot be found again by name, so the model cannot be saved; "
+                "define it with def at the top level of a module (a file of its own that is imported), or "
+                "force_field.export(path, …), which needs no source"
+            )
+    arrays: dict[str, np.ndarray] = {}
     header = {
         "format": FORMAT,
         "version": VERSION,
         "units": {"energy": "eV", "length": "Å"},
-        "descriptor": {
-            "function": descriptor.name,
-            "arguments": {name: plain(value) for name, value in descriptor.arguments.items()},
-            "settings": [[name, value] for name, value in descriptor.settings],
-        },
-        "radial": {"name": type(kernel.radial).__name__, **radial},
-        "amplitude": plain(kernel.amplitude),
-        "constant": float(model.constant),
+        "model": encode(force_field.model, "model", arrays),
+        "kernel": encode(force_field.kernel, "kernel", arrays),
+        "numbers": encode(force_field.numbers, "numbers", arrays),
         "label_order": force_field.label_order,
         "record": force_field.record,
     }
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     text = json.dumps(header, ensure_ascii=False, sort_keys=True)
     write_whole(path, save_tensors(arrays, metadata={"header": text, "digest": _digest(arrays, text)}))
 
@@ -135,24 +126,51 @@ def load(path) -> ForceField:
 
 
 def _rebuild(path: pathlib.Path, arrays: dict[str, np.ndarray], header: dict) -> ForceField:
-    stored = header["descriptor"]
-    descriptor = Descriptor(
-        _import(path, stored["function"]),
-        {name: _array(value) for name, value in stored["arguments"].items()},
-        tuple((name, _frozen(value)) for name, value in stored["settings"]),
-    )
-    fields = {name: _array(value) for name, value in header["radial"].items() if name != "name"}
-    radial = RADIALS[header["radial"]["name"]](**fields)
-    permutations = None
-    if "permutations.indices" in arrays:
-        names = ("indices", "generators", "residuals", "support")
-        permutations = Permutations(*(arrays[f"permutations.{name}"] for name in names))
-    model = Expansion(
-        descriptor, radial, arrays["origin"], arrays["points"], arrays["tangents"],
-        arrays.get("values"), arrays["offsets"], arrays.get("images"), np.float64(header["constant"]),
-    )  # fmt: skip
-    kernel = GlobalKernel(descriptor, radial, permutations, header["amplitude"])
-    return ForceField(model, arrays["numbers"], kernel, header["label_order"], header["record"])
+    model, kernel, numbers = (decode(header[name], path, arrays) for name in ("model", "kernel", "numbers"))
+    return ForceField(model, numbers, kernel, header["label_order"], header["record"])
+
+
+# -- trees of our own classes as JSON, their arrays beside it ------------------------------------------------------
+
+
+def encode(value, name: str, arrays: dict[str, np.ndarray]):
+    """A tree of models, kernels, descriptors and numbers as JSON; arrays are put into `arrays` under their path."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
+        array = np.asarray(value)
+        if array.ndim == 0:
+            return array.item()
+        arrays[name] = np.ascontiguousarray(array)
+        return {"array": name}
+    if isinstance(value, (tuple, list)):
+        return [encode(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {"mapping": {key: encode(item, f"{name}.{key}", arrays) for key, item in value.items()}}
+    if type(value) in STORED:
+        fields = {f.name: encode(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in dataclasses.fields(value)}
+        return {"class": type(value).__name__, **fields}
+    return {"function": f"{value.__module__}:{value.__qualname__}"}
+
+
+def decode(stored, path: pathlib.Path, arrays: Mapping[str, np.ndarray]):
+    """What `encode` wrote.
+
+    Raises:
+        ValueError: a function cannot be imported.
+    """
+    if isinstance(stored, list):
+        return tuple(decode(item, path, arrays) for item in stored)
+    if not isinstance(stored, dict):
+        return stored
+    if "class" in stored:
+        cls = {known.__name__: known for known in STORED}[stored["class"]]
+        return cls(**{name: decode(item, path, arrays) for name, item in stored.items() if name != "class"})
+    if "array" in stored:
+        return arrays[stored["array"]]
+    if "mapping" in stored:
+        return {key: decode(item, path, arrays) for key, item in stored["mapping"].items()}
+    return _import(path, stored["function"])
 
 
 def _import(path: pathlib.Path, name: str):
@@ -185,11 +203,3 @@ def _writer(header: dict) -> str:
 def plain(value):
     """A number or array as JSON holds it."""
     return value if value is None or isinstance(value, (int, float)) else np.asarray(value).tolist()
-
-
-def _frozen(value):
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
-
-
-def _array(value):
-    return np.asarray(value, dtype=np.float64) if isinstance(value, list) else value

@@ -23,17 +23,18 @@ def map_chunks(function: Callable, arrays: tuple, chunk: int) -> Iterator[tuple[
 
     Arguments:
         function: takes the arrays' chunks, returns a pytree of arrays with the same leading axis.
-        arrays: arrays with one common leading axis.
+        arrays: arrays with one common leading axis, or pytrees of such.
         chunk: items a chunk, a power of two.
     Yields:
         (slice of the leading axis, results of it as NumPy arrays).
     """
-    total = len(arrays[0])
+    total = len(jax.tree.leaves(arrays)[0])
     compute = double_precision(function)  # here, not around the generator: its caller runs between the chunks
     for start in range(0, total, chunk):
         stop = min(start + chunk, total)
         size = 1 << (stop - start - 1).bit_length()
         index = np.minimum(np.arange(start, start + size), stop - 1)
-        piece = [array[start:stop] if size == stop - start else array[index] for array in arrays]
+        taken = slice(start, stop) if size == stop - start else index
+        piece = jax.tree.map(lambda leaf: leaf[taken], arrays)  # noqa: B023
         results = compute(*piece)
         yield slice(start, stop), jax.tree.map(lambda leaf: np.asarray(leaf)[: stop - start], results)  # noqa: B023

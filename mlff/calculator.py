@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import pathlib
 from typing import ClassVar
 
@@ -9,11 +11,16 @@ import numpy as np
 from ase.calculators.calculator import Calculator as ASECalculator
 from ase.calculators.calculator import all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
+from scipy.spatial.distance import pdist
 
 from mlff.archive import load
-from mlff.force_field import ForceField
-from mlff.metrics import require_same_atoms
+from mlff.force_field import ForceField, require_atoms
+from mlff.neighbors import REACH, closest_pairs
+from mlff.units import symbols
 
+logger = logging.getLogger(__name__)
+
+CLOSER = 0.95  # of the closest distance in the training frames: nearer than that is named
 _GEOMETRY = frozenset({"positions", "numbers", "cell", "pbc"})
 
 
@@ -36,7 +43,9 @@ class Calculator(ASECalculator):
     def __init__(self, force_field: ForceField | str | pathlib.Path, **kwargs):
         super().__init__(**kwargs)
         self.force_field = force_field if isinstance(force_field, ForceField) else load(force_field)
-        self._periodic = "cell" in self.force_field.kernel.descriptor.uses
+        self._periodic = "cell" in self.force_field.kernel.uses
+        self._named: set[str] = set()
+        self._limits: dict[bytes, np.ndarray] = {}
         if self._periodic:
             self.implemented_properties = [*self.implemented_properties, "stress"]
 
@@ -44,23 +53,47 @@ class Calculator(ASECalculator):
         super().calculate(atoms, properties, system_changes)
         if system_changes:
             self.results = {}
-        atoms, cell = self.atoms, None
+        atoms, model = self.atoms, self.force_field
         if not _GEOMETRY.isdisjoint(system_changes) or not self.results:
-            require_same_atoms(self.force_field, atoms.numbers, "atoms")
-        if self._periodic:
-            cell = atoms.cell.array
-        elif atoms.pbc.any():
+            require_atoms(model, atoms.numbers, "atoms")
+            self._name_close_atoms(atoms)
+        if not self._periodic and atoms.pbc.any():
             raise ValueError(
-                f"atoms: periodic, but the descriptor {self.force_field.kernel.descriptor.name} takes no cell; "
+                f"atoms: periodic, but the descriptor {model.kernel.leaves[0].descriptor.name} takes no cell; "
                 "set atoms.pbc = False for an isolated molecule"
             )
+        numbers = atoms.numbers if model.kernel.transferable else None
+        where = (atoms.positions, atoms.cell.array, atoms.pbc, numbers)
         if "energy" not in self.results:
-            energy, forces = self.force_field.energy_and_forces(atoms.positions, cell)
+            energy, forces = model.energy_and_forces(*where)
             self.results.update(energy=energy, free_energy=energy, forces=forces)
         if "stress" in properties:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(self.force_field.stress(atoms.positions, cell))
+            self.results["stress"] = full_3x3_to_voigt_6_stress(model.stress(*where))
         if "hessian" in properties:
-            self.results["hessian"] = self.force_field.hessian(atoms.positions, cell)
+            self.results["hessian"] = model.hessian(*where)
+
+    def _name_close_atoms(self, atoms) -> None:
+        """A warning, once for each pair of elements, when two atoms come closer than any in the training frames."""
+        known = self.force_field.record.get("closest")
+        if not known:
+            return
+        if not atoms.pbc.any():  # the quick answer, which is all that most steps of a simulation need
+            kinds = atoms.numbers.tobytes()
+            if kinds not in self._limits:
+                names = symbols(atoms.numbers)
+                pairs = ("-".join(sorted(pair)) for pair in itertools.combinations(names, 2))
+                self._limits = {kinds: np.array([CLOSER * known.get(pair, REACH) for pair in pairs])}
+            if not (pdist(atoms.positions) < self._limits[kinds]).any():
+                return
+        cells, pbc = atoms.cell.array[None], atoms.pbc[None]
+        for pair, distance in closest_pairs(atoms.positions[None], atoms.numbers, cells, pbc).items():
+            if distance < CLOSER * known.get(pair, REACH) and pair not in self._named:
+                self._named.add(pair)
+                seen = f"{known[pair]:.2f} Å" if pair in known else f"not within {REACH:.0f} Å"
+                logger.warning(
+                    "atoms %s are %.2f Å apart, in the training frames the closest are %s: the force field guesses there",
+                    pair, distance, seen,
+                )  # fmt: skip
 
     def get_hessian(self, atoms=None) -> np.ndarray:
         """Hessian of the energy, eV/Å², shape (3n, 3n), row = 3·atom + xyz."""

@@ -95,7 +95,8 @@ def fit(
     from mlff import archive
     from mlff.dataset import Dataset
     from mlff.fitting import fit as fit_model
-    from mlff.metrics import evaluate, require_disjoint, require_same_order
+    from mlff.force_field import require_same_order
+    from mlff.metrics import evaluate, require_disjoint
     from mlff.report import fit_summary, write_report
     from mlff.symmetry import find_permutations
 
@@ -117,7 +118,8 @@ def fit(
         chosen = ("energy", "forces") if labels == Labels.both else (labels.value,)
         if held is not None:  # before the work, not after it
             require_disjoint(everything.fingerprints(), held)
-            require_same_order(everything.uniform_numbers(), held.uniform_numbers(), held.source)
+            if not model.transferable:
+                require_same_order(everything.uniform_numbers(), held.uniform_numbers(), held.source)
         fitted = fit_model(model, everything, chosen, _noise(noise), seed, progress)
         archive.save(fitted, target)
         evaluation = None if held is None else evaluate(fitted, held)
@@ -249,28 +251,29 @@ def show(model: Model, as_json: AsJSON = False) -> None:
     mlff show ethanol.mlff --json
     """
     from mlff.archive import load
-    from mlff.report import fit_summary, scale_text
-    from mlff.units import formula
+    from mlff.report import fit_summary, made_of, scale_text
 
     force_field = load(model)
     record, kernel = force_field.record, force_field.kernel
-    certificate = kernel.permutations.certificate() if kernel.permutations else {"order": 1, "generators": []}
+    group = kernel.permutations_used
+    certificate = group.certificate() if group else {"order": 1, "generators": []}
     if as_json:
         facts = {name: record[name] for name in ("source", "units", "labels", "data_hash", "versions", "indices")}
         summary = {name: value for name, value in fit_summary(force_field, None).items() if value is not None}
         del summary["peak_memory_mb"]
-        described = {"descriptor": kernel.descriptor.name, "kernel": type(kernel.radial).__name__}
+        described = {
+            "descriptor": ", ".join(leaf.descriptor.name for leaf in kernel.leaves),
+            "kernel": ", ".join(type(radial).__name__ for radial in kernel.radials),
+        }
         return terminal.print_json(
-            {"formula": formula(force_field.numbers), **described, **summary, **facts, "symmetry": certificate}
+            {"formula": made_of(force_field), **described, **summary, **facts, "symmetry": certificate}
         )
     training = record["training"]
     terminal.say(f"{force_field}")
     terminal.say(
         f"trained on {record['n_train']} frames of {record['source']} ({record['units']}), data {record['data_hash'][:12]}"
     )
-    terminal.say(
-        f"length scale {scale_text(kernel.radial.lengthscale)}, amplitude {kernel.amplitude:.4g} eV², noise {record['noise']}"
-    )
+    terminal.say(f"length scale {scale_text(kernel)}, amplitude {kernel.amplitude} eV², noise {record['noise']}")
     terminal.say(
         f"training forces MAE {1e3 * training['forces_mae']:.3g} meV/Å" if training["forces_mae"] is not None else ""
     )
@@ -310,15 +313,18 @@ def _start(force_field, path: pathlib.Path | None):
     from ase.optimize import BFGS
 
     from mlff.calculator import Calculator
-    from mlff.metrics import require_same_atoms
+    from mlff.force_field import require_atoms
     from mlff.readers import read_geometry
 
     if path is not None:
         atoms = read_geometry(path).to_ase()
-        require_same_atoms(force_field, atoms.numbers, str(path))
+        require_atoms(force_field, atoms.numbers, str(path))
         atoms.calc = Calculator(force_field)
         return atoms
-    atoms = Atoms(force_field.numbers, force_field.record["geometry"])
+    record = force_field.record
+    atoms = Atoms(
+        record["geometry_numbers"], record["geometry"], cell=record["geometry_cell"], pbc=record["geometry_pbc"]
+    )
     atoms.calc = Calculator(force_field)
     BFGS(atoms, logfile=None).run(fmax=0.05, steps=200)
     return atoms
@@ -331,7 +337,7 @@ def _say_fit(data, force_field, summary: dict, evaluation) -> None:
     terminal.say(f"{data}; units {data.units}")
     terminal.say(
         f"{len(data)} training frames, {size} permutation{'s' * (size != 1)}, "
-        f"length scale {scale_text(force_field.kernel.radial.lengthscale)}" + (f" ({tried} tried)" if tried else "")
+        f"length scale {scale_text(force_field.kernel)}" + (f" ({tried} tried)" if tried else "")
     )
     terminal.say(f"fit in {summary['fit_seconds']:.1f} s, peak memory {summary['peak_memory_mb']:.0f} MB")
     terminal.say(f"test on {evaluation}" if evaluation else "no test frames; give --test or --train N")

@@ -11,13 +11,19 @@ import numpy as np
 
 from mlff.archive import versions
 from mlff.dataset import Dataset
+from mlff.exchange import check_symmetry
+from mlff.expansion import Expansion, composition
 from mlff.force_field import ForceField
-from mlff.hyperparameters import search_lengthscale
-from mlff.kernels import GlobalKernel, check_symmetry
+from mlff.hyperparameters import Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
+from mlff.kernels import Kernel, SumKernel
+from mlff.labelled import LabelledFrames
 from mlff.metrics import compare
+from mlff.neighbors import closest_pairs
 from mlff.operators import OPERATORS
 from mlff.radial import require_order
-from mlff.solve import IndefiniteMatrix, LabelledFrames, Progress, solve
+from mlff.solve import IndefiniteMatrix, Progress, constant_elements, solve
+from mlff.symmetry import Permutations
+from mlff.units import atomic_numbers, symbols
 
 logger = logging.getLogger(__name__)
 
@@ -27,27 +33,30 @@ SLOPE_TOLERANCE = 0.1
 
 
 def fit(
-    model: GlobalKernel,
+    model: Kernel,
     data: Dataset,
     labels: str | tuple[str, ...] = ("forces",),
     noise: float | np.floating | Mapping[str, float] | None = None,
     seed: int = 0,
     progress: Progress = lambda stage, fraction: None,
+    atomic_energies: Mapping[str, float] | None = None,
 ) -> ForceField:
     """Fit a force field to reference frames, in closed form.
 
-    Energies E(x) ~ GP(c, k); labels y = L E + noise. With `labels=("forces",)` energies only fix the constant c;
+    Energies E(x) ~ GP(Σ_a c_{z_a}, k); labels y = L E + noise. With `labels=("forces",)` energies only fix the constants c;
     with ("energy", "forces") they are labels of their own.
 
     Arguments:
         model: the kernel. Without a length scale one is found by validation on held-out frames, and the final fit
             uses all frames; without an amplitude the prior variance of the forces is set to their mean square.
-        data: frames of one composition and order of atoms.
+        data: frames; of one composition and order of atoms, unless the kernel is local.
         labels: "energy", "forces" or both.
         noise: standard deviation of the labels in their unit (eV, eV/Å): a number for one kind of label, or a
             mapping; without it, 3e-5 of the labels' root mean square, which only keeps the matrix well-conditioned.
         seed: of the frames that the search holds out.
         progress: called with the name of a stage and the share of it that is done.
+        atomic_energies: energies of isolated atoms by symbol, {"H": -13.6, …}, eV, for local kernels; without them the
+            constants are found by least squares.
     Returns:
         the force field; its `record` tells units, labels, noise, length scales tried, indices, hash and versions.
     Raises:
@@ -56,21 +65,25 @@ def fit(
     started = time.perf_counter()
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     frames = _labelled(model, data, labels)
+    kernel = model.completed(np.concatenate(frames.compositions))
+    atoms = _atomic_energies(kernel, atomic_energies)
     levels = _noise(noise, frames, labels)
     order = max(OPERATORS[name].order for name in labels)
-    require_order(model.radial, order, 1, f"a force field from {' and '.join(labels)}")
-    kernel, trials = model, []
-    if model.radial.lengthscale is None:
-        _check_symmetry(model.replace(radial=model.radial.replace(lengthscale=1.0)), frames)
-        lengthscale, trials = search_lengthscale(model, frames, levels, seed, progress)
-        kernel = model.replace(radial=model.radial.replace(lengthscale=lengthscale))
-    else:
-        _check_symmetry(model, frames)
-    kernel, solution = _solve_or_shorten(kernel, frames, levels, [trial.lengthscale for trial in trials], progress)
+    for radial in kernel.radials:
+        require_order(radial, order, 1, f"a force field from {' and '.join(labels)}")
+    trials = []
+    ones = [1.0] * len(kernel.leaves)
+    for part in with_lengthscales(kernel, ones).parts:
+        if part.permutations_used is not None:
+            check_symmetry(part, frames.batches[0])
+    searched = kernel
+    if lacks_lengthscale(kernel):
+        kernel, trials = search_lengthscale(kernel, frames, levels, seed, atoms, progress)
+    kernel, solution = _solve_or_shorten(searched, kernel, frames, levels, atoms, trials, progress)
     fitted = ForceField(
-        model=_with_constant(solution.model, kernel, frames, labels),
-        numbers=frames.numbers,
-        kernel=kernel.replace(amplitude=solution.amplitude),
+        model=_with_constant(solution.model, kernel, frames, labels, atoms),
+        numbers=frames.compositions[0] if len(frames.batches) == 1 else None,
+        kernel=_with_amplitudes(kernel, solution.amplitudes),
         label_order=order,
         record={
             "labels": list(labels),
@@ -80,7 +93,9 @@ def fit(
             "n_train": len(data),
             "rows": solution.rows,
             "unseen": solution.unseen,
-            "geometry": frames.positions[_lowest(frames)].tolist(),
+            **_start_geometry(frames),
+            "periodic": any(bool(batch.pbc.any()) for batch in frames.batches),
+            "closest": _closest(frames),
             "indices": [int(i) for i in data.indices],
             "seed": seed,
             "data_hash": data.hash(),
@@ -96,58 +111,117 @@ def fit(
     return _examined(fitted, data)
 
 
-def _solve_or_shorten(kernel: GlobalKernel, frames: LabelledFrames, levels, tried: list[float], progress: Progress):
+def _solve_or_shorten(searched, kernel, frames, levels, atoms, trials: list[Trial], progress: Progress):
     """All frames may be too many for the length scale that some of them chose: take the next shorter one tried."""
     try:
-        return kernel, solve(kernel, frames, levels, progress)
+        return kernel, solve(kernel, frames, levels, atoms, progress)
     except IndefiniteMatrix:
-        shorter = [scale for scale in tried if scale < kernel.radial.lengthscale]
+        first = next((i for i, radial in enumerate(searched.radials) if radial.lengthscale is None), None)
+        if first is None:
+            raise
+        now = kernel.radials[first].lengthscale
+        shorter = [trial.lengthscale for trial in trials if trial.lengthscale < now * (1 - 1e-9)]
         if not shorter:
             raise
-    logger.info("length scale %.4g: the matrix of all frames is not positive definite", kernel.radial.lengthscale)
-    kernel = kernel.replace(radial=kernel.radial.replace(lengthscale=max(shorter)))
-    return _solve_or_shorten(kernel, frames, levels, tried, progress)
+    logger.info("length scale %.4g: the matrix of all frames is not positive definite", now)
+    scales = [radial.lengthscale for radial in kernel.radials]
+    kernel = with_lengthscales(searched, scales, max(shorter) / now)
+    return _solve_or_shorten(searched, kernel, frames, levels, atoms, trials, progress)
 
 
-def _lowest(frames: LabelledFrames) -> int:
-    """The frame of lowest energy, or without energies the one of smallest forces: where to start a simulation."""
-    if "energy" in frames.labels:
-        return int(np.argmin(frames.labels["energy"]))
-    return int(np.argmin(np.sum(frames.labels["forces"] ** 2, axis=(1, 2))))
+def _with_amplitudes(kernel: Kernel, amplitudes: tuple[float, ...]) -> Kernel:
+    """The kernel with the amplitudes that the solve found, one for every part."""
+    if not isinstance(kernel, SumKernel):
+        return kernel.replace(amplitude=amplitudes[0])
+    return SumKernel(tuple(part.replace(amplitude=a) for part, a in zip(kernel.parts, amplitudes, strict=True)))
 
 
-def _labelled(model: GlobalKernel, data: Dataset, labels: tuple[str, ...]) -> LabelledFrames:
+def _start_geometry(frames: LabelledFrames) -> dict:
+    """The frame of lowest energy an atom, or without energies the one of smallest forces: where to start a simulation."""
+    best, lowest = None, np.inf
+    for batch in frames.batches:
+        if "energy" in batch.labels:
+            worth = batch.labels["energy"] / len(batch.numbers)
+        else:
+            worth = np.mean(batch.labels["forces"] ** 2, axis=(1, 2))
+        i = int(np.argmin(worth))
+        if worth[i] < lowest:
+            best, lowest = batch.take([i]), worth[i]
+    return {
+        "geometry": best.positions[0].tolist(),
+        "geometry_numbers": [int(z) for z in best.numbers],
+        "geometry_cell": best.cells[0].tolist(),
+        "geometry_pbc": [bool(p) for p in best.pbc[0]],
+    }
+
+
+def _closest(frames: LabelledFrames) -> dict[str, float]:
+    """The smallest distance between two atoms of each pair of elements in the training frames, Å."""
+    closest: dict[str, float] = {}
+    for batch in frames.batches:
+        for pair, distance in closest_pairs(batch.positions, batch.numbers, batch.cells, batch.pbc).items():
+            closest[pair] = min(distance, closest.get(pair, np.inf))
+    return closest
+
+
+def _atomic_energies(kernel: Kernel, given: Mapping[str, float] | None) -> dict[int, float] | None:
+    elements = constant_elements(kernel)
+    if given is None:
+        return None
+    if elements is None:
+        raise ValueError("atomic_energies: a global kernel has one constant for the molecule; use a local kernel")
+    try:
+        known = {atomic_numbers[symbol]: float(energy) for symbol, energy in given.items()}
+    except KeyError as error:
+        raise ValueError(f"atomic_energies: {error.args[0]!r} is no element; write {{'H': -13.6}}") from error
+    if missing := sorted(set(elements) - set(known)):
+        raise ValueError(f"atomic_energies: those of {', '.join(symbols(missing))} are missing, eV")
+    return {z: known[z] for z in elements}
+
+
+def _labelled(model: Kernel, data: Dataset, labels: tuple[str, ...]) -> LabelledFrames:
     if not labels or (unknown := sorted(set(labels) - set(OPERATORS))):
         raise ValueError(f"labels={labels!r}: {', '.join(unknown) if labels else 'nothing'} cannot be fitted; "
                          f"choose from {', '.join(OPERATORS)}")  # fmt: skip
-    atomic, positions = data.uniform_numbers(), data.uniform_positions()
-    cells = np.stack([frame.cell for frame in data])
+    for name in labels:
+        _require_label(data, name)
+    if not model.transferable:
+        data.uniform_numbers()
+    frames = LabelledFrames.of(data)
     periodic = [i for i, frame in zip(data.indices, data, strict=True) if frame.system.pbc.any()]
-    if periodic and "cell" not in model.descriptor.uses:
+    blind = next((leaf.descriptor.name for leaf in model.leaves if "cell" not in leaf.descriptor.uses), None)
+    if periodic and blind is not None:
         raise ValueError(
-            f"{data.source}: frame {periodic[0]} is periodic, but descriptor {model.descriptor.name} takes no cell; "
+            f"{data.source}: frame {periodic[0]} is periodic, but descriptor {blind} takes no cell; "
             "use one that does, or set pbc=False in the file if the molecule is isolated"
         )
-    if len(atomic) < 2:
+    if all(len(numbers) < 2 for numbers in frames.compositions):
         raise ValueError(f"{data.source}: a single atom has no internal coordinates to fit")
-    group = model.permutations
+    for leaf in model.leaves:
+        _require_fitting_group(getattr(leaf, "permutations", None), frames.compositions[0], data.source)
+    return frames
+
+
+def _require_label(data: Dataset, name: str) -> None:
+    for i, frame in zip(data.indices, data, strict=True):
+        if name not in frame.labels:
+            raise ValueError(f"{data.source}: frame {i} has no {name}; it has {', '.join(frame.labels) or 'no labels'}")
+
+
+def _require_fitting_group(group: Permutations | None, atomic: np.ndarray, source: str) -> None:
     if group is not None and group.indices.shape[1] != len(atomic):
         raise ValueError(
-            f"permutations are of {group.indices.shape[1]} atoms, the frames of {data.source} have {len(atomic)}"
+            f"permutations are of {group.indices.shape[1]} atoms, the frames of {source} have {len(atomic)}"
         )
     if group is not None and (atomic[group.indices] != atomic).any():
-        raise ValueError(
-            f"permutations exchange unlike atoms of {data.source}; find_permutations(data) gives fitting ones"
-        )
-    kept = {name: data.array(name) for name in dict.fromkeys((*labels, *data.label_names)) if name in OPERATORS}
-    return LabelledFrames(positions, atomic, cells, kept)
+        raise ValueError(f"permutations exchange unlike atoms of {source}; find_permutations(data) gives fitting ones")
 
 
 def _noise(noise, frames: LabelledFrames, labels: tuple[str, ...]) -> dict[str, float]:
     if noise is None:
         levels = {}
         for name in labels:
-            values = frames.labels[name]
+            values = frames.values(name)
             scale = float(np.sqrt(np.mean((values - (values.mean() if name == "energy" else 0.0)) ** 2)))
             levels[name] = RELATIVE_NOISE * scale or RELATIVE_NOISE
         return levels
@@ -167,17 +241,17 @@ def _noise(noise, frames: LabelledFrames, labels: tuple[str, ...]) -> dict[str, 
     return {name: float(noise[name]) for name in labels}
 
 
-def _check_symmetry(kernel: GlobalKernel, frames: LabelledFrames) -> None:
-    if kernel.permutations is not None:
-        check_symmetry(kernel, frames.positions[0], frames.numbers, frames.cells[0])
-
-
-def _with_constant(model, kernel: GlobalKernel, frames: LabelledFrames, labels: tuple[str, ...]):
-    """Without energies as labels, the constant is the mean difference to the reference energies, where there are any."""
-    if "energy" in labels or "energy" not in frames.labels:
+def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, labels: tuple[str, ...], atoms):
+    """Without energies as labels, the constants fit the reference energies, where there are any."""
+    if "energy" in labels or "energy" not in frames.names or atoms is not None:
         return model
-    energies, _ = ForceField(model, frames.numbers, kernel, 1).energy_and_forces(frames.positions, frames.cells)
-    return model.replace(constant=model.constant + float(np.mean(frames.labels["energy"] - energies)))
+    design, missing = [], []
+    for batch in frames.batches:
+        force_field = ForceField(model, batch.numbers, kernel, 1)
+        energies, _ = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc)
+        missing.append(batch.labels["energy"] - energies)
+        design.append(np.tile(composition(model.elements, batch.numbers), (len(batch), 1)))
+    return model.shifted(np.linalg.lstsq(np.concatenate(design), np.concatenate(missing), rcond=1e-10)[0])
 
 
 def _examined(fitted: ForceField, data: Dataset) -> ForceField:
@@ -186,7 +260,7 @@ def _examined(fitted: ForceField, data: Dataset) -> ForceField:
     if fitted.record["unseen"] > UNSEEN_TOLERANCE:
         logger.warning(
             "%.2g of the squared forces lie outside what descriptor %s can express: net forces or torques in the "
-            "reference, or motions that the descriptor does not see", fitted.record["unseen"], fitted.kernel.descriptor.name,
+            "reference, or motions that the descriptor does not see", fitted.record["unseen"], fitted.kernel.leaves[0].descriptor.name,
         )  # fmt: skip
     if fitted.record["energy_constant"] and abs(training.slope - 1.0) > SLOPE_TOLERANCE:
         logger.warning(

@@ -5,12 +5,14 @@ columns, κ = f(δ·δ) gives by the chain rule
 
     L L′ κ = v v′ f − 2 f′ v (δ·T′) + 2 f′ (T·δ) v′ − 4 f″ (T·δ)(δ·T′) − 2 f′ T·T′
 
-summed over the images p of the column's frame. All terms of all pairs of rows of two frames are one matrix product.
+summed over the environments e of the row's frame and the points k of the column's, which are its environments of the
+same species, or its permuted images. A product of radial functions has one s_b = |δ_b|² for every block b of features,
+f′ becomes ∂f/∂s_b and f″ becomes ∂²f/∂s_b∂s_c. All terms of all pairs of labels of two frames are one matrix product.
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -22,80 +24,108 @@ from mlff.precision import double_precision
 from mlff.radial import Radial
 
 _CHUNK = 1 << 16  # elements of s a call: one shape, one compilation
+_CACHE = 4 * 2**20  # bytes of the factors of one product that should stay in cache
 
 
-class RowSide(NamedTuple):
-    """Frames as rows; frames with fewer rows than the widest are padded with zeros.
+class Side(NamedTuple):
+    """Frames as rows or columns of the matrix: their environments of one channel, and what their labels do there.
 
-    points: φ/ℓ, shape (m, D); values: shape (m, r); tangents: shape (m, r, D).
+    Frames with fewer environments or labels than the fullest are padded: environments that no label acts on.
+
+    points: φ/ℓ, shape (m, e, D); values: shape (m, e, r); tangents: shape (m, e, r, D).
     """
 
-    points: Float[np.ndarray, "m D"]
-    values: Float[np.ndarray, "m r"]
-    tangents: Float[np.ndarray, "m r D"]
+    points: Float[np.ndarray, "m e D"]
+    values: Float[np.ndarray, "m e r"]
+    tangents: Float[np.ndarray, "m e r D"]
 
 
-class ColumnSide(NamedTuple):
-    """Frames as columns, with all their permuted images; padded likewise.
-
-    points: φ(p x)/ℓ, shape (m, P, D); values: shape (m, r); tangents: shape (m, P, r, D).
-    """
-
-    points: Float[np.ndarray, "m P D"]
-    values: Float[np.ndarray, "m r"]
-    tangents: Float[np.ndarray, "m P r D"]
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _derivatives(radial: Radial, s, count: int):
-    return radial.derivatives(s, count)
+@jax.jit
+def _derivatives(radial: Radial, s):
+    value, slopes = radial.gradient(s)
+    return value, slopes, radial.curvature(s)
 
 
 @double_precision
 def radial_derivatives(radial: Radial, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """f, f′, f″ elementwise, as NumPy arrays of the shape of s."""
-    flat = s.ravel()
-    results = np.empty((3, flat.size))
-    for start in range(0, flat.size, _CHUNK):
-        piece = flat[start : start + _CHUNK]
-        padded = np.zeros(_CHUNK)
-        padded[: piece.size] = piece
-        for result, values in zip(results, _derivatives(radial, padded, 2), strict=True):
-            result[start : start + piece.size] = np.asarray(values)[: piece.size]
-    return tuple(result.reshape(s.shape) for result in results)
+    """f, ∂f/∂s_b and ∂²f/∂s_b∂s_c elementwise, as NumPy arrays, of s of shape (b, …)."""
+    count, flat = len(s), s.reshape(len(s), -1)
+    f, f1, f2 = (np.empty((*lead, flat.shape[1])) for lead in ((), (count,), (count, count)))
+    for start in range(0, flat.shape[1], _CHUNK):
+        piece = flat[:, start : start + _CHUNK]
+        width = piece.shape[1]
+        padded = np.zeros((count, _CHUNK))
+        padded[:, :width] = piece
+        for result, values in zip((f, f1, f2), _derivatives(radial, padded), strict=True):
+            result[..., start : start + width] = np.asarray(values)[..., :width]
+    return tuple(result.reshape(*result.shape[:-1], *s.shape[1:]) for result in (f, f1, f2))
 
 
-def block(radial: Radial, rows: RowSide, columns: ColumnSide) -> Float[np.ndarray, "m r n q"]:
-    """Kernel matrix between the rows of m frames and the columns of n frames, mean over images.
+def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> Float[np.ndarray, "m r n q"]:
+    """Kernel matrix between the labels of m frames and those of n frames, summed over environments and points.
 
     Distances are explicit differences, so that nearly coincident frames lose nothing.
+
+    Arguments:
+        sizes: features of every block, (D,) but for products.
     """
-    (m, r, D), (n, P, q, _) = rows.tangents.shape, columns.tangents.shape
-    s = cdist(rows.points, columns.points.reshape(n * P, D), "sqeuclidean").reshape(m, n, P)
-    f, f1, f2 = radial_derivatives(radial, s)
-    flat_tangents = rows.tangents.reshape(m * r, D)
-    own = np.einsum("mrd,md->mr", rows.tangents, rows.points)
+    (m, e, r, D), (n, k, q, _) = rows.tangents.shape, columns.tangents.shape
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
+    flat, other = rows.points.reshape(m * e, D), columns.points.reshape(n * k, D)
+    s = np.stack([cdist(flat[:, part], other[:, part], "sqeuclidean") for part in parts])
+    f, f1, f2 = radial_derivatives(radial, s.reshape(len(parts), m, e, n, k))
     with_values = bool(rows.values.any() or columns.values.any())
-    inner = D + P + with_values
-    # left · right, the inner axis holding the D features, the P images and, where energies enter, the value
-    left = np.empty((m, r, inner))
-    right = np.empty((m, q, inner))
-    left[..., :D] = rows.tangents
-    if with_values:
-        left[..., -1] = rows.values
     result = np.empty((m, r, n, q))
-    for j in range(n):
-        points, values, tangents = columns.points[j], columns.values[j], columns.tangents[j]
-        g1, g2 = 2.0 * f1[:, j], 4.0 * f2[:, j]  # (m, P)
-        w = (rows.points @ tangents.reshape(P * q, D).T).reshape(m, P, q)
-        w -= np.einsum("pd,pqd->pq", points, tangents)  # δ·T′
-        left[..., D : D + P] = own[..., None] - (flat_tangents @ points.T).reshape(m, r, P)  # T·δ
-        right[..., :D] = (-g1 @ tangents.reshape(P, q * D)).reshape(m, q, D)
-        mixed = -g2[..., None] * w
-        if with_values:
-            mixed += g1[..., None] * values
-            right[..., -1] = f[:, j].sum(axis=1)[:, None] * values - np.einsum("mp,mpq->mq", g1, w)
-        right[..., D : D + P] = mixed.transpose(0, 2, 1)
-        result[:, :, j] = left @ right.transpose(0, 2, 1)
-    result /= P
+    inner = D + len(parts) * k + with_values
+    step = max(1, _CACHE // (8 * e * (r + q) * inner))
+    for start in range(0, m, step):
+        some = slice(start, min(start + step, m))
+        _fill(
+            result[some], Side(*(array[some] for array in rows)), columns, parts,
+            (f[some], f1[:, some], f2[:, :, some]), with_values,
+        )  # fmt: skip
     return result
+
+
+def _fill(result, rows: Side, columns: Side, parts, derivatives, with_values: bool) -> None:
+    """The blocks of a few frames as rows with all frames as columns.
+
+    left · right, the inner axis holding for every environment the D features, a point's (T·δ) for every block of
+    features, and, where energies enter, the value.
+    """
+    f, f1, f2 = derivatives
+    (m, e, r, D), (n, k, q, _) = rows.tangents.shape, columns.tangents.shape
+    count = len(parts)
+    inner = D + count * k + with_values
+    left = np.empty((m, r, e, inner))
+    right = np.empty((m, q, e, inner))
+    left[..., :D] = rows.tangents.transpose(0, 2, 1, 3)
+    if with_values:
+        left[..., -1] = rows.values.transpose(0, 2, 1)
+    own = [np.einsum("merd,med->mer", rows.tangents[..., part], rows.points[..., part]) for part in parts]
+    features = rows.points.reshape(m * e, D)
+    tangents = rows.tangents.reshape(m * e * r, D)
+    for j in range(n):
+        points, values, theirs = columns.points[j], columns.values[j], columns.tangents[j]
+        along = []  # δ·T′, a block of features at a time
+        for b, part in enumerate(parts):
+            w = (features[:, part] @ theirs[..., part].reshape(k * q, -1).T).reshape(m, e, k, q)
+            w -= np.einsum("kd,kqd->kq", points[:, part], theirs[..., part])
+            along.append(w)
+            across = own[b][..., None] - (tangents[:, part] @ points[:, part].T).reshape(m, e, r, k)  # T·δ
+            left[..., D + b * k : D + (b + 1) * k] = across.transpose(0, 2, 1, 3)
+            slopes = (-2.0 * f1[b, :, :, j]).reshape(m * e, k)
+            seen = (slopes @ theirs[..., part].reshape(k, -1)).reshape(m, e, q, -1)
+            right[..., part] = seen.transpose(0, 2, 1, 3)
+        for b in range(count):
+            mixed = sum(-4.0 * f2[b, c, :, :, j, :, None] * along[c] for c in range(count))
+            if with_values:
+                mixed += 2.0 * f1[b, :, :, j, :, None] * values
+            right[..., D + b * k : D + (b + 1) * k] = mixed.transpose(0, 3, 1, 2)
+        if with_values:
+            total = (f[:, :, j].reshape(m * e, k) @ values).reshape(m, e, q)
+            for b in range(count):
+                total -= 2.0 * np.einsum("mek,mekq->meq", f1[b, :, :, j], along[b])
+            right[..., -1] = total.transpose(0, 2, 1)
+        result[:, :, j] = left.reshape(m, r, e * inner) @ right.reshape(m, q, e * inner).transpose(0, 2, 1)

@@ -10,8 +10,9 @@ from scipy.spatial.distance import pdist
 
 from mlff.force_field import ForceField
 from mlff.images import jets
-from mlff.kernels import GlobalKernel
-from mlff.solve import IndefiniteMatrix, LabelledFrames, Progress, solve
+from mlff.kernels import GlobalKernel, Kernel, LocalKernel
+from mlff.labelled import LabelledFrames
+from mlff.solve import IndefiniteMatrix, Progress, solve
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ FACTOR = 2**0.5  # between neighbours of the geometric grid
 START = 8.0  # of the data's own scale: smooth kernels of descriptors want to look far
 STEPS = 12  # the grid reaches this many factors either way
 MAX_FIT, MAX_VALIDATION = 300, 200  # frames used by the search
+MAX_ENVIRONMENTS = 1000  # of one species, whose distances give the scale
 ENOUGH = 40  # validation frames; with fewer in a fifth, several fifths take turns
 MIN_FRAMES = 5
 TIE = 0.005  # relative difference of validation errors that says nothing
@@ -32,12 +34,18 @@ class Trial:
     error: float
 
 
-def data_scale(kernel: GlobalKernel, frames: LabelledFrames) -> float:
-    """Median distance between the descriptors of two frames."""
+def data_scale(kernel: GlobalKernel | LocalKernel, frames: LabelledFrames) -> float:
+    """Median distance between the descriptors of two environments of one species (of two frames, of a global kernel)."""
     unit = kernel.replace(radial=kernel.radial.replace(lengthscale=1.0))
-    chosen = frames.take(np.linspace(0, len(frames) - 1, min(len(frames), 200)).astype(int))
-    features = [points for _, (points, _) in jets(unit, chosen.positions, chosen.numbers, chosen.cells)]
-    scale = float(np.median(pdist(np.concatenate(features))))
+    chosen = frames.take(frames.index[np.linspace(0, len(frames) - 1, min(len(frames), 200)).astype(int)])
+    features, channels = [], []
+    for batch in chosen.batches:
+        for piece, ((points,), _) in jets(unit, batch):
+            features.append(points.reshape(-1, points.shape[-1]))
+            channels.append(np.tile(unit.channels(batch.numbers), piece.stop - piece.start))
+    points, species = np.concatenate(features), np.concatenate(channels)
+    distances = [pdist(points[species == channel][:MAX_ENVIRONMENTS]) for channel in np.unique(species)]
+    scale = float(np.median(np.concatenate(distances)))
     if not scale > 0 or not np.isfinite(scale):
         raise ValueError(
             f"descriptor {kernel.descriptor.name} is the same for all frames (median distance {scale}); "
@@ -46,14 +54,34 @@ def data_scale(kernel: GlobalKernel, frames: LabelledFrames) -> float:
     return scale
 
 
+def lacks_lengthscale(kernel: Kernel) -> bool:
+    """Whether a radial function of the kernel has no length scale yet."""
+    return any(radial.lengthscale is None for radial in kernel.radials)
+
+
+def with_lengthscales(kernel: Kernel, scales, factor: float = 1.0) -> Kernel:
+    """The kernel with `factor` times a length scale wherever there was none."""
+    return kernel.with_leaves(
+        [
+            leaf
+            if leaf.radial.lengthscale is not None
+            else leaf.replace(radial=leaf.radial.replace(lengthscale=s * factor))
+            for leaf, s in zip(kernel.leaves, scales, strict=True)
+        ]
+    )
+
+
 def search_lengthscale(
-    kernel: GlobalKernel,
+    kernel: Kernel,
     frames: LabelledFrames,
     noise: dict[str, float],
     seed: int = 0,
+    atomic_energies=None,
     progress: Progress = lambda stage, fraction: None,
-) -> tuple[float, list[Trial]]:
+) -> tuple[Kernel, list[Trial]]:
     """The length scale with the smallest validation error, over the geometric grid scale · 8 · √2^k.
+
+    Several length scales (of the terms of a sum, the factors of a product) keep their ratio, that of the data's scales.
 
     A fifth of the frames (at most 200) is held out, the rest (at most 300) is fitted; of small sets several fifths are
     held out in turn, until 40 frames or all have been predicted. From the middle of the grid the
@@ -61,7 +89,7 @@ def search_lengthscale(
     as good as the best to half a percent the shortest is taken: the best conditioned, and no worse in its energies.
 
     Returns:
-        the best length scale, and all trials in the order they were made.
+        the kernel with the best length scale, and all trials in the order they were made.
     Raises:
         ValueError: fewer than 5 frames, or no length scale gives a positive definite matrix.
     """
@@ -70,20 +98,22 @@ def search_lengthscale(
             f"lengthscale: {len(frames)} training frames are too few to find one by validation "
             f"(at least {MIN_FRAMES}); give it, for example Matern52(lengthscale=10.0)"
         )
-    order = np.random.default_rng(seed).permutation(len(frames))
+    order = frames.index[np.random.default_rng(seed).permutation(len(frames))]
     held = max(1, min(MAX_VALIDATION, len(frames) // 5))
     turns = min(5, -(-ENOUGH // held), len(frames) // held)
     folds = [np.roll(order, -turn * held) for turn in range(turns)]
     splits = [(frames.take(fold[held : held + MAX_FIT]), frames.take(fold[:held])) for fold in folds]
-    start = START * data_scale(kernel, frames)
+    starts = [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in kernel.leaves]
+    start = next(s for s, leaf in zip(starts, kernel.leaves, strict=True) if leaf.radial.lengthscale is None)
     errors: dict[int, float] = {}
     trials: list[Trial] = []
 
     def error(k: int) -> float:
         if k not in errors:
             progress("length scale", min(0.95, len(errors) / 9))
-            trial = kernel.replace(radial=kernel.radial.replace(lengthscale=start * FACTOR**k))
-            errors[k] = float(np.sqrt(np.mean([_validation_error(trial, *split, noise) ** 2 for split in splits])))
+            trial = with_lengthscales(kernel, starts, FACTOR**k)
+            mistakes = [_validation_error(trial, *split, noise, atomic_energies) for split in splits]
+            errors[k] = float(np.sqrt(np.mean(np.square(mistakes))))
             trials.append(Trial(start * FACTOR**k, errors[k]))
             logger.info("length scale %.4g: validation RMSE %.4g", trials[-1].lengthscale, errors[k])
         return errors[k]
@@ -100,15 +130,17 @@ def search_lengthscale(
             f"{noise}; raise noise, or give a length scale"
         )
     good = [k for k, value in errors.items() if value <= (1.0 + TIE) * errors[best]]
-    return start * FACTOR ** min(good), trials
+    return with_lengthscales(kernel, starts, FACTOR ** min(good)), trials
 
 
-def _validation_error(kernel, training: LabelledFrames, validation: LabelledFrames, noise: dict[str, float]) -> float:
+def _validation_error(kernel, training: LabelledFrames, validation: LabelledFrames, noise, atomic_energies) -> float:
     try:
-        solution = solve(kernel, training, noise)
+        solution = solve(kernel, training, noise, atomic_energies)
     except IndefiniteMatrix:
         return np.inf  # no candidate
-    force_field = ForceField(solution.model, training.numbers, kernel, 1)
-    energies, forces = force_field.energy_and_forces(validation.positions, validation.cells)
-    difference = forces - validation.labels["forces"] if "forces" in noise else energies - validation.labels["energy"]
-    return float(np.sqrt(np.mean(difference**2)))
+    name, squares = "forces" if "forces" in noise else "energy", []
+    for batch in validation.batches:
+        force_field = ForceField(solution.model, batch.numbers, kernel, 1)
+        energies, forces = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc)
+        squares.append(((forces if name == "forces" else energies) - batch.labels[name]).ravel() ** 2)
+    return float(np.sqrt(np.mean(np.concatenate(squares))))

@@ -6,56 +6,109 @@ import functools
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from descriptors.geometry import Neighbors
 from mlff.batching import chunk_size, map_chunks
-from mlff.kernels import GlobalKernel
+from mlff.kernels import Kernel
+from mlff.labelled import Batch
+from mlff.neighbors import neighbor_lists, wants_list
 from mlff.precision import double_precision
 
 _MEMORY = 64 * 2**20
 
 
+def surroundings(kernel: Kernel, batch: Batch, width: int = 0) -> tuple:
+    """What the descriptors are given beside positions and numbers: (cells, neighbour lists or None), a frame each."""
+    cells = np.where(batch.pbc.any(axis=1)[:, None, None], batch.cells, 0.0)
+    for leaf in kernel.leaves:
+        if "neighbors" not in leaf.descriptor.uses and leaf.descriptor.cutoff is not None:
+            _require_nearest_image(leaf.descriptor, batch)
+    if "neighbors" in kernel.uses and wants_list(len(batch.numbers), batch.pbc.any(axis=0)):
+        return cells, neighbor_lists(batch.positions, batch.cells, batch.pbc, kernel.cutoff, width)
+    return cells, None
+
+
+def _require_nearest_image(descriptor, batch: Batch) -> None:
+    """Refuse cells in which a descriptor without a neighbour list would miss images within its cutoff."""
+    for i, (cell, pbc) in enumerate(zip(batch.cells, batch.pbc, strict=True)):
+        if not pbc.any():
+            continue
+        if not pbc.all() or np.linalg.det(cell) == 0.0:
+            raise ValueError(
+                f"descriptor {descriptor.name} sees nearest images only, in cells that are periodic in all directions; frame "
+                f"{batch.index[i]} has pbc={[bool(p) for p in pbc]}: use a descriptor that takes neighbors"
+            )
+        heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+        if heights.min() < 2.0 * descriptor.cutoff:
+            raise ValueError(
+                f"cell of frame {batch.index[i]} is too small for descriptor {descriptor.name}: its smallest height is "
+                f"{heights.min():.2f} Å, nearest images suffice from twice the cutoff, {2.0 * descriptor.cutoff:.2f} Å; "
+                "shorten the cutoff, repeat the cell, or use a descriptor that takes neighbors"
+            )
+
+
+def exchanged(around: tuple, permutation) -> tuple:
+    """The surroundings of a geometry whose atoms changed places, (p x)_a = x[p[a]]."""
+    cell, neighbors = around
+    if neighbors is None:
+        return around
+    places = jnp.argsort(permutation)
+    indices = neighbors.indices[permutation]
+    moved = jnp.where(indices >= 0, places[indices], -1).astype(indices.dtype)
+    return cell, Neighbors(moved, neighbors.shifts[permutation])
+
+
 @double_precision
-def _feature_shape(kernel: GlobalKernel, positions, numbers, cells) -> tuple[int, ...]:
-    return jax.eval_shape(kernel.features, positions[0], numbers, cells[0]).shape
+def _shapes(part, numbers, positions, around) -> tuple[tuple[int, int], ...]:
+    """Of the features of every block of one part: (environments, features)."""
+    first = jax.tree.map(lambda leaf: leaf[0], around)
+    results = jax.eval_shape(lambda x, a: part.feature_blocks(x, numbers, *a), positions[0], first)
+    return tuple(result.shape for result in results)
+
+
+def block_sizes(part, batch: Batch) -> tuple[int, ...]:
+    """How many features each block of one part has: one block, or one for every factor of a product."""
+    one = batch.take(slice(0, 1))
+    return tuple(shape[1] for shape in _shapes(part, one.numbers, one.positions, surroundings(part, one)))
 
 
 @functools.partial(jax.jit, static_argnames="forward")
-def _jets(kernel: GlobalKernel, numbers, positions, cells, forward: bool):
-    def single(x, cell):
+def _jets(parts, numbers, positions, around, forward: bool):
+    def single(x, a):
         def features(flat):
-            return kernel.features(flat.reshape(x.shape), numbers, cell)
+            return tuple(part.features(flat.reshape(x.shape), numbers, *a) for part in parts)
 
         return features(x.ravel()), (jax.jacfwd if forward else jax.jacrev)(features)(x.ravel())
 
-    return jax.vmap(single)(positions, cells)
+    return jax.vmap(single)(positions, around)
 
 
-def jets(kernel: GlobalKernel, positions: Float[np.ndarray, "m n 3"], numbers, cells) -> Iterator:
+def jets(kernel: Kernel, batch: Batch) -> Iterator:
     """Features and Jacobians of frames, chunk by chunk, by whichever mode of differentiation costs less.
 
     Yields:
-        (slice of frames, (φ/ℓ of shape (frames, D), ∂φ/∂x/ℓ of shape (frames, D, 3n))).
+        (slice of frames, (φ/ℓ of shape (frames, e, D), ∂φ/∂x/ℓ of shape (frames, e, D, 3n)), each a tuple over the parts
+        of the kernel with its e environments).
     """
-    coordinates = positions[0].size
-    features = _feature_shape(kernel, positions, numbers, cells)
-    if len(features) != 1:
-        raise ValueError(
-            f"descriptor {kernel.descriptor.name} returns an array of shape {features}; "
-            "a global kernel takes one vector for the whole molecule, shape (D,)"
-        )
-    forward = coordinates <= features[0]
-    size = chunk_size(8 * 4 * features[0] * coordinates, _MEMORY)
-    function = functools.partial(_jets, kernel.bare(), numbers, forward=forward)
-    yield from map_chunks(function, (positions, cells), size)
+    parts = tuple(part.bare() for part in kernel.parts)
+    around = surroundings(kernel, batch)
+    coordinates = batch.positions[0].size
+    shapes = [_shapes(part, batch.numbers, batch.positions, around) for part in parts]
+    outputs = sum(e * size for part in shapes for e, size in part)
+    forward = coordinates <= outputs
+    size = chunk_size(8 * 4 * outputs * coordinates, _MEMORY)
+    function = functools.partial(_jets, parts, batch.numbers, forward=forward)
+    yield from map_chunks(function, (batch.positions, around), size)
 
 
 @jax.jit
-def _image_tangents(kernel: GlobalKernel, group, numbers, positions, cells, directions):
-    def image(permutation, x, cell, displacements):
+def _image_tangents(part, group, numbers, positions, around, directions):
+    def image(permutation, x, a, displacements):
         def features(y):
-            return kernel.features(y[permutation], numbers, cell)
+            return part.features(y[permutation], numbers, *exchanged(a, permutation))[0]
 
         def along(displacement):
             return jax.jvp(features, (x,), (displacement.reshape(x.shape),))[1]
@@ -63,29 +116,26 @@ def _image_tangents(kernel: GlobalKernel, group, numbers, positions, cells, dire
         return features(x), jax.vmap(along)(displacements)
 
     over_group = jax.vmap(image, in_axes=(0, None, None, None))
-    return jax.vmap(over_group, in_axes=(None, 0, 0, 0))(group, positions, cells, directions)
+    return jax.vmap(over_group, in_axes=(None, 0, 0, 0))(group, positions, around, directions)
 
 
 def image_tangents(
-    kernel: GlobalKernel,
-    positions: Float[np.ndarray, "m n 3"],
-    numbers,
-    cells,
-    directions: Float[np.ndarray, "m rows coordinates"],
+    part, batch: Batch, directions: Float[np.ndarray, "m rows coordinates"]
 ) -> tuple[Float[np.ndarray, "m P D"], Float[np.ndarray, "m P rows D"]]:
-    """Features of all permuted images of frames, and their derivatives along directions of the frames.
+    """Features of all permuted images of frames under a global kernel, and their derivatives along directions.
 
     Arguments:
         directions: in the coordinates of the frames themselves, shape (m, rows, 3n).
     Returns:
         φ(p x)/ℓ, shape (m, P, D); d·∂φ(p x)/∂x/ℓ, shape (m, P, rows, D).
     """
-    group = kernel.group(positions.shape[1])
-    (features,) = _feature_shape(kernel, positions, numbers, cells)
+    group = part.group(len(batch.numbers))
+    bare, around = part.bare(), surroundings(part, batch)
+    features = sum(size for _, size in _shapes(bare, batch.numbers, batch.positions, around))
     size = chunk_size(8 * 2 * len(group) * features * directions.shape[1], _MEMORY)
-    function = functools.partial(_image_tangents, kernel.bare(), group, numbers)
-    points = np.empty((len(positions), len(group), features))
-    tangents = np.empty((len(positions), len(group), directions.shape[1], features))
-    for piece, result in map_chunks(function, (positions, cells, directions), size):
+    function = functools.partial(_image_tangents, bare, group, batch.numbers)
+    points = np.empty((len(batch), len(group), features))
+    tangents = np.empty((len(batch), len(group), directions.shape[1], features))
+    for piece, result in map_chunks(function, (batch.positions, around, directions), size):
         points[piece], tangents[piece] = result
     return points, tangents

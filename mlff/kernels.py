@@ -1,12 +1,14 @@
-"""Kernels: how alike two geometries are. A kernel receives a descriptor; it never imports one."""
+"""Kernels: how alike two geometries are. A kernel receives a descriptor; it never imports one.
+
+Global and local kernels compare the features of one descriptor (a product: of several) by a radial function κ, whole
+molecules or environment by environment. Sums are made of those. All that the fit needs of any of them is its
+`parts`: features, a radial function, and which environments are compared with which.
+"""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import numbers
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,145 +16,84 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float
 
-from mlff.precision import Array, double_precision
-from mlff.radial import Radial
+from mlff.descriptor import Descriptor
+from mlff.precision import Array
+from mlff.radial import Product, Radial
 from mlff.symmetry import Permutations
-from mlff.units import symbols
-
-SUPPLIED = ("numbers", "cell", "neighbors")  # keyword parameters of descriptors that the kernel fills in
-COMPLETED = "elements"  # the one that `fit` fills in from the data: atomic numbers, in ascending order
 
 
-class Descriptor(struct.PyTreeNode):
-    """A descriptor function with its hyperparameters.
-
-    Attributes:
-        function: `function(positions, …) -> array`, of shape (D,) for a molecule, (n, D) for atomic environments; keyword
-            parameters named `numbers`, `cell` and `neighbors` are supplied, `elements` is filled in from the data.
-            One that takes `neighbors` has a parameter `cutoff`: how far it sees, Å.
-        arguments: real-valued hyperparameters by name, arrays or nested dictionaries of them; traced, so that they can be
-            differentiated.
-        settings: all other arguments (integers, strings, …) as (name, value) pairs; compiled in.
-    """
-
-    function: Callable = struct.field(pytree_node=False)
-    arguments: dict[str, Any] = struct.field(default_factory=dict)
-    settings: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
-
-    @classmethod
-    def wrap(cls, function: Callable | Descriptor) -> Descriptor:
-        """A descriptor from a function, or from `functools.partial(function, name=value, …)`.
-
-        Raises:
-            ValueError: what is given is no function of `positions`, or its arguments do not fit.
-        """
-        if isinstance(function, Descriptor):
-            return function
-        given: dict[str, Any] = {}
-        if isinstance(function, functools.partial):
-            if function.args:
-                raise ValueError("descriptor: bind its arguments by name, functools.partial(function, name=value)")
-            function, given = function.func, dict(function.keywords)
-        if not callable(function):
-            raise ValueError(f"descriptor={function!r} must be a function of positions")
-        parameters = inspect.signature(function).parameters
-        name = getattr(function, "__name__", repr(function))
-        if unknown := sorted(set(given) - set(parameters)):
-            raise ValueError(f"descriptor {name} has no argument {unknown[0]!r}; it takes {', '.join(parameters)}")
-        known = (*given, *SUPPLIED, COMPLETED)
-        for position, (key, parameter) in enumerate(parameters.items()):
-            variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            if position and not variadic and parameter.default is parameter.empty and key not in known:
-                raise ValueError(f"descriptor {name} needs a value of {key!r}; give functools.partial({name}, {key}=…)")
-        if not hasattr(function, "__qualname__"):
-            raise ValueError(
-                f"descriptor={function!r} must be a function defined with def, so that a model file can name it"
-            )
-        real = {key: value for key, value in given.items() if _is_real(value)}
-        rest = tuple(sorted((key, value) for key, value in given.items() if key not in real))
-        for key, value in rest:
-            if not _is_setting(value):
-                raise ValueError(
-                    f"descriptor {name}: {key}={value!r} must be a real number or array (a hyperparameter), or an integer, "
-                    "a string, a bool, None or nested tuples of them (a setting)"
-                )
-        described = cls(function, real, rest)
-        if "neighbors" in parameters and not described.cutoff > 0:
-            raise ValueError(f"descriptor {name} takes neighbors, so it needs a positive number `cutoff`: how far it sees, Å")
-        return described
+class _Kernel(struct.PyTreeNode):
+    """What kernels share: `leaves` hold one descriptor and one radial function each, `parts` are terms of a sum."""
 
     @property
-    def name(self) -> str:
-        return f"{self.function.__module__}:{self.function.__qualname__}"
+    def leaves(self) -> tuple[GlobalKernel | LocalKernel, ...]:
+        return (self,)
+
+    def with_leaves(self, leaves: Sequence) -> _Kernel:
+        """The same kernel of other leaves."""
+        (leaf,) = leaves
+        return leaf
 
     @property
-    def parameters(self) -> Mapping[str, inspect.Parameter]:
-        return inspect.signature(self.function).parameters
+    def parts(self) -> tuple[_Kernel, ...]:
+        return (self,)
+
+    def completed(self, numbers) -> _Kernel:
+        """With the elements of the data filled in wherever a descriptor or a local kernel takes them."""
+        return self.with_leaves([leaf._completed(numbers) for leaf in self.leaves])
 
     @property
     def uses(self) -> frozenset[str]:
-        """Which of the supplied keywords the function takes."""
-        return frozenset(SUPPLIED) & frozenset(self.parameters)
+        """What the descriptors want to be given."""
+        return frozenset().union(*(leaf.descriptor.uses for leaf in self.leaves))
 
     @property
-    def cutoff(self) -> float | None:
-        """The value of the parameter `cutoff`, Å; None without one."""
-        default = self.parameters["cutoff"].default if "cutoff" in self.parameters else None
-        value = self.arguments.get("cutoff", dict(self.settings).get("cutoff", default))
-        return None if value is None or value is inspect.Parameter.empty else float(value)
+    def cutoff(self) -> float:
+        """How far the descriptors that take neighbours see, Å; 0 when there are none."""
+        return max((leaf.descriptor.cutoff for leaf in self.leaves if "neighbors" in leaf.descriptor.uses), default=0.0)
 
     @property
-    def elements(self) -> tuple[int, ...] | None:
-        """The atomic numbers that have channels of their own; None where the function knows no elements, or none yet."""
-        return dict(self.settings).get(COMPLETED)
+    def radials(self) -> tuple[Radial, ...]:
+        return tuple(leaf.radial for leaf in self.leaves)
 
-    def completed(self, numbers) -> Descriptor:
-        """With `elements` filled in from atomic numbers, where the function takes them and they are not given.
+    @property
+    def permutations_used(self) -> Permutations | None:
+        """The group of the first leaf that has one."""
+        groups = (getattr(leaf, "permutations", None) for leaf in self.leaves)
+        return next((group for group in groups if group is not None), None)
 
-        Raises:
-            ValueError: an atomic number that the given elements lack: its atoms would not be seen.
-        """
-        present = tuple(sorted({int(z) for z in np.ravel(numbers)}))
-        if COMPLETED not in self.parameters:
-            return self
-        if self.elements is None:
-            return self.replace(settings=tuple(sorted((*self.settings, (COMPLETED, present)))))
-        if missing := sorted(set(present) - set(self.elements)):
-            raise ValueError(
-                f"descriptor {self.name}: elements={self.elements} lack {', '.join(symbols(missing))}, which the frames "
-                "hold; add them, or leave elements out"
-            )
-        return self
+    @property
+    def transferable(self) -> bool:
+        """Whether molecules of other composition than the training frames' can be evaluated."""
+        return all(isinstance(leaf, LocalKernel) for leaf in self.leaves)
 
-    def __call__(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> Float[Array, "..."]:
-        available = {"numbers": numbers, "cell": cell, "neighbors": neighbors}
-        supplied = {key: available[key] for key in self.uses}
-        return self.function(positions, **self.arguments, **dict(self.settings), **supplied)
+    def features(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> Float[Array, "e D"]:
+        """φ/ℓ of every environment, shape (e, D); the features of the factors of a product side by side."""
+        return jnp.concatenate(self.feature_blocks(positions, numbers, cell, neighbors), axis=1)
+
+    @property
+    def label(self) -> str:
+        return " + ".join(dict.fromkeys(f"{leaf.descriptor.name}, {leaf.radial.label}" for leaf in self.leaves))
 
 
-def _is_real(value) -> bool:
-    if isinstance(value, Mapping):
-        return bool(value) and all(_is_real(item) for item in value.values())
-    return isinstance(value, float) or (hasattr(value, "dtype") and np.issubdtype(value.dtype, np.floating))
+def _check_leaf(leaf) -> None:
+    if callable(leaf.descriptor) and not isinstance(leaf.descriptor, Descriptor):
+        object.__setattr__(leaf, "descriptor", Descriptor.wrap(leaf.descriptor))
+    if isinstance(leaf.amplitude, numbers.Real) and not leaf.amplitude > 0:
+        raise ValueError(f"amplitude={leaf.amplitude} must be positive (eV²), or None to take it from the data")
 
 
-def _is_setting(value) -> bool:
-    if isinstance(value, tuple):
-        return all(_is_setting(item) for item in value)
-    return value is None or isinstance(value, (int, str))
-
-
-class GlobalKernel(struct.PyTreeNode):
+class GlobalKernel(_Kernel):
     """Kernel between whole molecules, symmetrised over permutations P of identical atoms.
 
         k(x, x′) = A/|P| Σ_{p∈P} f(|φ(x) − φ(p x′)|²/ℓ²)
 
     This one-sided sum is a kernel where an exchange of atoms only permutes (or rotates) the features;
-    `fit` checks that and refuses otherwise.
+    `fit` checks that and refuses otherwise. Of a descriptor of atoms, φ is the features of all atoms in a row.
 
     Attributes:
-        descriptor: a function of positions, shape (D,), or a `functools.partial` of one.
-        radial: f and ℓ; without a length scale, `fit` finds one.
+        descriptor: a function of positions, shape (D,) or (n, D), or a `functools.partial` of one.
+        radial: f and ℓ, a number or one for every feature; without a length scale, `fit` finds one.
         permutations: what `find_permutations` returns, all elements of a group as index arrays (checked to be one),
             or None for the identity alone.
         amplitude: A, in eV²; None sets it so that the prior variance of the forces (of the energies, without forces)
@@ -167,14 +108,11 @@ class GlobalKernel(struct.PyTreeNode):
     amplitude: float | Array | None = None
 
     def __post_init__(self):
-        if callable(self.descriptor) and not isinstance(self.descriptor, Descriptor):
-            object.__setattr__(self, "descriptor", Descriptor.wrap(self.descriptor))
+        _check_leaf(self)
         if isinstance(self.permutations, (list, tuple, np.ndarray)):
             elements = np.asarray(self.permutations)
             like = np.zeros(elements.shape[-1], dtype=int)  # which atoms are alike is the data's to say: `fit` checks
             object.__setattr__(self, "permutations", Permutations.from_elements(elements, like))
-        if isinstance(self.amplitude, numbers.Real) and not self.amplitude > 0:
-            raise ValueError(f"amplitude={self.amplitude} must be positive (eV²), or None to take it from the data")
 
     def group(self, atoms: int) -> np.ndarray:
         """The permutations as an index array, shape (|P|, n); the identity alone when none were given."""
@@ -184,71 +122,231 @@ class GlobalKernel(struct.PyTreeNode):
         """The descriptor with its radial function alone: all that compiled functions of features depend on."""
         return self.replace(permutations=None, amplitude=None)
 
-    def features(self, positions: Float[Array, "n 3"], numbers, cell) -> Float[Array, "..."]:
-        """φ(x)/ℓ, shape (D,)."""
-        return self.descriptor(positions, numbers, cell) / self.radial.lengthscale
+    def _completed(self, numbers) -> GlobalKernel:
+        return self.replace(descriptor=self.descriptor.completed(numbers))
+
+    def channels(self, numbers) -> np.ndarray:
+        """Which environments are compared with each other: a molecule has one."""
+        return np.zeros(1, dtype=int)
+
+    @property
+    def channel_count(self) -> int:
+        return 1
+
+    def feature_blocks(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> tuple:
+        """φ(x)/ℓ, one array of shape (1, D): one environment, the molecule."""
+        features = self.descriptor(positions, numbers, cell, neighbors)
+        if features.ndim > 2:
+            raise ValueError(
+                f"descriptor {self.descriptor.name} returns an array of shape {features.shape}; a global kernel takes "
+                "one vector for the whole molecule, shape (D,), or one for every atom, shape (n, D)"
+            )
+        return (features.reshape(1, -1) / jnp.ravel(jnp.asarray(self.radial.lengthscale)),)
 
     def evaluate(self, system, other) -> Float[Array, ""]:
         """k(x, x′)/A of two systems, straight from the definition; a scalar, differentiable in both."""
-        one = self.features(system.positions, system.numbers, system.cell)
-
-        def term(permutation):
-            two = self.features(jnp.asarray(other.positions)[permutation], other.numbers, other.cell)
-            return self.radial.value(jnp.sum((one - two) ** 2))
-
-        return jnp.mean(jax.vmap(term)(jnp.asarray(self.group(len(system.numbers)))))
+        return _symmetrised(self, system, other)
 
 
-@double_precision
-def check_symmetry(kernel: GlobalKernel, positions: np.ndarray, numbers: np.ndarray, cell: np.ndarray) -> None:
-    """Refuse a permutation sum that is no kernel.
+class LocalKernel(_Kernel):
+    """Kernel between atomic environments, species by species.
 
-    The one-sided sum is symmetric and invariant exactly when κ(φ(p x), φ(p x′)) = κ(φ(x), φ(x′)). That is
-    tested on the first frame and its displacement by 0.05 Å a coordinate.
+        k(x, x′) = A Σ_{a∈x, b∈x′} [z_a = z_b] f(|φ_a(x) − φ_b(x′)|²/ℓ²)
 
-    Raises:
-        ValueError: the descriptor (or a length scale per feature) breaks the permutations.
+    A sum over environments: extensive, for molecules of any composition and for periodic cells.
+
+    Attributes:
+        descriptor: a function of positions, shape (n, D), or a `functools.partial` of one.
+        radial: f and ℓ, a number or one for every feature; without a length scale, `fit` finds one.
+        elements: atomic numbers that have channels; filled in from the data.
+        amplitude: A, in eV²; None takes it from the data, as for `GlobalKernel`.
+
+    Source: Bartók et al., Phys. Rev. Lett. 104, 136403 (2010), doi 10.1103/PhysRevLett.104.136403.
     """
-    displaced = positions + 0.05 * np.random.default_rng(0).standard_normal(positions.shape)
-    group = jnp.asarray(kernel.group(len(numbers)))
-    features = jax.vmap(lambda x: kernel.features(x, numbers, cell))
-    squares = np.asarray(jnp.sum((features(positions[group]) - features(displaced[group])) ** 2, axis=-1))
-    worst = float(np.max(np.abs(squares / squares[0] - 1.0)))
-    if not worst <= 1e-8:
-        raise ValueError(
-            f"permutations: exchanging atoms changes the distance between two descriptors of {kernel.descriptor.name} by "
-            f"{worst:.1%}, so the permutation sum is no kernel; use a descriptor whose features the exchange permutes and "
-            "one length scale (or the same one for exchanged features), or permutations=None"
+
+    descriptor: Descriptor | Callable
+    radial: Radial
+    elements: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
+    amplitude: float | Array | None = None
+
+    def __post_init__(self):
+        _check_leaf(self)
+
+    def bare(self) -> LocalKernel:
+        """Without its amplitude."""
+        return self.replace(amplitude=None)
+
+    def _completed(self, numbers) -> LocalKernel:
+        present = tuple(sorted({int(z) for z in np.ravel(numbers)}))
+        return self.replace(
+            descriptor=self.descriptor.completed(numbers), elements=present if self.elements is None else self.elements
         )
 
+    def channels(self, numbers) -> np.ndarray:
+        """The species channel of every atom, shape (n,)."""
+        return np.searchsorted(np.asarray(self.elements), np.asarray(numbers))
 
-@double_precision
-def feature_permutations(
-    kernel: GlobalKernel, positions: np.ndarray, numbers: np.ndarray, cell: np.ndarray
-) -> np.ndarray | None:
-    """How the features of a permuted geometry are those of the geometry, rearranged: φ(p x) = φ(x)[π_p].
+    @property
+    def channel_count(self) -> int:
+        return len(self.elements)
 
-    Found by sorting the features of one displaced geometry, confirmed on another.
+    def feature_blocks(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> tuple:
+        """φ_a(x)/ℓ of every atom, one array of shape (n, D)."""
+        features = self.descriptor(positions, numbers, cell, neighbors)
+        if features.ndim != 2 or features.shape[0] != positions.shape[0]:
+            raise ValueError(
+                f"descriptor {self.descriptor.name} returns an array of shape {features.shape} for {positions.shape[0]} "
+                "atoms; a local kernel takes one vector for every atom, shape (n, D)"
+            )
+        return (features / self.radial.lengthscale,)
 
-    Returns:
-        π, shape (|P|, D); None for descriptors whose features an exchange of atoms does more to than rearrange.
+    def evaluate(self, system, other) -> Float[Array, ""]:
+        """k(x, x′)/A of two systems, straight from the definition; a scalar, differentiable in both."""
+        return _environmental(self, system, other)
+
+
+class ProductKernel(_Kernel):
+    """Product of radial functions of several descriptors, inside one sum over permutations or environments.
+
+        κ(x, x′) = Π_i f_i(|φ_i(x) − φ_i(x′)|²/ℓ_i²)
+
+    The factors are all global with the same permutations, or all local.
+    A product of sums is no single sum: that is refused.
+
+    Raises:
+        ValueError: a factor is itself a sum or product, or the factors are of different kinds or permutations.
     """
-    rng = np.random.default_rng(1)
-    group = kernel.group(len(numbers))
-    first, second = (positions + 0.05 * rng.standard_normal(positions.shape) for _ in range(2))
 
-    def features(x):
-        return np.asarray(jax.vmap(lambda y: kernel.features(y, numbers, cell))(jnp.asarray(x)))
+    factors: tuple[GlobalKernel | LocalKernel, ...]
+    amplitude: float | Array | None = None
 
-    images = features(first[group])
-    base = features(first[None])[0]
-    ordered = np.sort(base)
-    if np.any(np.diff(ordered) <= 1e-10 * np.abs(ordered[1:])):
-        return None  # equal features, such as those beyond a cutoff, do not say which of them went where
-    ranks = np.argsort(images, axis=1)
-    arrangement = np.empty_like(ranks)
-    np.put_along_axis(arrangement, ranks, np.broadcast_to(np.argsort(base), ranks.shape), axis=1)
-    for x in (first, second):
-        if not np.allclose(features(x[group]), features(x[None])[0][arrangement], rtol=1e-10, atol=1e-13):
-            return None
-    return arrangement.astype(np.int32)
+    def __post_init__(self):
+        object.__setattr__(self, "factors", tuple(self.factors))
+        kinds = {type(factor) for factor in self.factors}
+        if len(kinds) != 1 or not kinds <= {GlobalKernel, LocalKernel}:
+            raise ValueError(
+                "factors of a product must be global kernels, or local kernels, not both, nor sums or products: expand "
+                "a product of sums into a sum of products"
+            )
+        if any(factor.amplitude is not None for factor in self.factors):
+            raise ValueError("factors of a product have no amplitude of their own; give that of the product")
+        first = self.factors[0]
+        if kinds == {GlobalKernel} and any(factor.permutations != first.permutations for factor in self.factors):
+            raise ValueError("factors of a product must share their permutations: they stand inside one sum over them")
+
+    @property
+    def leaves(self):
+        return self.factors
+
+    def with_leaves(self, leaves: Sequence) -> ProductKernel:
+        """The same product of other factors."""
+        return self.replace(factors=tuple(leaves))
+
+    @property
+    def radial(self) -> Product:
+        """f as a function of one s for every factor."""
+        return Product(factors=tuple(factor.radial for factor in self.factors))
+
+    @property
+    def permutations(self):
+        return getattr(self.factors[0], "permutations", None)
+
+    @property
+    def elements(self):
+        return getattr(self.factors[0], "elements", None)
+
+    def group(self, atoms: int) -> np.ndarray:
+        return self.factors[0].group(atoms)
+
+    def bare(self) -> ProductKernel:
+        """Without permutations and amplitude."""
+        return self.replace(factors=tuple(factor.bare() for factor in self.factors), amplitude=None)
+
+    def channels(self, numbers) -> np.ndarray:
+        return self.factors[0].channels(numbers)
+
+    @property
+    def channel_count(self) -> int:
+        return self.factors[0].channel_count
+
+    def feature_blocks(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> tuple:
+        """φ_i/ℓ_i of every factor, each of shape (e, D_i)."""
+        return tuple(factor.feature_blocks(positions, numbers, cell, neighbors)[0] for factor in self.factors)
+
+    def evaluate(self, system, other) -> Float[Array, ""]:
+        """k(x, x′)/A of two systems, straight from the definition; a scalar, differentiable in both."""
+        whole = isinstance(self.factors[0], GlobalKernel)
+        return (_symmetrised if whole else _environmental)(self, system, other)
+
+
+class SumKernel(_Kernel):
+    """Sum of kernels, global and local ones as they come.
+
+        k(x, x′) = Σ_i k_i(x, x′)
+
+    The terms' amplitudes are all given, or none: then every term has the same share of the prior variance of the labels.
+
+    Raises:
+        ValueError: some terms have an amplitude and others not.
+    """
+
+    terms: tuple[GlobalKernel | LocalKernel | ProductKernel, ...]
+
+    def __post_init__(self):
+        terms = tuple(part for term in self.terms for part in term.parts)  # a sum of sums is a sum
+        object.__setattr__(self, "terms", terms)
+        if len({term.amplitude is None for term in terms}) > 1:
+            raise ValueError("amplitudes of a sum: give one to every term, or to none")
+
+    @property
+    def leaves(self):
+        return tuple(leaf for term in self.terms for leaf in term.leaves)
+
+    def with_leaves(self, leaves: Sequence) -> SumKernel:
+        """The same sum of other leaves."""
+        left, terms = list(leaves), []
+        for term in self.terms:
+            count = len(term.leaves)
+            terms.append(term.with_leaves(left[:count]))
+            left = left[count:]
+        return self.replace(terms=tuple(terms))
+
+    @property
+    def parts(self):
+        return self.terms
+
+    @property
+    def amplitude(self) -> tuple | None:
+        """Of every term; None where the data are to say."""
+        return None if self.terms[0].amplitude is None else tuple(term.amplitude for term in self.terms)
+
+
+Kernel = GlobalKernel | LocalKernel | ProductKernel | SumKernel
+
+
+def _squares(one, two) -> Float[Array, "..."]:
+    """One |φ − φ′|² for every block of features, stacked."""
+    return jnp.stack([jnp.sum((a - b) ** 2, axis=-1) for a, b in zip(one, two, strict=True)])
+
+
+def _blocks(kernel, system, positions=None) -> tuple:
+    at = system.positions if positions is None else positions
+    return kernel.feature_blocks(at, system.numbers, system.cell)  # all pairs, nearest images
+
+
+def _symmetrised(kernel, system, other) -> Float[Array, ""]:
+    """1/|P| Σ_p f(φ(x), φ(p x′))."""
+    one = _blocks(kernel, system)
+
+    def term(permutation):
+        return kernel.radial.value(*_squares(one, _blocks(kernel, other, jnp.asarray(other.positions)[permutation])))
+
+    return jnp.mean(jax.vmap(term)(jnp.asarray(kernel.group(len(system.numbers)))))
+
+
+def _environmental(kernel, system, other) -> Float[Array, ""]:
+    """Σ_ab [z_a = z_b] f(φ_a(x), φ_b(x′))."""
+    one, two = _blocks(kernel, system), _blocks(kernel, other)
+    s = _squares([a[:, None] for a in one], [b[None] for b in two])
+    like = np.asarray(system.numbers)[:, None] == np.asarray(other.numbers)
+    return jnp.sum(jnp.where(like, kernel.radial.value(*s), 0.0))

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 
 from mlff.dataset import Dataset
-from mlff.force_field import ForceField
+from mlff.force_field import ForceField, require_atoms
+from mlff.labelled import LabelledFrames
 from mlff.units import symbols
 
 
@@ -15,9 +16,9 @@ from mlff.units import symbols
 class Evaluation:
     """Errors on a data set: MAE and RMSE of energies (eV) and force components (eV/Å).
 
-    Labels that the data lack give NaN, and so do energies of a model
-    that was trained without any. `slope` is that of predicted against reference energies (1 when all is well,
-    NaN when there are no energies); arrays of references and predictions are kept for plots.
+    Labels that the data lack give NaN, and so do energies of a model that was trained without any. `slope` is that of
+    predicted against reference energies (1 when all is well, NaN when there are no energies); arrays of references and
+    predictions are kept for plots, forces flattened, frame after frame.
     """
 
     energy_mae: float
@@ -49,8 +50,8 @@ def evaluate(force_field: ForceField, data: Dataset) -> Evaluation:
     Raises:
         ValueError: the frames are of another molecule, or share geometries with the training frames.
     """
-    numbers = data.uniform_numbers()
-    require_same_atoms(force_field, numbers, data.source)
+    for frame in data:
+        require_atoms(force_field, frame.numbers, data.source)
     require_disjoint(frozenset(force_field.record.get("fingerprints", ())), data)
     return compare(force_field, data)
 
@@ -65,19 +66,19 @@ def require_disjoint(fingerprints: frozenset[str], data: Dataset) -> None:
 
 
 def compare(force_field: ForceField, data: Dataset) -> Evaluation:
-    """As `evaluate`, on any frames of the molecule, training frames too."""
-    numbers = data.uniform_numbers()
-    cells = np.stack([frame.cell for frame in data])
-    energies, forces = force_field.energy_and_forces(data.uniform_positions(), cells)
-    empty = np.full_like(energies, np.nan), np.full_like(forces, np.nan)
+    """As `evaluate`, on any frames that the force field can take, training frames too."""
+    energies, forces = _predict(force_field, data)
+    absent = np.full(len(forces), np.nan)
     # a model of forces alone knows energies up to a constant only
     comparable = "energy" in data.label_names and force_field.record.get("energy_constant", True)
-    reference_energies = data.array("energy") if comparable else empty[0]
-    reference_forces = data.array("forces") if "forces" in data.label_names else empty[1]
+    reference_energies = np.array([f.labels["energy"] for f in data]) if comparable else np.full(len(data), np.nan)
+    with_forces = "forces" in data.label_names
+    reference_forces = np.concatenate([f.labels["forces"].ravel() for f in data]) if with_forces else absent
     energy_error, force_error = energies - reference_energies, forces - reference_forces
+    atoms = np.repeat(np.concatenate([frame.numbers for frame in data]), 3)
     elements = {
-        symbol: float(np.abs(force_error[:, numbers == number]).mean())
-        for number, symbol in zip(np.unique(numbers), symbols(np.unique(numbers)), strict=True)
+        symbol: float(np.abs(force_error[atoms == number]).mean())
+        for number, symbol in zip(np.unique(atoms), symbols(np.unique(atoms)), strict=True)
     }
     return Evaluation(
         energy_mae=float(np.abs(energy_error).mean()),
@@ -86,25 +87,21 @@ def compare(force_field: ForceField, data: Dataset) -> Evaluation:
         forces_rmse=float(np.sqrt((force_error**2).mean())),
         slope=_slope(reference_energies, energies),
         n_test=len(data),
-        forces_mae_by_element={} if np.isnan(reference_forces).all() else elements,
+        forces_mae_by_element=elements if with_forces else {},
         energies=(reference_energies, energies),
         forces=(reference_forces, forces),
     )
 
 
-def require_same_atoms(force_field: ForceField, numbers: np.ndarray, where: str) -> None:
-    """Refuse atoms that differ from the force field's in number, kind or order."""
-    require_same_order(force_field.numbers, numbers, where)
-
-
-def require_same_order(expected: np.ndarray, numbers: np.ndarray, where: str) -> None:
-    """Refuse atoms that differ from the expected ones in number, kind or order."""
-    if not np.array_equal(numbers, expected):
-        ours, theirs = "".join(symbols(expected)), "".join(symbols(numbers))
-        raise ValueError(
-            f"{where}: the force field is for {ours}, in this order of atoms, received {theirs}; "
-            "reorder the atoms, or fit a force field for them"
-        )
+def _predict(force_field: ForceField, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Energies, shape (m,), and forces of all frames in their order, flattened; frames of equal atoms go together."""
+    energies, forces = np.empty(len(data)), [np.empty(0)] * len(data)
+    for batch in LabelledFrames.of(data).batches:
+        theirs = None if not force_field.kernel.transferable else batch.numbers
+        energies[batch.index], found = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc, theirs)
+        for i, force in zip(batch.index, found, strict=True):
+            forces[i] = force.ravel()
+    return energies, np.concatenate(forces)
 
 
 def _slope(reference: np.ndarray, predicted: np.ndarray) -> float:

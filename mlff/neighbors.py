@@ -7,8 +7,10 @@ import vesin
 from jaxtyping import Bool, Float
 
 from descriptors.geometry import Neighbors
+from mlff.units import symbols
 
 SMALL = 32  # atoms up to which an isolated molecule needs no list: everything may see everything
+REACH = 4.0  # Å, within which the closest atoms of two elements are looked for
 MARGIN = 1.25  # a list is this much wider than the fullest environment it was made for
 
 
@@ -59,3 +61,16 @@ def neighbor_lists(
         indices[frame, first, slots] = second
         offsets[frame, first, slots] = shifts
     return Neighbors(indices, offsets)
+
+
+def closest_pairs(positions, numbers, cells, pbc) -> dict[str, float]:
+    """The smallest distance between two atoms of each pair of elements, over all frames, Å; keys such as "C-H"."""
+    closest: dict[str, float] = {}
+    kinds = np.array(symbols(numbers))
+    for x, cell, periodic in zip(positions, cells, pbc, strict=True):
+        builder = vesin.NeighborList(cutoff=REACH, full_list=False)
+        first, second, distances = builder.compute(x, cell, [bool(p) for p in periodic], quantities="ijd")
+        names = np.array(["-".join(sorted(pair)) for pair in zip(kinds[first], kinds[second], strict=True)])
+        for name in np.unique(names):
+            closest[str(name)] = min(closest.get(str(name), np.inf), float(distances[names == name].min()))
+    return closest

@@ -61,8 +61,10 @@ def force_rows(forces: np.ndarray, noise: float, jacobian: np.ndarray) -> Rows:
     Arguments:
         forces: reference forces, shape (n, 3), eV/Å.
         noise: standard deviation of one force component, eV/Å.
-        jacobian: ∂φ/∂x at the frame, shape (D, 3n).
+        jacobian: ∂φ/∂x at the frame, all features of all environments, shape (D, 3n).
     """
+    if len(jacobian) > 2 * jacobian.shape[1]:
+        jacobian = np.linalg.qr(jacobian, mode="r")  # the same right singular vectors
     _, singular, vectors = np.linalg.svd(jacobian, full_matrices=False)
     basis = vectors[singular > RANK_CUTOFF * singular[0]]
     labels = basis @ forces.ravel()

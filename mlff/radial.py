@@ -7,6 +7,7 @@ labels of order m and results of order n need m + n ≤ order.
 import functools
 import math
 import numbers
+import operator
 from typing import ClassVar
 
 import jax
@@ -70,6 +71,20 @@ class Radial(struct.PyTreeNode):
             functions.append(_slope(functions[-1]))
         return tuple(function(s) for function in functions)
 
+    def gradient(self, s: Float[Array, "..."]) -> tuple[Float[Array, "*shape"], Float[Array, "..."]]:
+        """f and ∂f/∂s_i, for one s or one for every block of features."""
+        if len(s) == 1:
+            value, slope = self.derivatives(s[0], 1)
+            return value, slope[None]
+        return self.value(*s), jnp.stack([_partial(self.value, i)(*s) for i in range(len(s))])
+
+    def curvature(self, s: Float[Array, "..."]) -> Float[Array, "..."]:
+        """∂²f/∂s_i∂s_j."""
+        if len(s) == 1:
+            return self.derivatives(s[0], 2)[2][None, None]
+        count = range(len(s))
+        return jnp.stack([jnp.stack([_partial(_partial(self.value, i), j)(*s) for j in count]) for i in count])
+
 
 def _require_positive(name: str, value) -> None:
     """Numbers and NumPy arrays only: tracers have no values yet."""
@@ -79,6 +94,14 @@ def _require_positive(name: str, value) -> None:
 
 def _slope(function):
     return lambda s: jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
+
+
+def _partial(function, i: int):
+    def derivative(*s):
+        along = [jnp.ones_like(part) if k == i else jnp.zeros_like(part) for k, part in enumerate(s)]
+        return jax.jvp(function, s, tuple(along))[1]
+
+    return derivative
 
 
 class _Matern(Radial):
@@ -137,6 +160,22 @@ class RationalQuadratic(Radial):
 
     def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return (1.0 + s / (2.0 * self.alpha)) ** (-self.alpha)
+
+
+class Product(Radial):
+    """Product Π_i f_i(s_i) of radial functions, each of the distance in its own block of features."""
+
+    factors: tuple[Radial, ...] = ()
+
+    label: ClassVar[str] = "product"
+
+    @property
+    def order(self) -> float:
+        return min(factor.order for factor in self.factors)
+
+    def value(self, *s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        values = [factor.value(part) for factor, part in zip(self.factors, s, strict=True)]
+        return functools.reduce(operator.mul, values)
 
 
 RADIALS = {cls.__name__: cls for cls in (RBF, Matern32, Matern52, Matern72, RationalQuadratic)}

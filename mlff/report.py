@@ -15,7 +15,7 @@ from mlff.archive import plain, write_whole
 from mlff.force_field import ForceField
 from mlff.metrics import Evaluation
 from mlff.selfcheck import Check
-from mlff.units import formula
+from mlff.units import formula, symbols
 
 INK, ACCENT, GUIDE = "#1f2933", "#2468a2", "#9aa5b1"
 MAX_POINTS = 20_000  # in a scatter plot
@@ -30,7 +30,8 @@ def peak_memory_mb() -> float:
 def fit_summary(force_field: ForceField, evaluation: Evaluation | None) -> dict:
     """What `mlff fit --json` prints: errors in eV and eV/Å, sizes, time, memory."""
     record = force_field.record
-    group = force_field.kernel.permutations
+    group = force_field.kernel.permutations_used
+    lengthscales = [plain(radial.lengthscale) for radial in force_field.kernel.radials]
     errors = (evaluation.summary() if evaluation else {}) or dict.fromkeys(
         ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", "n_test")
     )
@@ -40,7 +41,7 @@ def fit_summary(force_field: ForceField, evaluation: Evaluation | None) -> dict:
         "permutations": 1 if group is None else len(group),
         "fit_seconds": record["fit_seconds"],
         "peak_memory_mb": peak_memory_mb(),
-        "lengthscale": plain(force_field.kernel.radial.lengthscale),
+        "lengthscale": lengthscales[0] if len(lengthscales) == 1 else lengthscales,
         "lengthscales_tried": record["lengthscales_tried"],
         "noise": record["noise"],
         "amplitude": force_field.kernel.amplitude,
@@ -107,7 +108,7 @@ def write_report(
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    group = force_field.kernel.permutations
+    group = force_field.kernel.permutations_used
     summary = {
         **fit_summary(force_field, evaluation),
         "symmetry": group.certificate() if group is not None else {"order": 1, "generators": []},
@@ -128,7 +129,7 @@ def write_report(
     contents = {"report.json": (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()}
     if evaluation is not None:
         contents["parity.png"] = png(
-            parity_figure(evaluation, f"{formula(force_field.numbers)}, {evaluation.n_test} test frames")
+            parity_figure(evaluation, f"{made_of(force_field)}, {evaluation.n_test} test frames")
         )
     contents["report.md"] = _page(force_field, evaluation, summary).encode()
     for name, content in contents.items():
@@ -137,12 +138,12 @@ def write_report(
 
 
 def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict) -> str:
-    record, radial = force_field.record, force_field.kernel.radial
-    parts = [f"# Force field of {formula(force_field.numbers)}\n"]
+    record, kernel = force_field.record, force_field.kernel
+    parts = [f"# Force field of {made_of(force_field)}\n"]
     parts.append(
         f"{record['n_train']} training frames of `{record['source']}` ({record['units']}), labels "
-        f"{', '.join(record['labels'])}; {radial.label} kernel, length scale {scale_text(radial.lengthscale)}, on "
-        f"`{force_field.kernel.descriptor.name}`; noise "
+        f"{', '.join(record['labels'])}; {type(kernel).__name__} of {kernel.label}, "
+        f"length scale {scale_text(kernel)}; noise "
         + ", ".join(f"{name} {value:.2g}" for name, value in record["noise"].items())
         + f"; {record['rows']} linear equations, {record['fit_seconds']:.1f} s, peak memory "
         f"{summary['peak_memory_mb']:.0f} MB.\n"
@@ -207,6 +208,17 @@ def _table(head: tuple, rows: list[tuple]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def scale_text(lengthscale) -> str:
-    """A length scale, or one per feature, for people."""
-    return ", ".join(f"{value:.4g}" for value in np.atleast_1d(lengthscale))
+def scale_text(kernel) -> str:
+    """The length scales of a kernel for people; of one per feature, their range."""
+    texts = []
+    for radial in kernel.radials:
+        values = np.atleast_1d(radial.lengthscale)
+        texts.append(f"{values[0]:.4g}" if len(values) == 1 else f"{values.min():.4g} to {values.max():.4g}")
+    return ", ".join(texts)
+
+
+def made_of(force_field: ForceField) -> str:
+    """The molecule, or the elements that a model of many compositions knows."""
+    if force_field.numbers is not None:
+        return formula(force_field.numbers)
+    return "-".join(symbols(force_field.model.elements))

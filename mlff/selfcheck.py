@@ -55,7 +55,8 @@ def self_check(
                 f"energy under {name}", force_field.energy(changed, changed_cell) - energy, INVARIANCE_TOLERANCE, "eV"
             )
         )
-    group = force_field.kernel.group(len(force_field))
+    used = force_field.kernel.permutations_used
+    group = np.arange(len(positions))[None] if used is None else used.indices
     worst = np.max(np.abs(force_field.energy(positions[group], cell) - energy))
     checks.append(Check(f"energy under {len(group)} permutations", float(worst), INVARIANCE_TOLERANCE, "eV"))
     atoms = Atoms(force_field.numbers, positions, cell=cell, pbc=cell is not None)

@@ -4,6 +4,7 @@ import re
 
 import ase.units
 import numpy as np
+from ase.data import atomic_numbers as atomic_numbers
 from ase.data import chemical_symbols, covalent_radii
 
 KB = ase.units.kB  # eV/K

@@ -78,13 +78,13 @@ def test_foreign_version_says_who_wrote_it(saved, monkeypatch, water_model):
     water_model.save(saved)
     monkeypatch.undo()
     with pytest.raises(
-        ValueError, match=r"version 99, this mlff reads 'mlff' version 1; install the mlff that wrote it"
+        ValueError, match=r"version 99, this mlff reads 'mlff' version 2; install the mlff that wrote it"
     ):
         mlff.load(saved)
 
 
 def test_header_is_json_and_arrays_are_safetensors(saved):
-    assert set(load_file(saved)) >= {"points", "tangents", "numbers"}
+    assert set(load_file(saved)) >= {"model.parts.0.channels.0.points", "model.parts.0.channels.0.tangents", "numbers"}
     size = int.from_bytes(saved.read_bytes()[:8], "little")
     metadata = json.loads(saved.read_bytes()[8 : 8 + size])["__metadata__"]
     assert json.loads(metadata["header"])["units"] == {"energy": "eV", "length": "Å"}

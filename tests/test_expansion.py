@@ -6,21 +6,22 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances
-from mlff.expansion import Expansion
+from mlff.expansion import Channel, Expansion, Part
 
 
 def test_values_are_kept_only_where_there_are_any(water):
     kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0))
-    assert mlff.fit(kernel, water[:4]).model.values is None
+    assert mlff.fit(kernel, water[:4]).model.parts[0].channels[0].values is None
     both = mlff.fit(kernel, water[:4], labels=("energy", "forces"), noise={"energy": 1e-4, "forces": 1e-4})
-    assert both.model.values.shape == (4,)
+    assert both.model.parts[0].channels[0].values.shape == (4,)
 
 
 def test_energy_is_the_sum_it_states(rng, water):
     """Five points with values and tangents, summed by hand."""
     kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.7))
     points, tangents, values = rng.uniform(0.3, 0.7, (5, 3)), rng.standard_normal((5, 3)), rng.standard_normal(5)
-    model = Expansion.build(kernel.descriptor, kernel.radial, points, tangents, values, None, 2.5)
+    channel = Channel.build(points, tangents, values, (3,))
+    model = Expansion((Part(kernel.bare(), (channel,), None, (3,)),), np.array([2.5]))
     x = water[0].positions
     with jax.enable_x64(True):
         phi = np.asarray(inverse_distances(x)) / 1.7

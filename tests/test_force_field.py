@@ -57,11 +57,7 @@ def test_hessian_at_a_training_geometry_in_multiprecision(radial, water):
         "RBF": lambda s: mpmath.exp(-s / 2),
     }
     f = shapes[type(radial).__name__]
-    pairs = [
-        (point[image], tangent[image])
-        for point, tangent in zip(model.points + model.origin, model.tangents, strict=True)
-        for image in model.images
-    ]
+    pairs = weighted_points(model)
 
     def energy(flat):
         atoms = [flat[3 * a : 3 * a + 3] for a in range(3)]
@@ -104,22 +100,29 @@ def test_hessian_of_matern32_is_refused(water):
         force_field.hessian(water[0].positions)
 
 
+def weighted_points(model):
+    """Points and tangents of a global model, every permuted image of them."""
+    (part,) = model.parts
+    (channel,) = part.channels
+    return [
+        (point[image], tangent[image])
+        for point, tangent in zip(channel.points + channel.origin, channel.tangents, strict=True)
+        for image in part.images
+    ]
+
+
 def test_expansion_matches_the_definition_of_the_posterior(water_model, water):
     """Sum over training frames of L_j k(x, x_j) a_j straight from `kernel.evaluate`, no expansion in between."""
     kernel, model = water_model.kernel, water_model.model
     group = kernel.permutations.indices
     x = water[77].positions
-    total = float(model.constant)
+    total = float(model.constants[0])
     with jax.enable_x64(True):
-        pairs = [
-            (point[image], tangent[image])
-            for point, tangent in zip(model.points + model.origin, model.tangents, strict=True)
-            for image in model.images
-        ]
+        pairs = weighted_points(model)
         for point, tangent in pairs:
 
             def along(epsilon, point=point, tangent=tangent):
-                features = kernel.features(x, water_model.numbers, jnp.zeros((3, 3)))
+                features = kernel.features(x, water_model.numbers, jnp.zeros((3, 3)))[0]
                 return kernel.radial.value(jnp.sum((features - point - epsilon * tangent) ** 2))
 
             total += float(jax.grad(along)(0.0))
@@ -221,6 +224,12 @@ def compilations(caplog, action) -> int:
     return sum("Finished XLA compilation" in record.message for record in caplog.records)
 
 
+def with_kernel(model, **changes):
+    """A model of one part with something else in its kernel."""
+    (part,) = model.parts
+    return model.replace(parts=(part.replace(kernel=part.kernel.replace(**changes)),))
+
+
 def test_nothing_compiles_anew(caplog, water, rng):
     """Other positions: nothing. Another molecule of as many atoms and points, and another length scale: nothing."""
     kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0))
@@ -230,7 +239,7 @@ def test_nothing_compiles_anew(caplog, water, rng):
     assert compilations(caplog, lambda: first.energy_and_forces(x + 0.01)) == 0
     other = second.replace(
         numbers=np.array([16, 1, 1], dtype=np.int32),
-        model=second.model.replace(radial=mlff.Matern52(lengthscale=3.0)),
+        model=with_kernel(second.model, radial=mlff.Matern52(lengthscale=3.0)),
     )
 
     def use():
@@ -250,8 +259,8 @@ def test_hyperparameters_of_the_descriptor_are_differentiable(water):
     with jax.enable_x64(True):
 
         def energy(power):
-            descriptor = model.descriptor.replace(arguments={"power": power})
-            return model.replace(descriptor=descriptor).energy(x, numbers, cell)
+            descriptor = kernel.descriptor.replace(arguments={"power": power})
+            return with_kernel(model, descriptor=descriptor).energy(x, numbers, cell)
 
         slope = float(jax.grad(energy)(-1.5))
         numeric = (float(energy(-1.5 + 1e-5)) - float(energy(-1.5 - 1e-5))) / 2e-5

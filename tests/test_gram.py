@@ -10,9 +10,9 @@ import pytest
 import mlff
 from descriptors import exponential_distances, inverse_distances
 from mlff import solve as solver
+from mlff.carried import carry
 from mlff.gram import radial_derivatives
-from mlff.kernels import feature_permutations
-from mlff.solve import LabelledFrames
+from mlff.labelled import LabelledFrames
 from mlff.system import System
 
 RADIALS = [
@@ -26,30 +26,33 @@ LINEAR = np.array([[0.0, 0, 0], [0, 0, 1.16], [0, 0, -1.2]])
 def frames_of(geometries, numbers=(8, 1, 1)) -> LabelledFrames:
     geometries = np.array(geometries)
     labels = {"energy": np.arange(len(geometries), dtype=float), "forces": np.cos(geometries)}
-    return LabelledFrames(geometries, np.array(numbers), np.zeros((len(geometries), 3, 3)), labels)
+    return LabelledFrames.uniform(geometries, np.array(numbers), labels)
 
 
 def system_matrix(kernel, frames, names, rearranged=True):
-    images = feature_permutations(kernel, frames.positions[0], frames.numbers, frames.cells[0]) if rearranged else None
-    rows, side = solver._rows(kernel, frames, dict.fromkeys(names, 1.0), lambda *_: None)
-    groups = solver._groups(np.array([len(row.labels) for row in rows]))
-    tiles = solver._assemble(kernel, frames, rows, side, images, groups, lambda *_: None)
+    kernel = kernel.completed(np.concatenate(frames.compositions))
+    carried = carry(kernel, frames, dict.fromkeys(names, 1.0), lambda *_: None)
+    if not rearranged:
+        for term in carried.terms:
+            term.rearranged = None
+    tiles = solver._assemble(carried, solver._shares(kernel, carried), lambda *_: None)
     full = np.zeros((tiles.size, tiles.size))
     for i, row in enumerate(tiles.tiles):
         for j, tile in enumerate(row):
             a, b = slice(*tiles.offsets[i : i + 2]), slice(*tiles.offsets[j : j + 2])
             full[a, b], full[b, a] = tile, tile.T
-    return full, rows
+    return full, carried.rows
 
 
 def dense_matrix(kernel, frames, rows):
-    shape, cell = frames.positions[0].shape, frames.cells[0]
+    (batch,) = frames.batches
+    shape, cell = batch.positions[0].shape, batch.cells[0]
 
     def k(x, y):
-        one, two = (System(z.reshape(shape), frames.numbers, cell, np.zeros(3, bool)) for z in (x, y))
+        one, two = (System(z.reshape(shape), batch.numbers, cell, np.zeros(3, bool)) for z in (x, y))
         return kernel.evaluate(one, two)
 
-    flat = frames.positions.reshape(len(frames), -1)
+    flat = batch.positions.reshape(len(batch), -1)
     with jax.enable_x64(True):
         value, gx, gy, mixed = (jax.jit(f) for f in (k, jax.grad(k), jax.grad(k, 1), jax.jacfwd(jax.grad(k), 1)))
         blocks = [
@@ -107,7 +110,7 @@ def test_nearly_coincident_frames_lose_nothing(rng):
 def test_radial_derivatives_of_any_size(rng):
     radial = mlff.Matern52(lengthscale=1.0)
     s = rng.uniform(0, 4, (70_001, 1))
-    f, f1, f2 = radial_derivatives(radial, s)
+    f, (f1,), ((f2,),) = radial_derivatives(radial, s[None])
     r = np.sqrt(5 * s)
     np.testing.assert_allclose(f, (1 + r + r * r / 3) * np.exp(-r), rtol=1e-13)
     np.testing.assert_allclose(f1, -5 / 6 * (1 + r) * np.exp(-r), rtol=1e-13)

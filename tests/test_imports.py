@@ -7,9 +7,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
-    "precision", "batching", "units", "system", "frames", "readers", "checks", "dataset",
-    "symmetry", "radial", "kernels", "images", "operators",
-    "expansion", "gram", "linalg.tiles", "solve", "force_field", "archive", "hyperparameters", "metrics", "fitting",
+    "precision", "batching", "units", "system", "frames", "readers", "checks", "dataset", "labelled", "neighbors",
+    "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators",
+    "expansion", "gram", "carried", "linalg.tiles", "solve", "force_field", "archive", "hyperparameters", "metrics", "fitting",
     "calculator", "vibrations", "md", "selfcheck", "report", "terminal", "cli", "__main__",
 ]  # fmt: skip
 MAY_IMPORT_ASE = {

@@ -8,7 +8,8 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances, powered_distances
-from mlff.kernels import feature_permutations
+from mlff.exchange import feature_permutations
+from mlff.labelled import LabelledFrames
 
 
 def with_numbers(positions, *, numbers, power=1.0, kind="plain"):
@@ -77,12 +78,12 @@ def rotated_features(positions):
 
 def test_rearrangements_are_found_and_images_computed_where_there_are_none(water):
     group = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
-    frame = water[0]
+    (frames,) = LabelledFrames.of(water[:1]).batches
     plain = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), group)
-    arrangement = feature_permutations(plain, frame.positions, frame.numbers, frame.cell)
+    arrangement = feature_permutations(plain, frames)
     np.testing.assert_array_equal(arrangement, [[0, 1, 2], [1, 0, 2]])
     rotated = mlff.GlobalKernel(rotated_features, mlff.Matern52(lengthscale=2.0 * 2**0.5), group)
-    assert feature_permutations(rotated, frame.positions, frame.numbers, frame.cell) is None
+    assert feature_permutations(rotated, frames) is None
 
 
 def test_images_as_points_and_as_rearrangements_are_one_model(water):
@@ -92,10 +93,10 @@ def test_images_as_points_and_as_rearrangements_are_one_model(water):
     scales = np.array([2.0 * 2**0.5, 2.0 * 2**0.5, 2.0])
     rotated = mlff.GlobalKernel(rotated_features, mlff.Matern52(lengthscale=scales), group)
     one, two = mlff.fit(plain, water[:20]), mlff.fit(rotated, water[:20])
-    assert one.model.images is not None
-    assert len(one.model.points) == 20
-    assert two.model.images is None
-    assert len(two.model.points) == 40
+    assert one.model.parts[0].images is not None
+    assert one.model.size == 20
+    assert two.model.parts[0].images is None
+    assert two.model.size == 40
     x = water[50:60].uniform_positions()
     np.testing.assert_allclose(one.forces(x), two.forces(x), atol=1e-8)
 
@@ -112,8 +113,7 @@ def test_features_that_tie_are_no_rearrangement(ethanol):
     """Zeros cannot tell which of them went where: images are computed, and the model stays invariant."""
     group = mlff.find_permutations(ethanol)
     kernel = mlff.GlobalKernel(short_sighted, mlff.Matern52(lengthscale=1.0), group)
-    frame = ethanol[0]
-    assert feature_permutations(kernel, frame.positions, frame.numbers, frame.cell) is None
+    assert feature_permutations(kernel, LabelledFrames.of(ethanol[:1]).batches[0]) is None
     force_field = mlff.fit(kernel, ethanol[:20], noise=1e-2)
     x = ethanol[50].positions
     np.testing.assert_allclose(force_field.energy(x[group.indices]), force_field.energy(x), atol=1e-8)

@@ -21,10 +21,11 @@ def geometries(rng, count=6):
 def textbook(kernel, frames, noise, amplitude, at):
     """Energy at a geometry by dense regression: every force component a row, energies with a constant by GLS."""
     eye, rows, with_energy = np.eye(9), [], int("energy" in noise)
+    (batch,) = frames.batches
     for i in range(len(frames)):
         values = np.concatenate([np.ones(with_energy), np.zeros(9)])
         directions = np.concatenate([np.zeros((with_energy, 9)), -eye])
-        labels = np.concatenate([frames.labels["energy"][i : i + 1][:with_energy], frames.labels["forces"][i].ravel()])
+        labels = np.concatenate([batch.labels["energy"][i : i + 1][:with_energy], batch.labels["forces"][i].ravel()])
         levels = np.concatenate([np.full(with_energy, noise.get("energy", 0.0)), np.full(9, noise["forces"])])
         rows.append(Rows(values, directions, labels, levels, 0.0))
     matrix = amplitude * dense_matrix(kernel, frames, rows)
@@ -38,12 +39,12 @@ def textbook(kernel, frames, noise, amplitude, at):
     weights = np.linalg.solve(matrix, labels - constant * ones)
     total, cursor = constant, 0
     with jax.enable_x64(True):
-        here = System(at, frames.numbers, frames.cells[0], np.zeros(3, bool))
+        here = System(at, batch.numbers, batch.cells[0], np.zeros(3, bool))
 
         def k(x):
-            return kernel.evaluate(here, System(x, frames.numbers, frames.cells[0], np.zeros(3, bool)))
+            return kernel.evaluate(here, System(x, batch.numbers, batch.cells[0], np.zeros(3, bool)))
 
-        for x, row in zip(frames.positions, rows, strict=True):
+        for x, row in zip(batch.positions, rows, strict=True):
             part = weights[cursor : cursor + len(row.labels)]
             cursor += len(row.labels)
             gradient = np.asarray(jax.grad(k)(x)).ravel()
@@ -60,7 +61,7 @@ def test_matches_textbook_regression(noise, rng):
     assert solution.rows == 6 * (3 + ("energy" in noise))
     at = WATER + 0.1 * rng.standard_normal((3, 3))
     with jax.enable_x64(True):
-        energy = float(solution.model.energy(at, frames.numbers, frames.cells[0]))
+        energy = float(solution.model.energy(at, frames.compositions[0], np.zeros((3, 3))))
     assert energy == pytest.approx(textbook(kernel, frames, noise, 7.0, at), abs=1e-8)
 
 

@@ -1,0 +1,139 @@
+"""Descriptor: a plain JAX function of positions, with its hyperparameters and what it wants to be given."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from flax import struct
+from jaxtyping import Float
+
+from mlff.precision import Array
+from mlff.units import symbols
+
+SUPPLIED = ("numbers", "cell", "neighbors")  # keyword parameters of descriptors that the kernel fills in
+COMPLETED = "elements"  # the one that `fit` fills in from the data: atomic numbers, in ascending order
+
+
+class Descriptor(struct.PyTreeNode):
+    """A descriptor function with its hyperparameters.
+
+    Attributes:
+        function: `function(positions, …) -> array`, of shape (D,) for a molecule, (n, D) for atomic environments; keyword
+            parameters named `numbers`, `cell` and `neighbors` are supplied, `elements` is filled in from the data.
+            One that takes `neighbors` has a parameter `cutoff`: how far it sees, Å.
+        arguments: real-valued hyperparameters by name, arrays or nested dictionaries of them; traced, so that they can be
+            differentiated.
+        settings: all other arguments (integers, strings, …) as (name, value) pairs; compiled in.
+    """
+
+    function: Callable = struct.field(pytree_node=False)
+    arguments: dict[str, Any] = struct.field(default_factory=dict)
+    settings: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
+
+    @classmethod
+    def wrap(cls, function: Callable | Descriptor) -> Descriptor:
+        """A descriptor from a function, or from `functools.partial(function, name=value, …)`.
+
+        Raises:
+            ValueError: what is given is no function of `positions`, or its arguments do not fit.
+        """
+        if isinstance(function, Descriptor):
+            return function
+        given: dict[str, Any] = {}
+        if isinstance(function, functools.partial):
+            if function.args:
+                raise ValueError("descriptor: bind its arguments by name, functools.partial(function, name=value)")
+            function, given = function.func, dict(function.keywords)
+        if not callable(function):
+            raise ValueError(f"descriptor={function!r} must be a function of positions")
+        parameters = inspect.signature(function).parameters
+        name = getattr(function, "__name__", repr(function))
+        if unknown := sorted(set(given) - set(parameters)):
+            raise ValueError(f"descriptor {name} has no argument {unknown[0]!r}; it takes {', '.join(parameters)}")
+        known = (*given, *SUPPLIED, COMPLETED)
+        for position, (key, parameter) in enumerate(parameters.items()):
+            variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if position and not variadic and parameter.default is parameter.empty and key not in known:
+                raise ValueError(f"descriptor {name} needs a value of {key!r}; give functools.partial({name}, {key}=…)")
+        if not hasattr(function, "__qualname__"):
+            raise ValueError(
+                f"descriptor={function!r} must be a function defined with def, so that a model file can name it"
+            )
+        real = {key: value for key, value in given.items() if _is_real(value)}
+        rest = tuple(sorted((key, value) for key, value in given.items() if key not in real))
+        for key, value in rest:
+            if not _is_setting(value):
+                raise ValueError(
+                    f"descriptor {name}: {key}={value!r} must be a real number or array (a hyperparameter), or an integer, "
+                    "a string, a bool, None or nested tuples of them (a setting)"
+                )
+        described = cls(function, real, rest)
+        if "neighbors" in parameters and not described.cutoff > 0:
+            raise ValueError(
+                f"descriptor {name} takes neighbors, so it needs a positive number `cutoff`: how far it sees, Å"
+            )
+        return described
+
+    @property
+    def name(self) -> str:
+        return f"{self.function.__module__}:{self.function.__qualname__}"
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(self.function).parameters
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """Which of the supplied keywords the function takes."""
+        return frozenset(SUPPLIED) & frozenset(self.parameters)
+
+    @property
+    def cutoff(self) -> float | None:
+        """The value of the parameter `cutoff`, Å; None without one."""
+        default = self.parameters["cutoff"].default if "cutoff" in self.parameters else None
+        value = self.arguments.get("cutoff", dict(self.settings).get("cutoff", default))
+        return None if value is None or value is inspect.Parameter.empty else float(value)
+
+    @property
+    def elements(self) -> tuple[int, ...] | None:
+        """The atomic numbers that have channels of their own; None where the function knows no elements, or none yet."""
+        return dict(self.settings).get(COMPLETED)
+
+    def completed(self, numbers) -> Descriptor:
+        """With `elements` filled in from atomic numbers, where the function takes them and they are not given.
+
+        Raises:
+            ValueError: an atomic number that the given elements lack: its atoms would not be seen.
+        """
+        present = tuple(sorted({int(z) for z in np.ravel(numbers)}))
+        if COMPLETED not in self.parameters:
+            return self
+        if self.elements is None:
+            return self.replace(settings=tuple(sorted((*self.settings, (COMPLETED, present)))))
+        if missing := sorted(set(present) - set(self.elements)):
+            raise ValueError(
+                f"descriptor {self.name}: elements={self.elements} lack {', '.join(symbols(missing))}, which the frames "
+                "hold; add them, or leave elements out"
+            )
+        return self
+
+    def __call__(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> Float[Array, "..."]:
+        available = {"numbers": numbers, "cell": cell, "neighbors": neighbors}
+        supplied = {key: available[key] for key in self.uses}
+        return self.function(positions, **self.arguments, **dict(self.settings), **supplied)
+
+
+def _is_real(value) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value) and all(_is_real(item) for item in value.values())
+    return isinstance(value, float) or (hasattr(value, "dtype") and np.issubdtype(value.dtype, np.floating))
+
+
+def _is_setting(value) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_setting(item) for item in value)
+    return value is None or isinstance(value, (int, str))

@@ -1,0 +1,100 @@
+"""What the fit needs of a data set: labelled geometries as arrays, batched by composition."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlff.dataset import Dataset
+
+FITTED = ("energy", "forces")
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Frames of one composition and one order of atoms.
+
+    positions: (m, n, 3) Å; numbers: (n,); cells: (m, 3, 3) Å; pbc: (m, 3); labels: by name, energy (m,) eV,
+    forces (m, n, 3) eV/Å; index: which of all the frames these are, (m,).
+    """
+
+    positions: np.ndarray
+    numbers: np.ndarray
+    cells: np.ndarray
+    pbc: np.ndarray
+    labels: dict[str, np.ndarray]
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def take(self, chosen) -> Batch:
+        """The frames at some places of this batch."""
+        labels = {name: values[chosen] for name, values in self.labels.items()}
+        return Batch(
+            self.positions[chosen], self.numbers, self.cells[chosen], self.pbc[chosen], labels, self.index[chosen]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledFrames:
+    """Labelled geometries; frames of equal atoms in equal order share a batch."""
+
+    batches: tuple[Batch, ...]
+
+    @classmethod
+    def of(cls, data: Dataset) -> LabelledFrames:
+        """The frames of a data set, with the labels that every frame has."""
+        members: dict[bytes, list[int]] = {}
+        for i, frame in enumerate(data):
+            members.setdefault(np.asarray(frame.numbers, dtype=np.int32).tobytes(), []).append(i)
+        names = [name for name in FITTED if name in data.label_names]
+        batches = []
+        for index in members.values():
+            frames = [data[i] for i in index]
+            batches.append(
+                Batch(
+                    np.stack([frame.positions for frame in frames]), frames[0].numbers,
+                    np.stack([frame.cell for frame in frames]), np.stack([frame.system.pbc for frame in frames]),
+                    {name: np.stack([frame.labels[name] for frame in frames]) for name in names}, np.array(index),
+                )
+            )  # fmt: skip
+        return cls(tuple(batches))
+
+    @classmethod
+    def uniform(cls, positions, numbers, labels, cells=None) -> LabelledFrames:
+        """Frames of one molecule, from arrays."""
+        count = len(positions)
+        cells = np.zeros((count, 3, 3)) if cells is None else np.asarray(cells)
+        pbc = np.any(cells != 0.0, axis=-1)
+        return cls((Batch(np.asarray(positions), np.asarray(numbers), cells, pbc, dict(labels), np.arange(count)),))
+
+    def __len__(self) -> int:
+        return sum(len(batch) for batch in self.batches)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Labels there are."""
+        return tuple(self.batches[0].labels)
+
+    @property
+    def compositions(self) -> list[np.ndarray]:
+        """Atomic numbers of each batch."""
+        return [batch.numbers for batch in self.batches]
+
+    def values(self, name: str) -> np.ndarray:
+        """One label of all frames, flattened, batch after batch."""
+        return np.concatenate([batch.labels[name].ravel() for batch in self.batches])
+
+    def take(self, chosen: Sequence | np.ndarray) -> LabelledFrames:
+        """The frames with some indices (as counted in the whole data set)."""
+        wanted = set(int(i) for i in chosen)
+        parts = [batch.take([k for k, i in enumerate(batch.index) if int(i) in wanted]) for batch in self.batches]
+        return LabelledFrames(tuple(part for part in parts if len(part)))
+
+    @property
+    def index(self) -> np.ndarray:
+        """The index of every frame, in the order of the batches."""
+        return np.concatenate([batch.index for batch in self.batches])
