@@ -1,0 +1,132 @@
+"""FCHL19: what an atom sees as histograms of distances and of triangles, one for every element and pair of elements."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Integer
+
+from descriptors.geometry import CUTOFFS, Array, Environments, Neighbors, environments, lengths, one_hot
+
+
+def fchl19(
+    positions: Float[Array, "n 3"],
+    numbers: Integer[Array, " n"],
+    cell: Float[Array, "3 3"] | None = None,
+    neighbors: Neighbors | None = None,
+    *,
+    elements: tuple[int, ...],
+    cutoff: float | Array = 8.0,
+    three_body_cutoff: float | Array | None = None,
+    radial2: int = 24,
+    radial3: int = 20,
+    eta2: float | Array = 0.32,
+    eta3: float | Array = 2.7,
+    zeta: float | Array = np.pi,
+    two_body_decay: float | Array = 1.8,
+    three_body_decay: float | Array = 0.57,
+    three_body_weight: float | Array = 13.4,
+    linear_blend: float | Array = 0.25,
+    cutoff_function: str = "smooth",
+) -> Float[Array, "n d"]:
+    """FCHL19 representation of every atom i: sums over its neighbours j, and over its pairs of neighbours j, k.
+
+        pairs      f(r_ij) r_ij^−N₂ · LogNormal(R; μ_ij, σ_ij)      σ² = ln(1 + η₂/r_ij²),  μ = ln r_ij − σ²/2
+        triangles  f(r_ij) f(r_ik) w √(η₃/π) (1 + 3 cos θ_i cos θ_j cos θ_k) (r_ij r_ik r_jk)^−N₃
+                   · exp(−η₃ (½(r_ij + r_ik) − R)²) · 2 exp(−ζ²/2) {cos θ_i, sin θ_i}
+
+    with R on even grids up to the cutoffs. The published sin θ = √(1 − cos²θ) has a kink where three atoms lie on a line
+    (CO₂, acetylene, the para positions of benzene), and there forces jump. Where sin θ < `linear_blend`, that is for angles
+    less than 14.5° from 0° or 180° by default, its Taylor polynomial of third degree in sin²θ takes over: three continuous
+    derivatives everywhere, and published values for all other triangles.
+
+    Arguments:
+        positions: Cartesian coordinates, shape (n, 3), Å.
+        numbers: atomic numbers, shape (n,).
+        cell: cell vectors as rows, Å.
+        neighbors: neighbour list; without one every atom sees all others.
+        elements: atomic numbers that have channels, ascending.
+        cutoff: of the pairs, Å.
+        three_body_cutoff: of the two sides r_ij and r_ik, Å; at most `cutoff`, and equal to it where not given.
+        radial2, radial3: numbers of grid points R of the pairs and of the triangles.
+        eta2: width of the log-normals, Å².
+        eta3: width of the Gaussians, Å⁻².
+        zeta: width in angle; scales both angular terms.
+        two_body_decay, three_body_decay: exponents N₂, N₃.
+        three_body_weight: w.
+        linear_blend: sine below which it is rounded; small values approach the published function.
+        cutoff_function: f, "smooth" or, as published, "cosine".
+    Returns:
+        shape (n, z·radial2 + z(z + 1)·radial3) for z elements: first the element of j and R, then the pair of elements
+        (p ≤ q, row by row), R, and cosine before sine.
+    Raises:
+        ValueError: `three_body_cutoff` exceeds `cutoff`.
+    Source: Christensen, Bratholm, Faber, von Lilienfeld, J. Chem. Phys. 152, 044107 (2020), doi 10.1063/1.5126701.
+    """
+    inner = cutoff if three_body_cutoff is None else three_body_cutoff
+    if isinstance(cutoff, float) and isinstance(inner, float) and inner > cutoff:
+        raise ValueError(f"three_body_cutoff={inner} must not exceed cutoff={cutoff} Å; raise cutoff or lower it")
+    inner = inner if inner is cutoff else jnp.minimum(inner, cutoff)  # traced values cannot be refused
+    fade = CUTOFFS[cutoff_function]
+
+    def atom(environment: Environments) -> Float[Array, " d"]:
+        vectors, channels = environment.vectors, one_hot(environment.numbers, elements, positions.dtype)
+        r = lengths(vectors)
+        two = _log_normals(r, _grid(radial2, cutoff, r), eta2) * (fade(r, cutoff) / r**two_body_decay)[:, None]
+
+        j, k = np.triu_indices(len(r), k=1)
+        present = (environment.numbers[j] != 0) & (environment.numbers[k] != 0)
+        weights, cosine = _triangles(vectors, r, present, three_body_decay)
+        side = r[j] + r[k]
+        prefactor = 2.0 * jnp.exp(-(zeta**2) / 2.0) * three_body_weight * jnp.sqrt(eta3 / jnp.pi)
+        weights = prefactor * weights * (fade(r, inner)[j] * fade(r, inner)[k])
+        radial = jnp.exp(-eta3 * (0.5 * side[:, None] - _grid(radial3, inner, r)) ** 2)
+        angular = jnp.stack([weights * cosine, weights * _sine(cosine, linear_blend)], axis=-1)
+        pairs = _pair_channels(channels)[..., None] * angular[:, None, :]
+        three = jnp.einsum("tr,tpa->pra", radial, pairs)
+        return jnp.concatenate([(channels.T @ two).ravel(), three.ravel()])
+
+    return jax.vmap(atom)(environments(positions, numbers, cell, neighbors, cutoff))
+
+
+def _grid(points: int, end: float | Array, like: Array) -> Float[Array, " points"]:
+    """end/points, 2 end/points, …, end."""
+    return jnp.arange(1, points + 1, dtype=like.dtype) * (end / points)
+
+
+def _log_normals(r: Float[Array, " k"], grid: Float[Array, " m"], eta: float | Array) -> Float[Array, "k m"]:
+    """Log-normal densities on the grid, of mean r and variance η."""
+    variance = jnp.log1p(eta / r**2)
+    offset = jnp.log(grid) - (jnp.log(r) - 0.5 * variance)[:, None]
+    norm = jnp.sqrt(2.0 * jnp.pi * variance)[:, None] * grid
+    return jnp.exp(-(offset**2) / (2.0 * variance[:, None])) / norm
+
+
+def _triangles(vectors, r, present, decay) -> tuple[Float[Array, " pairs"], Float[Array, " pairs"]]:
+    """(1 + 3 cos θ_i cos θ_j cos θ_k) (r_ij r_ik r_jk)^−decay and cos θ_i of all pairs j < k of neighbours.
+
+    The cosines come from the scalar product d = r_ij·r_ik: cos θ_j = (r_ij² − d)/(r_ij r_jk), cos θ_k alike. Where a slot
+    is empty r_jk is 1: two empty slots are at the same place.
+    """
+    j, k = np.triu_indices(len(r), k=1)
+    product = jnp.sum(vectors[j] * vectors[k], axis=-1)
+    opposite = jnp.where(present, jnp.sum((vectors[j] - vectors[k]) ** 2, axis=-1), 1.0)
+    squares = (r**2)[j] * (r**2)[k] * opposite
+    cosines = product * (r[j] ** 2 - product) * (r[k] ** 2 - product) / squares
+    return (1.0 + 3.0 * cosines) * squares ** (-0.5 * decay), product / (r[j] * r[k])
+
+
+def _sine(cosine: Float[Array, " pairs"], blend: float | Array) -> Float[Array, " pairs"]:
+    """√s of s = 1 − cos²θ; below s = blend² its third-order Taylor polynomial about that point."""
+    s = 1.0 - cosine**2
+    t = s / blend**2 - 1.0
+    polynomial = blend * (1.0 + t * (0.5 + t * (-0.125 + 0.0625 * t)))
+    return jnp.where(t > 0.0, jnp.sqrt(jnp.where(t > 0.0, s, 1.0)), polynomial)
+
+
+def _pair_channels(channels: Float[Array, "k z"]) -> Float[Array, "pairs zz"]:
+    """1 in the channel of the two elements of each pair j < k, whichever of them comes first."""
+    j, k = np.triu_indices(channels.shape[0], k=1)
+    p, q = np.triu_indices(channels.shape[1])
+    first, second = channels[j], channels[k]
+    ordered = first[:, p] * second[:, q]
+    return ordered + jnp.where(p == q, 0.0, first[:, q] * second[:, p])
