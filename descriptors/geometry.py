@@ -95,7 +95,8 @@ def lengths(vectors: Float[Array, "*shape 3"]) -> Float[Array, "*shape"]:
 
 def one_hot(numbers: Integer[Array, "*shape"], elements: tuple[int, ...], dtype=float) -> Float[Array, "*shape z"]:
     """1 in the channel of each atom's element, shape (…, len(elements)); zeros for elements that are not listed."""
-    return (jnp.asarray(numbers)[..., None] == np.asarray(elements)).astype(dtype)
+    numbers = jnp.asarray(numbers)
+    return (numbers[..., None] == jnp.asarray(elements, numbers.dtype)).astype(dtype)
 
 
 def smooth_cutoff(r: Float[Array, "*shape"], cutoff: float | Float[Array, ""]) -> Float[Array, "*shape"]:

@@ -72,7 +72,7 @@ class Descriptor(struct.PyTreeNode):
                     "a string, a bool, None or nested tuples of them (a setting)"
                 )
         described = cls(function, real, rest)
-        if "neighbors" in parameters and not described.cutoff > 0:
+        if "neighbors" in parameters and not (described.cutoff or 0.0) > 0.0:
             raise ValueError(
                 f"descriptor {name} takes neighbors, so it needs a positive number `cutoff`: how far it sees, Å"
             )

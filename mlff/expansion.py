@@ -89,7 +89,8 @@ class Part(struct.PyTreeNode):
         if self.counts is None:
             seen = features if self.images is None else features[0][self.images]
             return self.channels[0].energy(radial, seen, self.sizes)
-        species = jnp.searchsorted(jnp.asarray(self.kernel.elements), jnp.asarray(numbers))
+        numbers = jnp.asarray(numbers)
+        species = jnp.searchsorted(jnp.asarray(self.kernel.elements, numbers.dtype), numbers)
         features = features[jnp.argsort(species, stable=True)]
         edges = np.cumsum([0, *self.counts])
         present = [

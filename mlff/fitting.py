@@ -217,12 +217,23 @@ def _require_fitting_group(group: Permutations | None, atomic: np.ndarray, sourc
         raise ValueError(f"permutations exchange unlike atoms of {source}; find_permutations(data) gives fitting ones")
 
 
+def _without_atoms(frames: LabelledFrames, energies: np.ndarray) -> np.ndarray:
+    """The part of the energies that constants per element explain, by least squares."""
+    elements = tuple(sorted({int(z) for numbers in frames.compositions for z in numbers}))
+    design = np.concatenate(
+        [np.tile(composition(elements, batch.numbers), (len(batch), 1)) for batch in frames.batches]
+    )
+    return design @ np.linalg.lstsq(design, energies, rcond=1e-10)[0]
+
+
 def _noise(noise, frames: LabelledFrames, labels: tuple[str, ...]) -> dict[str, float]:
     if noise is None:
         levels = {}
         for name in labels:
             values = frames.values(name)
-            scale = float(np.sqrt(np.mean((values - (values.mean() if name == "energy" else 0.0)) ** 2)))
+            if name == "energy":
+                values = values - _without_atoms(frames, values)
+            scale = float(np.sqrt(np.mean(values**2)))
             levels[name] = RELATIVE_NOISE * scale or RELATIVE_NOISE
         return levels
     if isinstance(noise, numbers.Real):

@@ -12,10 +12,11 @@ from jaxtyping import Float
 
 from descriptors.geometry import Neighbors
 from mlff.batching import chunk_size, map_chunks
-from mlff.kernels import Kernel
+from mlff.kernels import GlobalKernel, Kernel
 from mlff.labelled import Batch
 from mlff.neighbors import neighbor_lists, wants_list
 from mlff.precision import double_precision
+from mlff.radial import RBF
 
 _MEMORY = 64 * 2**20
 
@@ -56,9 +57,8 @@ def exchanged(around: tuple, permutation) -> tuple:
     if neighbors is None:
         return around
     places = jnp.argsort(permutation)
-    indices = neighbors.indices[permutation]
-    moved = jnp.where(indices >= 0, places[indices], -1).astype(indices.dtype)
-    return cell, Neighbors(moved, neighbors.shifts[permutation])
+    indices, shifts = (jnp.asarray(array)[permutation] for array in neighbors)
+    return cell, Neighbors(jnp.where(indices >= 0, places[indices], -1).astype(indices.dtype), shifts)
 
 
 @double_precision
@@ -67,6 +67,15 @@ def _shapes(part, numbers, positions, around) -> tuple[tuple[int, int], ...]:
     first = jax.tree.map(lambda leaf: leaf[0], around)
     results = jax.eval_shape(lambda x, a: part.feature_blocks(x, numbers, *a), positions[0], first)
     return tuple(result.shape for result in results)
+
+
+@double_precision
+def feature_shape(descriptor, batch: Batch) -> tuple[int, ...]:
+    """The shape of what a descriptor returns for the first frame of a batch."""
+    leaf = GlobalKernel(descriptor, RBF(lengthscale=1.0)).completed(batch.numbers)
+    cells, neighbors = surroundings(leaf, batch.take(slice(0, 1)))
+    first = None if neighbors is None else jax.tree.map(lambda array: array[0], neighbors)
+    return jax.eval_shape(lambda x: leaf.descriptor(x, batch.numbers, cells[0], first), batch.positions[0]).shape
 
 
 def block_sizes(part, batch: Batch) -> tuple[int, ...]:

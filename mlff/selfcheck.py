@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from ase import Atoms
 from scipy.spatial.transform import Rotation
 
 from mlff import md
 from mlff.calculator import Calculator
 from mlff.force_field import ForceField
+from mlff.system import System
 
 STEP = 1e-3  # Å, of the central differences
 FORCE_TOLERANCE = 1e-5  # relative; central differences leave about 1e-6
@@ -32,34 +32,34 @@ class Check:
         return bool(abs(self.value) <= self.bound)
 
 
-def self_check(
-    force_field: ForceField, positions: np.ndarray, cell=None, temperature: float = 300.0, seed: int = 0
-) -> list[Check]:
+def self_check(force_field: ForceField, system: System, temperature: float = 300.0, seed: int = 0) -> list[Check]:
     """Forces against energy differences, invariances, and energy drift of a short NVE run (1 ps, 0.5 fs).
 
     Arguments:
-        positions: a geometry to start from, such as a training frame, shape (n, 3), Å.
+        system: a geometry to start from, such as a training frame's.
         temperature: of the NVE run's initial velocities, K.
     """
     rng = np.random.default_rng(seed)
-    energy = force_field.energy(positions, cell)
-    checks = [_force_check(force_field, positions, cell, rng)]
+    positions, cell, pbc = system.positions, system.cell, system.pbc
+    numbers = system.numbers if force_field.kernel.transferable else None
+
+    def predict(x, vectors=cell):
+        return force_field.energy_and_forces(x, vectors, pbc, numbers)
+
+    energy = predict(positions)[0]
+    checks = [_force_check(predict, positions, rng)]
     turned = Rotation.random(rng=rng)
-    moved_cell = None if cell is None else turned.apply(cell)
     for name, changed, changed_cell in (
-        ("rotation", turned.apply(positions), moved_cell),
+        ("rotation", turned.apply(positions), turned.apply(cell)),
         ("translation by 10 Å", positions + np.array([10.0, -10.0, 10.0]), cell),
     ):
         checks.append(
-            Check(
-                f"energy under {name}", force_field.energy(changed, changed_cell) - energy, INVARIANCE_TOLERANCE, "eV"
-            )
+            Check(f"energy under {name}", predict(changed, changed_cell)[0] - energy, INVARIANCE_TOLERANCE, "eV")
         )
-    used = force_field.kernel.permutations_used
-    group = np.arange(len(positions))[None] if used is None else used.indices
-    worst = np.max(np.abs(force_field.energy(positions[group], cell) - energy))
+    group = _exchanges(force_field, system.numbers, rng)
+    worst = max(abs(predict(positions[p])[0] - energy) for p in group)
     checks.append(Check(f"energy under {len(group)} permutations", float(worst), INVARIANCE_TOLERANCE, "eV"))
-    atoms = Atoms(force_field.numbers, positions, cell=cell, pbc=cell is not None)
+    atoms = system.to_ase()
     atoms.calc = Calculator(force_field)
     md.thermalise(atoms, temperature, rng)
     try:
@@ -70,20 +70,30 @@ def self_check(
     return checks
 
 
-def _force_check(force_field: ForceField, positions: np.ndarray, cell, rng: np.random.Generator) -> Check:
+def _exchanges(force_field: ForceField, numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Permutations that leave the energy unchanged: those of the kernel, and of like atoms at will for a local one."""
+    used = force_field.kernel.permutations_used
+    if used is not None:
+        return used.indices
+    exchange = np.arange(len(numbers))
+    if force_field.kernel.transferable:
+        for z in np.unique(numbers):
+            exchange[numbers == z] = rng.permutation(exchange[numbers == z])
+    return exchange[None]
+
+
+def _force_check(predict, positions: np.ndarray, rng: np.random.Generator) -> Check:
     """Largest difference of F·d from central energy differences along random unit directions, relative to |F|.
 
     Fourth-order differences, so that the check's own error lies below its bound.
     """
-    forces = force_field.forces(positions, cell)
+    _, forces = predict(positions)
     differences = []
     for _ in range(5):
         direction = rng.standard_normal(positions.shape)
         direction /= np.linalg.norm(direction)
         near, far = (
-            force_field.energy(positions + k * STEP * direction, cell)
-            - force_field.energy(positions - k * STEP * direction, cell)
-            for k in (1, 2)
+            predict(positions + k * STEP * direction)[0] - predict(positions - k * STEP * direction)[0] for k in (1, 2)
         )
         differences.append(abs((8 * near - far) / (12 * STEP) + np.sum(forces * direction)))
     return Check("forces against energy differences", max(differences) / np.linalg.norm(forces), FORCE_TOLERANCE, "")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -18,6 +19,18 @@ def say(text: str) -> None:
 def print_json(content: dict) -> None:
     """One JSON object on one line of standard output."""
     typer.echo(json.dumps(content, ensure_ascii=False))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows under a header on standard output, as wide as the terminal; the last column is wrapped."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(*header, box=None, padding=(0, 2, 0, 0), show_edge=False)
+    for row in rows:
+        shown.add_row(*row)
+    width = None if sys.stdout.isatty() else 140
+    Console(width=width, highlight=False, markup=False).print(shown)
 
 
 @contextlib.contextmanager

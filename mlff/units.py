@@ -1,6 +1,7 @@
 """Units: eV and Å inside; every conversion factor has a name, and its value comes from ASE."""
 
 import re
+from collections.abc import Sequence
 
 import ase.units
 import numpy as np
@@ -48,7 +49,7 @@ def parse_units(text: str) -> tuple[float, float]:
     )
 
 
-def symbols(numbers: np.ndarray) -> list[str]:
+def symbols(numbers: np.ndarray | Sequence) -> list[str]:
     """Chemical symbols of atomic numbers."""
     return [chemical_symbols[int(number)] for number in numbers]
 

@@ -15,7 +15,7 @@ def evaluation(water_model, water):
 
 
 def test_report(tmp_path, water_model, water, evaluation):
-    checks = mlff.self_check(water_model, water[0].positions)
+    checks = mlff.self_check(water_model, water[0].system)
     written = write_report(tmp_path / "report", water_model, evaluation, checks)
     assert {path.name for path in written} == {"report.md", "report.json", "parity.png"}
     numbers = json.loads((tmp_path / "report" / "report.json").read_text())
