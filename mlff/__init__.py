@@ -24,6 +24,8 @@ _PUBLIC = {
     "ForceField": "force_field",
     "fit": "fitting",
     "load": "archive",
+    "load_sgdml": "sgdml",
+    "load_export": "export",
     "evaluate": "metrics",
     "Evaluation": "metrics",
     "Calculator": "calculator",

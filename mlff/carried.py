@@ -13,6 +13,7 @@ from mlff.gram import Side
 from mlff.images import block_sizes, image_tangents, jets
 from mlff.kernels import Kernel
 from mlff.labelled import Batch, LabelledFrames
+from mlff.linalg.threads import map_threads
 from mlff.operators import Rows, energy_rows, force_rows, stack
 
 
@@ -131,12 +132,17 @@ def carry(
         for piece, (features, jacobians) in jets(kernel, batch):
             _require_finite(kernel, batch.index[piece], features, jacobians)
             progress("descriptors", (len(rows) + piece.stop - piece.start) / len(frames))
-            for k, i in enumerate(range(piece.start, piece.stop)):
+
+            def rows_and_tangents(k: int, piece=piece, jacobians=jacobians, batch=batch):
                 own = [jacobian[k] for jacobian in jacobians]
-                rows.append(_rows(batch, i, noise, own))
-                for term, jacobian, feature, channel in zip(terms, own, features, channels, strict=True):
+                found = _rows(batch, piece.start + k, noise, own)
+                return found, [found.directions @ jacobian.transpose(0, 2, 1) for jacobian in own]
+
+            for k, (found, tangents) in enumerate(map_threads(rows_and_tangents, range(piece.stop - piece.start))):
+                rows.append(found)
+                for term, tangent, feature, channel in zip(terms, tangents, features, channels, strict=True):
                     term.points.append(feature[k])
-                    term.tangents.append(rows[-1].directions @ jacobian.transpose(0, 2, 1))
+                    term.tangents.append(tangent)
                     term.channels.append(channel)
     for term in terms:
         if term.kernel.permutations_used is not None:

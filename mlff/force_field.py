@@ -184,6 +184,23 @@ class ForceField(struct.PyTreeNode):
 
         archive.save(self, path)
 
+    def export(self, path, numbers=None) -> None:
+        """Write energy, forces and Hessian of molecules as one file that runs without the descriptor's source.
+
+        `mlff.load_export` reads it, for as long as JAX promises to (six months); the model file that `save` writes is the
+        one to keep.
+
+        Arguments:
+            path: of the file, written whole or not at all.
+            numbers: atomic numbers to export for, shape (n,), where it was trained on several compositions.
+        Raises:
+            ValueError: periodic, or no atomic numbers are known, or ones that it cannot take.
+        """
+        from mlff import export
+
+        prepared = self._own if numbers is None else self._prepare(self._known(numbers))
+        export.save(self, prepared, path)
+
     # -- where NumPy goes in ---------------------------------------------------------------------------------------
 
     @functools.cached_property

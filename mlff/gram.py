@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.distance import cdist
 
+from mlff.linalg.threads import map_threads
 from mlff.precision import double_precision
 from mlff.radial import Radial
 
@@ -79,12 +80,13 @@ def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> 
     result = np.empty((m, r, n, q))
     inner = D + len(parts) * k + with_values
     step = max(1, _CACHE // (8 * e * (r + q) * inner))
-    for start in range(0, m, step):
-        some = slice(start, min(start + step, m))
-        _fill(
-            result[some], Side(*(array[some] for array in rows)), columns, parts,
-            (f[some], f1[:, some], f2[:, :, some]), with_values,
-        )  # fmt: skip
+
+    def fill(start: int) -> None:
+        some = slice(start, start + step)
+        own = Side(*(array[some] for array in rows))
+        _fill(result[some], own, columns, parts, (f[some], f1[:, some], f2[:, :, some]), with_values)
+
+    map_threads(fill, range(0, m, step))
     return result
 
 

@@ -1,0 +1,25 @@
+"""Many small matrix products side by side: a Python thread each, BLAS itself kept to one thread.
+
+BLAS divides every product among its threads. For products of a few megaflops the hand-over costs more than the work, and
+where other processes compute beside us, many times more. Products of whole tiles are left to BLAS.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import threadpoolctl
+
+
+@functools.cache
+def _controller() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
+
+
+def map_threads(function: Callable, items: Iterable) -> list:
+    """`function` of every item, in order, on as many threads as there are processors; NumPy releases the lock."""
+    with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(function, items))

@@ -1,0 +1,232 @@
+"""Exported force fields: the same numbers without the descriptor's source, and nothing but whole, known files is run."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import ase
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mlff
+from descriptors import inverse_distances
+from mlff import export
+
+DESCRIPTOR = '''
+import jax.numpy as jnp
+import numpy as np
+
+def screened_charges(positions, numbers, *, decay=1.0):
+    """z_i z_j exp(−r_ij/decay)/r_ij of all pairs."""
+    first, second = np.triu_indices(positions.shape[0], k=1)
+    r = jnp.sqrt(jnp.sum((positions[first] - positions[second]) ** 2, axis=-1))
+    z = jnp.asarray(numbers).astype(positions.dtype)
+    return z[first] * z[second] * jnp.exp(-r / decay) / r
+'''
+ELSEWHERE = """
+import sys
+import numpy as np
+import mlff
+try:
+    import temporary_descriptor
+    sys.exit("the descriptor was found")
+except ImportError:
+    pass
+try:
+    mlff.load("model.mlff")
+    sys.exit("the model file was read without its descriptor")
+except ValueError as error:
+    assert "cannot be imported" in str(error)
+positions = np.load("positions.npy")
+force_field = mlff.load_export("model.exported")
+results = {f"{name}_{m}": value for m in (1, 3, 7)
+           for name, value in zip(("energy", "forces"), force_field.energy_and_forces(positions[:m]))}
+energy, forces = force_field.energy_and_forces(positions[0])
+assert type(energy) is float and "temporary_descriptor" not in sys.modules
+np.savez("results.npz", energy=energy, forces=forces, hessian=force_field.hessian(positions[0]), **results)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a descriptor that only this process can import."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "source").mkdir()
+    (folder / "source" / "temporary_descriptor.py").write_text(DESCRIPTOR)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(folder, water):
+    """Fit with that descriptor, save, load, export."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder / "source")
+        descriptor = importlib.import_module("temporary_descriptor").screened_charges
+        group = mlff.find_permutations(water)
+        mlff.fit(mlff.GlobalKernel(descriptor, mlff.Matern52(lengthscale=5.0), group), water[:15]).save(
+            folder / "model.mlff"
+        )
+        force_field = mlff.load(folder / "model.mlff")
+        force_field.export(folder / "model.exported")
+        yield force_field
+        sys.modules.pop("temporary_descriptor")
+
+
+@pytest.fixture
+def artifact(folder, exported, tmp_path):
+    """A copy that a test may spoil."""
+    (tmp_path / "model.exported").write_bytes((folder / "model.exported").read_bytes())
+    return tmp_path / "model.exported"
+
+
+def test_the_same_numbers_in_a_process_without_the_descriptor(folder, exported, water):
+    positions = water[60:67].uniform_positions()
+    np.save(folder / "positions.npy", positions)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", ELSEWHERE], cwd=folder, capture_output=True, text=True, check=False,
+        env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = np.load(folder / "results.npz")
+    for m in (1, 3, 7):
+        energies, forces = exported.energy_and_forces(positions[:m])
+        np.testing.assert_allclose(results[f"energy_{m}"], energies, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(results[f"forces_{m}"], forces, rtol=0, atol=1e-10)
+    atoms = ase.Atoms(water[0].numbers, positions[0], calculator=mlff.Calculator(exported))
+    assert results["energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
+    np.testing.assert_allclose(results["forces"], atoms.get_forces(), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(results["hessian"], atoms.calc.get_hessian(atoms), rtol=0, atol=1e-9)
+    assert np.abs(results["forces"]).max() > 0.1
+    assert results["hessian"].shape == (9, 9)
+
+
+def test_chunks_of_a_batch_and_single_geometries(artifact, exported, water):
+    force_field = mlff.load_export(artifact)
+    positions = water[:13].uniform_positions()
+    energies, forces = force_field.energy_and_forces(positions, memory=4 * exported.model.bytes_per_geometry)
+    np.testing.assert_allclose(energies, exported.energy(positions), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(forces, exported.forces(positions), rtol=0, atol=1e-10)
+    assert energies.shape == (13,)
+    assert forces.dtype == np.float64
+    assert force_field.energy(positions[5]) == pytest.approx(energies[5], abs=1e-10)
+    np.testing.assert_allclose(force_field.forces(positions[5]), forces[5], rtol=0, atol=1e-10)
+
+
+def test_the_file_says_what_it_is_and_how_long_it_lasts(artifact, exported):
+    force_field = mlff.load_export(artifact)
+    line = artifact.read_bytes().split(b"\n")[1]
+    assert json.loads(line) == force_field.header
+    assert "6 months" in force_field.header["lifetime"]
+    assert force_field.header["versions"]["jax"] == jax.__version__
+    assert force_field.header["platforms"] == ["cpu", "cuda"]
+    assert force_field.header["units"] == {"energy": "eV", "length": "Å"}
+    np.testing.assert_array_equal(force_field.numbers, exported.numbers)
+    assert repr(force_field).startswith("ExportedForceField(H2O, temporary_descriptor:screened_charges")
+
+
+def test_other_geometries_are_refused(artifact):
+    force_field = mlff.load_export(artifact)
+    expected = r"expected shape \(3, 3\) or \(m, 3, 3\) for H2O, received \(4, 3\)"
+    with pytest.raises(ValueError, match=expected):
+        force_field.forces(np.zeros((4, 3)))
+    with pytest.raises(ValueError, match=r"expected shape \(3, 3\) for H2O, received \(2, 3, 3\)"):
+        force_field.hessian(np.zeros((2, 3, 3)))
+    with pytest.raises(ValueError, match="not all finite"):
+        force_field.energy(np.full((3, 3), np.nan))
+    with pytest.raises(ValueError, match="two atoms may coincide"):
+        force_field.energy_and_forces(np.zeros((3, 3)))
+
+
+def test_every_flipped_bit_is_noticed(artifact):
+    content = artifact.read_bytes()
+    rng = np.random.default_rng(0)
+    for position in [0, 20, 90, len(content) - 1, *rng.integers(0, len(content), 40)]:
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << int(rng.integers(8))
+        artifact.write_bytes(flipped)
+        with pytest.raises(
+            ValueError, match=r"^model\.exported: (no exported force field|its content).*export it again"
+        ):
+            mlff.load_export(artifact)
+
+
+def test_truncated_foreign_and_absent_files(artifact, folder, tmp_path):
+    content = artifact.read_bytes()
+    for part in (content[: len(content) // 2], b"", b"PK\x03\x04 no artifact", (folder / "model.mlff").read_bytes()):
+        artifact.write_bytes(part)
+        with pytest.raises(ValueError, match=r"no exported force field|damaged"):
+            mlff.load_export(artifact)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        mlff.load_export(tmp_path / "absent.exported")
+
+
+@pytest.mark.parametrize(("name", "value"), [("minimum", 1000), ("maximum", 0)])
+def test_an_expired_or_too_new_artifact_says_what_to_do(artifact, monkeypatch, name, value):
+    monkeypatch.setattr(jax.export, f"{name}_supported_calling_convention_version", value)
+    with pytest.raises(
+        ValueError, match=r"cannot run what jax .* \(calling convention .*\); JAX promises to for 6 months, export it"
+    ):
+        mlff.load_export(artifact)
+
+
+def test_programs_that_this_jax_cannot_read_say_what_to_do(artifact, monkeypatch):
+    def deserialize(_):
+        raise ValueError("unsupported serialization version")
+
+    monkeypatch.setattr(jax.export, "deserialize", deserialize)
+    with pytest.raises(ValueError, match=r"\(unsupported serialization version\).*export it again"):
+        mlff.load_export(artifact)
+
+
+def test_another_format_version(artifact, exported, monkeypatch):
+    monkeypatch.setattr(export, "VERSION", 99)
+    exported.export(artifact)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="format version 99, this mlff reads 1; export it again"):
+        mlff.load_export(artifact)
+
+
+def test_a_lambda_and_a_kernel_without_a_hessian(water, tmp_path):
+    force_field = mlff.fit(
+        mlff.GlobalKernel(lambda positions: inverse_distances(positions), mlff.Matern32(lengthscale=3.0)), water[:3]
+    )
+    with pytest.raises(ValueError, match="which needs no source"):
+        force_field.save(tmp_path / "m.mlff")
+    force_field.export(tmp_path / "m.exported")
+    exported, x = mlff.load_export(tmp_path / "m.exported"), water[9].positions
+    np.testing.assert_allclose(exported.forces(x), force_field.forces(x), rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match="the Hessian does not exist for Matérn-3/2"):
+        exported.hessian(x)
+
+
+def shells(positions, numbers):
+    """Σ_j z_j exp(−r_ij²/w) over the other atoms j, for three widths w."""
+    squares = jnp.sum((positions[:, None] - positions[None]) ** 2, axis=-1)
+    others = numbers.astype(positions.dtype) * (1.0 - jnp.eye(len(positions), dtype=positions.dtype))
+    return jnp.stack([jnp.sum(others * jnp.exp(-squares / width), axis=1) for width in (0.5, 1.0, 2.0)], axis=1)
+
+
+def test_local_kernels_are_exported_for_one_composition(tmp_path, water, ethanol):
+    frames = mlff.Dataset([*water[:3], *ethanol[:2]])
+    force_field = mlff.fit(mlff.LocalKernel(shells, mlff.Matern52(lengthscale=3.0)), frames)
+    with pytest.raises(ValueError, match="several compositions; give the atomic numbers"):
+        force_field.export(tmp_path / "m.exported")
+    with pytest.raises(ValueError, match="not S"):
+        force_field.export(tmp_path / "m.exported", numbers=[16, 1, 1])
+    assert not list(tmp_path.iterdir())
+    x, numbers = water[9].positions, water[9].numbers
+    force_field.export(tmp_path / "m.exported", numbers=numbers)
+    exported = mlff.load_export(tmp_path / "m.exported")
+    np.testing.assert_allclose(exported.forces(x), force_field.forces(x, numbers=numbers), rtol=0, atol=1e-10)
+
+
+def test_periodic_force_fields_are_refused(exported, tmp_path):
+    periodic = exported.replace(record={**exported.record, "periodic": True})
+    with pytest.raises(ValueError, match="only those of molecules can be exported"):
+        periodic.export(tmp_path / "m.exported")
+    assert not list(tmp_path.iterdir())
