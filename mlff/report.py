@@ -145,7 +145,7 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
         f"{', '.join(record['labels'])}; {type(kernel).__name__} of {kernel.label}, "
         f"length scale {scale_text(kernel)}; noise "
         + ", ".join(f"{name} {value:.2g}" for name, value in record["noise"].items())
-        + f"; {record['rows']} linear equations, {record['fit_seconds']:.1f} s, peak memory "
+        + f"; {record['rows']} linear equations, {_seconds(record)}, peak memory "
         f"{summary['peak_memory_mb']:.0f} MB.\n"
     )
     rows = [_error_row("training", record["training"])]
@@ -206,6 +206,11 @@ def _error_row(name: str, errors: dict) -> tuple:
 def _table(head: tuple, rows: list[tuple]) -> str:
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines) + "\n"
+
+
+def _seconds(record: dict) -> str:
+    seconds = record["fit_seconds"]
+    return "fitted elsewhere" if seconds is None else f"{seconds:.1f} s"
 
 
 def scale_text(kernel) -> str:

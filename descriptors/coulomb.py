@@ -1,0 +1,114 @@
+"""The Coulomb matrix of a whole molecule: entry by entry, its spectrum, and its rows in the order of their norms.
+
+    M_ii = ½ Z_i^2.4,   M_ij = Z_i Z_j / r_ij
+
+with r in Å (not bohr), as other packages have it; the smooth forms of spectrum and order are described at their functions.
+
+Source: Rupp, Tkatchenko, Müller, von Lilienfeld, Phys. Rev. Lett. 108, 058301 (2012), doi 10.1103/PhysRevLett.108.058301.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Complex, Float, Integer
+
+from descriptors.geometry import Array, pair_distances
+
+
+def coulomb_matrix(positions: Float[Array, "n 3"], numbers: Integer[Array, " n"]) -> Float[Array, " d"]:
+    """Upper triangle of the Coulomb matrix, row by row. An exchange of like atoms rearranges the features.
+
+    The diagonal does not depend on the positions: it tells molecules apart, and is of no effect among geometries of one.
+
+    Arguments:
+        positions: Cartesian coordinates, shape (n, 3), Å.
+        numbers: atomic numbers, shape (n,).
+    Returns:
+        shape (n(n+1)/2,), 1/Å (the diagonal without unit).
+    """
+    return _upper(_matrix(positions, numbers))
+
+
+def coulomb_spectrum(
+    positions: Float[Array, "n 3"],
+    numbers: Integer[Array, " n"],
+    *,
+    scales: tuple[float, ...] | Float[Array, " s"] = (0.5, 30.0),
+) -> Float[Array, " d"]:
+    """Eigenvalues λ_i of the Coulomb matrix as Fourier coefficients of their distribution on circles.
+
+        a_k + i b_k = 1/k Σ_i exp(i k φ_i),   φ_i = 2 arctan(λ_i / c),   k = 1 … n,   for every scale c
+
+    Sorted eigenvalues have kinks wherever two of them meet, which they do in every symmetric molecule. These sums do not:
+    Σ_i exp(ikφ_i) = tr U^k with U = (c + iM)(c − iM)⁻¹, a rational function of the matrix without poles, so that all
+    derivatives exist and no eigenvector enters. They hold all the spectrum: Newton's identities turn the n sums of one
+    scale into the polynomial whose roots are exp(iφ_i). Eigenvalues near c are resolved best; of the two scales, one is
+    for hydrogen and one for heavier atoms. The factor 1/k lets |∂(a_k + i b_k)/∂φ_i| = 1 for every k.
+
+    Arguments:
+        positions: Cartesian coordinates, shape (n, 3), Å.
+        numbers: atomic numbers, shape (n,).
+        scales: the eigenvalues c at a quarter of each circle, 1/Å.
+    Returns:
+        shape (2ns,): for every scale a_1 … a_n, b_1 … b_n; no unit. Invariant under the exchange of like atoms.
+    """
+    matrix = _matrix(positions, numbers)
+    unit = jnp.eye(len(matrix), dtype=matrix.dtype)
+    orders = jnp.arange(1, len(matrix) + 1, dtype=matrix.dtype)
+
+    def coefficients(scale: Float[Array, ""]) -> Float[Array, " d"]:
+        turned = jax.lax.complex(unit, matrix / scale)
+        rotation = jnp.linalg.solve(turned.conj(), turned)
+        traces = jnp.trace(_powers(rotation), axis1=1, axis2=2)
+        return jnp.concatenate([traces.real / orders, traces.imag / orders])
+
+    return jax.vmap(coefficients)(jnp.asarray(scales, dtype=matrix.dtype)).ravel()
+
+
+def sorted_coulomb_matrix(
+    positions: Float[Array, "n 3"], numbers: Integer[Array, " n"], *, width: float | Array = 1.0
+) -> Float[Array, " d"]:
+    """Upper triangle of P M Pᵀ, with P the smooth relaxation of the permutation that sorts rows by descending norm.
+
+        P_ij = softmax_j [ ((n + 1 − 2i) s_j − Σ_k |s_j − s_k|_w) / w ],   s_i = √(Σ_j M_ij²),   |x|_w = w ln(2 cosh(x/w))
+
+    Row i of P approaches the unit vector of the i-th largest norm as the width goes to zero; rows whose norms differ by
+    much less than the width are averaged. All derivatives exist, at equal norms too; they grow like inverse powers of the
+    width. An exchange of like atoms changes nothing, whatever the width.
+
+    Arguments:
+        positions: Cartesian coordinates, shape (n, 3), Å.
+        numbers: atomic numbers, shape (n,).
+        width: w, 1/Å; norms are about 6 for hydrogen and 40 to 100 for carbon, nitrogen and oxygen.
+    Returns:
+        shape (n(n+1)/2,), row by row, 1/Å.
+    Source of the relaxation, there with |x|: Grover, Wang, Zweig, Ermon, ICLR (2019), arXiv 1903.08850.
+    """
+    matrix = _matrix(positions, numbers)
+    atoms = len(matrix)
+    norms = jnp.sqrt(jnp.sum(matrix**2, axis=1)) / width
+    difference = norms[:, None] - norms
+    spread = jnp.sum(jnp.logaddexp(difference, -difference), axis=1)
+    ranks = atoms - 1.0 - 2.0 * jnp.arange(atoms, dtype=matrix.dtype)
+    weights = jax.nn.softmax(ranks[:, None] * norms - spread, axis=1)
+    return _upper(weights @ matrix @ weights.T)
+
+
+def _matrix(positions: Float[Array, "n 3"], numbers: Integer[Array, " n"]) -> Float[Array, "n n"]:
+    charges = jnp.asarray(numbers).astype(positions.dtype)
+    first, second = np.triu_indices(len(charges), k=1)
+    repulsion = charges[first] * charges[second] / pair_distances(positions)
+    upper = jnp.zeros((len(charges), len(charges)), dtype=positions.dtype).at[first, second].set(repulsion)
+    return upper + upper.T + jnp.diag(0.5 * charges**2.4)
+
+
+def _upper(matrix: Float[Array, "n n"]) -> Float[Array, " d"]:
+    return matrix[np.triu_indices(len(matrix))]
+
+
+def _powers(matrix: Complex[Array, "n n"]) -> Complex[Array, "n n n"]:
+    """The first n powers of an n × n matrix, doubling their number with every product."""
+    powers = matrix[None]
+    while len(powers) < len(matrix):
+        powers = jnp.concatenate([powers, powers @ powers[-1]])
+    return powers[: len(matrix)]

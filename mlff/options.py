@@ -1,0 +1,88 @@
+"""Options that several commands share, and how their text becomes values."""
+
+from __future__ import annotations
+
+import pathlib
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Radial(StrEnum):
+    """Radial functions by the names of the command line."""
+
+    matern32 = "matern32"
+    matern52 = "matern52"
+    matern72 = "matern72"
+    rbf = "rbf"
+    rational_quadratic = "rational-quadratic"
+
+
+class Recipe(StrEnum):
+    """The published models; `mlff.recipes` builds them."""
+
+    gdml = "gdml"
+    sgdml = "sgdml"
+    sgdml_rbf = "sgdml-rbf"
+    fchl19_gpr = "fchl19-gpr"
+    global_fchl19 = "global-fchl19"
+    sfchl19 = "sfchl19"
+    schnet_kernel = "schnet-kernel"
+    soap_gpr = "soap-gpr"
+
+
+class Reach(StrEnum):
+    """Which permutations of identical atoms count."""
+
+    dynamics = "dynamics"
+    graph = "graph"
+    none = "none"
+
+
+class Labels(StrEnum):
+    """Which labels are fitted."""
+
+    forces = "forces"
+    energy = "energy"
+    both = "both"
+
+
+Units = Annotated[
+    str | None, typer.Option(help="What the file holds: kcal/mol, hartree/bohr, eV … (energy, or energy/length).")
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Key = Annotated[list[str] | None, typer.Option(help="A label under another name, label=key; repeat for several.")]
+Data = Annotated[pathlib.Path, typer.Argument(help="Reference frames: anything ASE reads, or npz.")]
+Model = Annotated[pathlib.Path, typer.Argument(help="A model file that mlff fit wrote.")]
+
+
+def parse_keys(pairs: list[str] | None) -> dict[str, str]:
+    """--key energy=energy_ref, repeated."""
+    keys = {}
+    for pair in pairs or ():
+        label, separator, name = pair.partition("=")
+        if not separator or not label or not name:
+            raise ValueError(f"--key {pair}: write label=key, for example --key energy=energy_ref")
+        keys[label] = name
+    return keys
+
+
+def parse_noise(given: list[str] | None) -> float | dict[str, float] | None:
+    """--noise 0.001, or --noise forces=0.001 --noise energy=0.01."""
+    if not given:
+        return None
+    try:
+        if len(given) == 1 and "=" not in given[0]:
+            return float(given[0])
+        return {label: float(value) for label, _, value in (pair.partition("=") for pair in given)}
+    except ValueError as error:
+        raise ValueError(f"--noise {' '.join(given)}: write 0.001, or forces=0.001 and energy=0.001") from error
+
+
+def require_writable(path: pathlib.Path) -> None:
+    """Before the work, not after it."""
+    if path.is_dir():
+        raise ValueError(f"--out {path}: is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {path.parent}; make it first")

@@ -1,0 +1,47 @@
+"""`mlff fit` with recipes and with descriptors of one's own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+MINE = """
+import jax.numpy as jnp
+from descriptors.geometry import pair_distances
+
+
+def screened(positions, *, decay=2.0):
+    r = pair_distances(positions)
+    return jnp.exp(-r / decay) / r
+"""
+
+
+def mlff_fit(folder, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "mlff", "fit", *map(str, arguments)],
+        cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("recipe", ["gdml", "fchl19-gpr", "sfchl19"])
+def test_recipes(recipe, tmp_path, datasets):
+    chosen = ("--frames", "0:60", "--train", "20", "--recipe", recipe, "--lengthscale", "3", "--noise")
+    noise = ("forces=0.01", "--noise", "energy=0.001") if recipe == "fchl19-gpr" else ("0.01",)
+    found = mlff_fit(tmp_path, datasets / "water.extxyz", *chosen, *noise, "--out", "w.mlff", "--json")
+    assert found["recipe"] == recipe
+    assert found["forces_mae"] < 0.1
+    assert found["permutations"] == (2 if recipe == "sfchl19" else 1)
+    assert set(found["noise"]) == ({"energy", "forces"} if recipe == "fchl19-gpr" else {"forces"})
+
+
+def test_a_descriptor_of_ones_own(tmp_path, datasets):
+    (tmp_path / "mine.py").write_text(MINE)
+    arguments = ("--frames", "0:60", "--train", "30", "--descriptor", "mine:screened", "--out", "w.mlff", "--json")
+    found = mlff_fit(tmp_path, datasets / "water.extxyz", *arguments)
+    assert found["recipe"] == "mine:screened"
+    assert found["forces_mae"] < 0.1
+    assert found["permutations"] == 2

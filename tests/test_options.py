@@ -1,0 +1,21 @@
+"""The texts of options, and that the command line names every recipe and radial function."""
+
+import pytest
+
+from mlff.options import Radial, Recipe, parse_keys, parse_noise
+from mlff.radial import RADIALS
+from mlff.recipes import RECIPES
+
+
+def test_every_recipe_and_radial_function_is_an_option():
+    assert {recipe.value for recipe in Recipe} == set(RECIPES)
+    assert {radial.value.replace("-", "") for radial in Radial} == {name.lower() for name in RADIALS}
+
+
+def test_keys_and_noise():
+    assert parse_keys(["energy=E", "forces=F"]) == {"energy": "E", "forces": "F"}
+    assert parse_noise(["0.1"]) == 0.1
+    assert parse_noise(["forces=0.1", "energy=1e-3"]) == {"forces": 0.1, "energy": 1e-3}
+    assert parse_noise(None) is None
+    with pytest.raises(ValueError, match="write 0.001, or forces=0.001"):
+        parse_noise(["forces"])

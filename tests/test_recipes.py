@@ -1,0 +1,57 @@
+"""Every recipe makes a kernel that learns."""
+
+import functools
+
+import numpy as np
+import pytest
+
+import mlff
+from mlff.recipes import RECIPES, descriptor_kernel, import_descriptor, recipe
+
+QUICK = [name for name in RECIPES if name != "schnet-kernel"]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_recipe_learns_water(name, water):
+    radial = RECIPES[name].radial.replace(lengthscale=3.0)
+    kernel, labels = recipe(name, water[:30], radial)
+    assert (kernel.permutations_used is not None) == RECIPES[name].symmetric
+    noise = {name: {"energy": 1e-3, "forces": 1e-2}[name] for name in labels}
+    force_field = mlff.fit(kernel, water[:30], labels, noise)
+    spread = np.abs(water.array("forces")).mean()
+    assert mlff.evaluate(force_field, water[60:80]).forces_mae < 0.1 * spread
+
+
+def test_learned_features_make_a_kernel(water, monkeypatch):
+    """The recipe trains on the frames it is given; here for a moment only."""
+    from mlff import recipes
+
+    monkeypatch.setattr(recipes, "train_schnet", functools.partial(recipes.train_schnet, features=8, steps=30))
+    kernel, labels = recipe("schnet-kernel", water[:30], mlff.RBF(lengthscale=2.0))
+    force_field = mlff.fit(kernel, water[:30], labels, {"energy": 1e-2, "forces": 3e-2})
+    assert mlff.evaluate(force_field, water[60:80]).forces_mae < 0.5 * np.abs(water.array("forces")).mean()
+
+
+def test_reach_none_leaves_the_identity(water):
+    kernel, _ = recipe("sgdml", water[:10], reach="none")
+    assert kernel.permutations_used is None
+
+
+def test_the_shape_says_which_kernel(water):
+    one, labels = descriptor_kernel("descriptors.distances:inverse_distances", water[:10], mlff.RBF())
+    assert isinstance(one, mlff.GlobalKernel)
+    assert labels == ("forces",)
+    two, labels = descriptor_kernel("descriptors.fchl19:fchl19", water[:10], mlff.RBF())
+    assert isinstance(two, mlff.LocalKernel)
+    assert labels == ("energy", "forces")
+
+
+@pytest.mark.parametrize("name", ["nothing", "no_such_module:f", "descriptors.fchl19:no_such"])
+def test_descriptors_that_cannot_be_imported(name):
+    with pytest.raises(ValueError, match=r"write package\.module:function|cannot be imported"):
+        import_descriptor(name)
+
+
+def test_unknown_recipe_names_those_there_are(water):
+    with pytest.raises(ValueError, match="choose from gdml, sgdml"):
+        recipe("gap", water[:5])
