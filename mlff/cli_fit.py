@@ -28,8 +28,8 @@ def fit(
     labels: Annotated[
         Labels | None, typer.Option(help="Energies fix the constant, or are labels of their own; else as the recipe.")
     ] = None,
-    kernel: Annotated[Radial | None, typer.Option(help="Radial function; else the recipe's.")] = None,
-    lengthscale: Annotated[float | None, typer.Option(help="Without it, found by validation.")] = None,
+    kernel: Annotated[Radial | None, typer.Option(help="Radial function; else the recipe's, with its length scale.")] = None,
+    lengthscale: Annotated[float | None, typer.Option(help="Without it the recipe's, or found by validation.")] = None,
     noise: Annotated[
         list[str] | None, typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
     ] = None,
@@ -96,9 +96,10 @@ def _model(data, name: Recipe, descriptor, kernel: Radial | None, lengthscale, r
     cls = classes[(kernel or Radial.matern52).value.replace("-", "")]
     if descriptor is not None:
         return descriptor_kernel(descriptor, data, cls(lengthscale=lengthscale), reach.value)
-    if kernel is None:
-        cls = type(RECIPES[name.value].radial)
-    return recipe(name.value, data, cls(lengthscale=lengthscale), None, reach.value, seed, progress)
+    radial = RECIPES[name.value].radial if kernel is None else cls()
+    if lengthscale is not None:
+        radial = radial.replace(lengthscale=lengthscale)
+    return recipe(name.value, data, radial, None, reach.value, seed, progress)
 
 
 def _require_comparable(model, training, held) -> None:

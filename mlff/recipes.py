@@ -25,7 +25,7 @@ class Recipe:
 
     Attributes:
         summary: what it is, in a line, with its source.
-        radial: its radial function, without a length scale: `fit` finds one.
+        radial: its radial function; without a length scale, `fit` finds one.
         labels: what it is fitted to.
         build: (frames, radial function, permutations or None) → kernel.
         symmetric: whether it takes the permutations of identical atoms.
@@ -67,7 +67,7 @@ RECIPES = {
     ),
     "fchl19-gpr": Recipe(
         "atomic environments as FCHL19 (Christensen et al., J. Chem. Phys. 152, 044107, 2020)",
-        RBF(), BOTH, _local(fchl19),
+        RBF(lengthscale=2.0), BOTH, _local(fchl19),
     ),
     "global-fchl19": Recipe(
         "FCHL19 of all atoms as one descriptor (Schmitz et al., 2022)",
@@ -102,7 +102,8 @@ def recipe(
     Arguments:
         name: one of `RECIPES`.
         data: the training frames: permutations are found in them, learned features are trained on them.
-        radial: another radial function than the recipe's own, or the same with a length scale.
+        radial: another radial function than the recipe's own, or the same with another length scale (or with none, to
+            have it searched).
         permutations: of identical atoms, for the recipes that take them; found in the frames where none are given.
         reach: which are looked for, "dynamics" or "graph" as of `find_permutations`, or "none".
         seed: of the training of learned features.

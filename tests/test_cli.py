@@ -1,6 +1,7 @@
 """The command line, as processes: what is printed, written, and how it ends."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -89,11 +90,11 @@ def test_md_from_a_file(folder, datasets):
         np.testing.assert_allclose(trajectory[0].positions, last.positions)
 
 
-@pytest.mark.parametrize("command", [(), ("fit",), ("test",), ("md",), ("show",)])
+@pytest.mark.parametrize("command", [(), ("fit",), ("test",), ("md",), ("show",), ("audit",)])
 def test_help_has_examples(command, tmp_path):
     text = mlff_command(*command, "--help", cwd=tmp_path).stdout
     assert f"mlff {command[0] if command else 'fit'} " in text
-    assert ".mlff" in text
+    assert ".mlff" in text or command == ("audit",)
 
 
 def test_help_is_quick(tmp_path):
@@ -104,3 +105,28 @@ def test_help_is_quick(tmp_path):
     started = time.perf_counter()
     mlff_command("--help", cwd=tmp_path)
     assert time.perf_counter() - started < 5.0
+
+
+SORTED = """
+import jax.numpy as jnp
+from descriptors import inverse_distances
+
+
+def ranked(positions):
+    return jnp.sort(inverse_distances(positions))
+"""
+
+
+def test_audit_passes_a_good_descriptor_and_fails_one_with_kinks(tmp_path, datasets):
+    water = datasets / "water.extxyz"
+    arguments = ("audit", "descriptors.distances:inverse_distances", water, "--frames", ":40", "--json")
+    good = mlff_command(*arguments, cwd=tmp_path)
+    assert json.loads(good.stdout)["passed"]
+    (tmp_path / "mine.py").write_text(SORTED)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    bad = subprocess.run(
+        [sys.executable, "-m", "mlff", "audit", "mine:ranked", str(water), "--frames", ":40"],
+        cwd=tmp_path, capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert bad.returncode == 1, bad.stderr
+    assert "continuity 1" in bad.stdout.splitlines()[-1]
