@@ -9,7 +9,17 @@ import typer
 
 from mlff import terminal
 from mlff.options import (
-    AsJSON, Data, Key, Labels, Radial, Reach, Recipe, Units, parse_keys, parse_noise, require_writable,
+    AsJSON,
+    Data,
+    Key,
+    Labels,
+    Radial,
+    Reach,
+    Recipe,
+    Units,
+    parse_keys,
+    parse_noise,
+    require_writable,
 )  # fmt: skip
 
 
@@ -28,7 +38,9 @@ def fit(
     labels: Annotated[
         Labels | None, typer.Option(help="Energies fix the constant, or are labels of their own; else as the recipe.")
     ] = None,
-    kernel: Annotated[Radial | None, typer.Option(help="Radial function; else the recipe's, with its length scale.")] = None,
+    kernel: Annotated[
+        Radial | None, typer.Option(help="Radial function; else the recipe's, with its length scale.")
+    ] = None,
     lengthscale: Annotated[float | None, typer.Option(help="Without it the recipe's, or found by validation.")] = None,
     noise: Annotated[
         list[str] | None, typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")

@@ -85,3 +85,34 @@ def test_from_a_file(tmp_path, water_model, atoms):
     energy = atoms.get_potential_energy()
     atoms.calc = mlff.Calculator(tmp_path / "w.mlff")
     assert atoms.get_potential_energy() == energy
+
+
+def test_atoms_closer_than_any_in_the_data_are_named_once(water_model, water, caplog):
+    atoms = water[0].to_ase()
+    atoms.calc = mlff.Calculator(water_model)
+    with caplog.at_level("WARNING"):
+        atoms.get_potential_energy()
+        assert not caplog.text
+        for _ in range(2):
+            atoms.positions[1] += 0.2 * (atoms.positions[0] - atoms.positions[1])
+            atoms.get_potential_energy()
+    assert caplog.text.count("atoms H-O are") == 1
+    assert "in the training frames the closest are 0." in caplog.text
+
+
+def test_a_local_force_field_takes_atoms_in_any_order(water):
+    import functools
+
+    from descriptors import fchl19
+
+    kernel = mlff.LocalKernel(functools.partial(fchl19, radial2=4, radial3=3), mlff.RBF(lengthscale=2.0))
+    force_field = mlff.fit(kernel, water[:10], labels=("energy", "forces"))
+    atoms = water[20].to_ase()
+    atoms.calc = mlff.Calculator(force_field)
+    turned = atoms[[2, 0, 1]]
+    turned.calc = mlff.Calculator(force_field)
+    assert turned.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-7)
+    np.testing.assert_allclose(turned.get_forces(), atoms.get_forces()[[2, 0, 1]], atol=1e-7)
+    turned.numbers[0] = 16
+    with pytest.raises(ValueError, match="the force field knows H, O, not S"):
+        turned.get_potential_energy()

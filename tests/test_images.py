@@ -6,7 +6,7 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances
-from mlff.images import image_tangents, jets
+from mlff.images import image_tangents, jets, surroundings
 from mlff.labelled import LabelledFrames
 
 KERNEL = mlff.GlobalKernel(
@@ -49,3 +49,60 @@ def test_tangents_are_of_the_frame_not_of_its_image(water, rng):
                 with jax.enable_x64(True):
                     numeric = (inverse_distances((x[i] + d)[p]) - inverse_distances((x[i] - d)[p])) / (4 * step)
                 np.testing.assert_allclose(tangents[i, k, r], numeric, atol=1e-8)
+
+
+def nearest(positions, cell, *, cutoff=3.0):
+    """A descriptor of nearest images: smooth up to its cutoff, no neighbour list."""
+    from descriptors.geometry import pair_distances, smooth_cutoff
+
+    r = pair_distances(positions, cell)
+    return smooth_cutoff(r, cutoff) / r
+
+
+def crystal(repeat, pbc=True):
+    import ase.build
+
+    from mlff.system import System
+
+    atoms = ase.build.bulk("NaCl", "rocksalt", a=5.6, cubic=True) * repeat
+    atoms.rattle(0.05, seed=1)
+    atoms.pbc = pbc
+    frame = mlff.Frame(System.from_ase(atoms), {"energy": 1.0})
+    return LabelledFrames.of(mlff.Dataset([frame])).batches[0]
+
+
+def test_cells_too_small_for_nearest_images_are_refused():
+    kernel = mlff.GlobalKernel(nearest, mlff.RBF(lengthscale=1.0))
+    with pytest.raises(ValueError, match=r"cell of frame 0 is too small for descriptor .*height is 5\.60 Å.*6\.00 Å"):
+        surroundings(kernel, crystal(1))
+    with pytest.raises(
+        ValueError, match=r"frame 0 has pbc=\[True, True, False\]: use a descriptor that takes neighbors"
+    ):
+        surroundings(kernel, crystal(2, [True, True, False]))
+    cells, neighbors = surroundings(kernel, crystal(2))
+    assert neighbors is None
+    np.testing.assert_allclose(cells[0], 11.2 * np.eye(3))
+
+
+def test_a_molecule_in_a_box_has_no_cell():
+    """A cell that no direction is periodic in is not there for descriptors."""
+    cells, neighbors = surroundings(mlff.GlobalKernel(nearest, mlff.RBF(lengthscale=1.0)), crystal(1, False))
+    assert neighbors is None
+    assert not cells.any()
+
+
+def test_nearest_images_and_the_list_agree():
+    """Environments by nearest image, where it suffices, hold what the neighbour list holds."""
+    import functools
+
+    from descriptors import fchl19
+
+    descriptor = functools.partial(fchl19, radial2=4, radial3=3, cutoff=4.0)
+    kernel = mlff.LocalKernel(descriptor, mlff.RBF(lengthscale=1.0)).completed([11, 17])
+    batch = crystal(2)
+    (cell,), neighbors = surroundings(kernel, batch)
+    first = jax.tree.map(lambda leaf: leaf[0], neighbors)
+    with jax.enable_x64(True):
+        by_list = kernel.descriptor(batch.positions[0], batch.numbers, cell, first)
+        by_image = kernel.descriptor(batch.positions[0], batch.numbers, cell)
+    np.testing.assert_allclose(by_list, by_image, atol=1e-12)
