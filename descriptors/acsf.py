@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer
 
-from descriptors.geometry import CUTOFFS, Array, Environments, Neighbors, environments, lengths, one_hot
+from descriptors.geometry import CUTOFFS, Array, Environments, Neighbors, environments, lengths, one_hot, pair_channels
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -69,7 +69,7 @@ def acsf(
         sides, both = r[j] ** 2 + r[k] ** 2, within[j] * within[k]
         four = _triangles(halves, sides + squares, wide) * (both * fade(jnp.sqrt(squares), cutoff))[:, None]
         five = _triangles(halves, sides, narrow) * both[:, None]
-        pairs = _pair_channels(channels)
+        pairs = pair_channels(channels)
         return jnp.concatenate([(a.T @ b).ravel() for a, b in ((channels, two), (pairs, four), (pairs, five))])
 
     return jax.vmap(atom)(environments(positions, numbers, cell, neighbors, cutoff))
@@ -108,11 +108,3 @@ def _power_rule(primals, tangents):
 
 
 _power.defjvp(_power_rule, symbolic_zeros=True)
-
-
-def _pair_channels(channels: Float[Array, "k z"]) -> Float[Array, "pairs zz"]:
-    """1 in the channel of the two elements of each pair j < k, whichever of them comes first."""
-    j, k = np.triu_indices(channels.shape[0], k=1)
-    p, q = np.triu_indices(channels.shape[1])
-    one, other = channels[j], channels[k]
-    return jnp.where(p == q, one[:, p] * other[:, p], one[:, p] * other[:, q] + one[:, q] * other[:, p])

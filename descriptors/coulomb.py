@@ -45,6 +45,8 @@ def coulomb_spectrum(
     scale into the polynomial whose roots are exp(iφ_i). Eigenvalues near c are resolved best; of the two scales, one is
     for hydrogen and one for heavier atoms. The factor 1/k lets |∂(a_k + i b_k)/∂φ_i| = 1 for every k.
 
+    A spectrum has n numbers for the 3n − 6 degrees of freedom: it tells molecules apart, but most forces it cannot express.
+
     Arguments:
         positions: Cartesian coordinates, shape (n, 3), Å.
         numbers: atomic numbers, shape (n,).
@@ -53,20 +55,12 @@ def coulomb_spectrum(
         shape (2ns,): for every scale a_1 … a_n, b_1 … b_n; no unit. Invariant under the exchange of like atoms.
     """
     matrix = _matrix(positions, numbers)
-    unit = jnp.eye(len(matrix), dtype=matrix.dtype)
-    orders = jnp.arange(1, len(matrix) + 1, dtype=matrix.dtype)
-
-    def coefficients(scale: Float[Array, ""]) -> Float[Array, " d"]:
-        turned = jax.lax.complex(unit, matrix / scale)
-        rotation = jnp.linalg.solve(turned.conj(), turned)
-        traces = jnp.trace(_powers(rotation), axis1=1, axis2=2)
-        return jnp.concatenate([traces.real / orders, traces.imag / orders])
-
-    return jax.vmap(coefficients)(jnp.asarray(scales, dtype=matrix.dtype)).ravel()
+    sums = jax.vmap(lambda scale: _power_sums(matrix / scale))(jnp.asarray(scales, dtype=matrix.dtype))
+    return jnp.concatenate([sums.real, sums.imag], axis=1).ravel()
 
 
 def sorted_coulomb_matrix(
-    positions: Float[Array, "n 3"], numbers: Integer[Array, " n"], *, width: float | Array = 1.0
+    positions: Float[Array, "n 3"], numbers: Integer[Array, " n"], *, width: float | Array = 3.0
 ) -> Float[Array, " d"]:
     """Upper triangle of P M Pᵀ, with P the smooth relaxation of the permutation that sorts rows by descending norm.
 
@@ -74,7 +68,8 @@ def sorted_coulomb_matrix(
 
     Row i of P approaches the unit vector of the i-th largest norm as the width goes to zero; rows whose norms differ by
     much less than the width are averaged. All derivatives exist, at equal norms too; they grow like inverse powers of the
-    width. An exchange of like atoms changes nothing, whatever the width.
+    width. An exchange of like atoms changes nothing, whatever the width. What is averaged is lost: for the forces of one
+    molecule, `coulomb_matrix` in a kernel with permutations keeps more.
 
     Arguments:
         positions: Cartesian coordinates, shape (n, 3), Å.
@@ -106,9 +101,41 @@ def _upper(matrix: Float[Array, "n n"]) -> Float[Array, " d"]:
     return matrix[np.triu_indices(len(matrix))]
 
 
-def _powers(matrix: Complex[Array, "n n"]) -> Complex[Array, "n n n"]:
-    """The first n powers of an n × n matrix, doubling their number with every product."""
-    powers = matrix[None]
-    while len(powers) < len(matrix):
-        powers = jnp.concatenate([powers, powers @ powers[-1]])
-    return powers[: len(matrix)]
+@jax.custom_jvp
+def _power_sums(matrix: Float[Array, "n n"]) -> Complex[Array, " n"]:
+    """tr U^k / k for k = 1 … n, with U = (1 + iM)(1 − iM)⁻¹.
+
+    Its derivative 2i tr(R U^(k−1) R dM), R = (1 − iM)⁻¹, is a scalar product with dM; AD would carry every dM through
+    all powers.
+    """
+    powers = _powers(_resolvent(matrix))[1:]
+    return jnp.trace(powers, axis1=1, axis2=2) / jnp.arange(1, len(matrix) + 1).astype(powers.dtype)
+
+
+@_power_sums.defjvp
+def _power_sums_rule(primals, tangents):
+    (matrix,), (change,) = primals, tangents
+    resolvent = _resolvent(matrix)
+    slopes = 2j * (_powers(resolvent)[:-1] @ (resolvent @ resolvent))  # a symmetric matrix for every k
+    return _power_sums(matrix), jnp.tensordot(slopes, change.astype(slopes.dtype), 2)
+
+
+def _powers(resolvent: Complex[Array, "n n"]) -> Complex[Array, "m n n"]:
+    """U^0 … U^n of U = 2R − 1, their number doubled with every product."""
+    unit = jnp.eye(len(resolvent), dtype=resolvent.dtype)
+    powers = jnp.stack([unit, 2.0 * resolvent - unit])
+    while len(powers) <= len(resolvent):
+        powers = jnp.concatenate([powers, powers[1:] @ powers[-1]])
+    return powers[: len(resolvent) + 1]
+
+
+@jax.custom_jvp
+def _resolvent(matrix: Float[Array, "n n"]) -> Complex[Array, "n n"]:
+    """R = (1 − iM)⁻¹, with dR = i R dM R, which needs no further linear systems."""
+    return jnp.linalg.inv(jax.lax.complex(jnp.eye(len(matrix), dtype=matrix.dtype), -matrix))
+
+
+@_resolvent.defjvp
+def _resolvent_rule(primals, tangents):
+    resolvent = _resolvent(*primals)
+    return resolvent, 1j * (resolvent @ tangents[0].astype(resolvent.dtype) @ resolvent)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer
 
-from descriptors.geometry import CUTOFFS, Array, Environments, Neighbors, environments, lengths, one_hot
+from descriptors.geometry import CUTOFFS, Array, Environments, Neighbors, environments, lengths, one_hot, pair_channels
 
 
 def fchl19(
@@ -81,7 +81,7 @@ def fchl19(
         weights = prefactor * weights * (fade(r, inner)[j] * fade(r, inner)[k])
         radial = jnp.exp(-eta3 * (0.5 * side[:, None] - _grid(radial3, inner, r)) ** 2)
         angular = jnp.stack([weights * cosine, weights * _sine(cosine, linear_blend)], axis=-1)
-        pairs = _pair_channels(channels)[..., None] * angular[:, None, :]
+        pairs = pair_channels(channels)[..., None] * angular[:, None, :]
         three = jnp.einsum("tr,tpa->pra", radial, pairs)
         return jnp.concatenate([(channels.T @ two).ravel(), three.ravel()])
 
@@ -121,12 +121,3 @@ def _sine(cosine: Float[Array, " pairs"], blend: float | Array) -> Float[Array, 
     t = s / blend**2 - 1.0
     polynomial = blend * (1.0 + t * (0.5 + t * (-0.125 + 0.0625 * t)))
     return jnp.where(t > 0.0, jnp.sqrt(jnp.where(t > 0.0, s, 1.0)), polynomial)
-
-
-def _pair_channels(channels: Float[Array, "k z"]) -> Float[Array, "pairs zz"]:
-    """1 in the channel of the two elements of each pair j < k, whichever of them comes first."""
-    j, k = np.triu_indices(channels.shape[0], k=1)
-    p, q = np.triu_indices(channels.shape[1])
-    first, second = channels[j], channels[k]
-    ordered = first[:, p] * second[:, q]
-    return ordered + jnp.where(p == q, 0.0, first[:, q] * second[:, p])

@@ -99,6 +99,15 @@ def one_hot(numbers: Integer[Array, "*shape"], elements: tuple[int, ...], dtype=
     return (numbers[..., None] == jnp.asarray(elements, numbers.dtype)).astype(dtype)
 
 
+def pair_channels(channels: Float[Array, "k z"]) -> Float[Array, "pairs zz"]:
+    """1 in the channel of the two elements of each pair j < k, whichever of them comes first."""
+    j, k = np.triu_indices(channels.shape[0], k=1)
+    p, q = np.triu_indices(channels.shape[1])
+    first, second = channels[j], channels[k]
+    ordered = first[:, p] * second[:, q]
+    return ordered + jnp.where(p == q, 0.0, first[:, q] * second[:, p])
+
+
 def smooth_cutoff(r: Float[Array, "*shape"], cutoff: float | Float[Array, ""]) -> Float[Array, "*shape"]:
     """f = 1 − 35x⁴ + 84x⁵ − 70x⁶ + 20x⁷ with x = r/r_c, 0 beyond r_c; three continuous derivatives everywhere."""
     x = jnp.minimum(r / cutoff, 1.0)

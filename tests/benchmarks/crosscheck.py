@@ -21,6 +21,8 @@ import ase.build
 import jax
 import numpy as np
 
+from descriptors.acsf import acsf
+from descriptors.coulomb import coulomb_matrix, coulomb_spectrum, sorted_coulomb_matrix
 from descriptors.fchl19 import fchl19
 from descriptors.geometry import Neighbors
 from descriptors.soap import soap
@@ -109,7 +111,55 @@ def soap_cases() -> list[Case]:
     return cases
 
 
-CASES = [*fchl19_cases(), *soap_cases()]
+def our_acsf(positions, atoms, cutoff, g2, g4, g5):
+    """In DScribe's order: pairs of elements column by column, each with G⁴ and G⁵; its G¹ are G² with η = 0."""
+    elements = elements_of(atoms)
+    rows = {name: np.array(given) for name, given in (("g2", [[0.0, 0.0], *g2]), ("g4", g4), ("g5", g5))}
+    around = np.array(atoms.cell), neighbors_within(cutoff, atoms)
+    values = acsf(positions, atoms.numbers, *around, elements=elements, cutoff=cutoff, cutoff_function="cosine", **rows)
+    first, second = np.triu_indices(len(elements))
+    by_column = np.lexsort((first, second))
+    ends = np.cumsum([len(elements) * len(rows["g2"]), len(first) * len(g4)])
+    two, four, five = np.split(np.arange(values.shape[1]), ends)
+    pairs = np.concatenate([four.reshape(len(first), -1), five.reshape(len(first), -1)], axis=1)[by_column]
+    return values[:, np.concatenate([two, pairs.ravel()])]
+
+
+def acsf_cases() -> list[Case]:
+    rows = {
+        "g2": [[1.0, 0.0], [0.5, 2.0]],
+        "g4": [[0.1, 1.0, -1.0], [0.05, 4.0, 1.0], [0.01, 2.5, 0.5]],
+        "g5": [[0.1, 2.0, 1.0], [0.05, 1.0, -1.0]],
+    }
+    cases = []
+    for system, atoms in SYSTEMS.items():
+        theirs = {"r_cut": 5.0, "elements": elements_of(atoms)} | {f"{name}_params": row for name, row in rows.items()}
+        cases.append(Case("acsf", system, functools.partial(our_acsf, cutoff=5.0, **rows), "dscribe_acsf", theirs))
+    return cases
+
+
+def our_coulomb(positions, atoms, form, **settings):
+    return form(positions, atoms.numbers, **settings)
+
+
+def coulomb_cases() -> list[Case]:
+    forms = {
+        "coulomb matrix": (coulomb_matrix, {}, {"permutation": "none"}),
+        "coulomb matrix, sorted": (sorted_coulomb_matrix, {"width": 1e-4}, {"permutation": "sorted_l2"}),
+        "coulomb matrix, spectrum": (coulomb_spectrum, {"scales": np.array([4.0])}, {"scale": 4.0}),
+    }
+    cases = []
+    for system in (name for name, atoms in SYSTEMS.items() if not atoms.pbc.any()):
+        for name, (form, settings, theirs) in forms.items():
+            peer = "dscribe_coulomb_spectrum" if form is coulomb_spectrum else "dscribe_coulomb"
+            cases.append(Case(name, system, functools.partial(our_coulomb, form=form, **settings), peer, theirs))
+        cases.append(
+            Case("coulomb matrix", system, functools.partial(our_coulomb, form=coulomb_matrix), "qmllib_coulomb", {})
+        )
+    return cases
+
+
+CASES = [*fchl19_cases(), *soap_cases(), *acsf_cases(), *coulomb_cases()]
 
 
 def ask_peers(python: pathlib.Path, cases: list[Case]) -> dict[str, np.ndarray]:

@@ -104,7 +104,66 @@ def featomic_soap(positions, numbers, cell, elements, cutoff, n_max, l_max, sigm
     return flat(values), flat(derivatives)
 
 
-PEERS = {"qmllib_fchl19": qmllib_fchl19, "dscribe_soap": dscribe_soap, "featomic_soap": featomic_soap}
+def dscribe_acsf(positions, numbers, cell, elements, **settings):
+    """The derivatives are numerical ones."""
+    import ase
+    from dscribe.descriptors import ACSF
+
+    periodic = bool(cell.any())
+    functions = ACSF(species=list(elements), periodic=periodic, **settings)
+    atoms = ase.Atoms(numbers, positions, cell=cell, pbc=periodic)
+    if periodic:
+        return functions.create(atoms), NONE
+    derivatives, values = functions.derivatives(atoms, attach=True, method="numerical")
+    return values, np.moveaxis(derivatives, -1, 1)
+
+
+def dscribe_coulomb(positions, numbers, cell, permutation):
+    """The upper triangle, row by row, or the eigenvalues; the derivatives are numerical ones."""
+    import ase
+    from dscribe.descriptors import CoulombMatrix
+
+    count = len(numbers)
+    derivatives, values = CoulombMatrix(count, permutation).derivatives(ase.Atoms(numbers, positions))
+    if permutation == "eigenspectrum":
+        return values, np.moveaxis(derivatives, -1, 0)
+    upper = np.flatnonzero(np.triu(np.ones((count, count))))
+    return values[upper], np.moveaxis(derivatives, -1, 0)[upper]
+
+
+def dscribe_coulomb_spectrum(positions, numbers, cell, scale):
+    """The Fourier coefficients of its eigenvalues on a circle."""
+    eigenvalues, derivatives = dscribe_coulomb(positions, numbers, cell, "eigenspectrum")
+    orders = np.arange(1, len(numbers) + 1)
+    waves = np.exp(2j * np.outer(orders, np.arctan(eigenvalues / scale)))
+    slopes = 1j * waves * 2 * scale / (scale**2 + eigenvalues**2)
+    values, moved = waves.sum(axis=1) / orders, np.tensordot(slopes, derivatives, 1)
+    return np.concatenate([values.real, values.imag]), np.concatenate([moved.real, moved.imag])
+
+
+def qmllib_coulomb(positions, numbers, cell):
+    """Its triangle is the lower one, row by row."""
+    from qmllib.representations import generate_coulomb_matrix
+
+    count = len(numbers)
+    values = generate_coulomb_matrix(numbers, positions, size=count, sorting="unsorted")
+    matrix = np.zeros((count, count))
+    matrix[np.tril_indices(count)] = values
+    return matrix.T[np.triu_indices(count)], NONE
+
+
+PEERS = {
+    function.__name__: function
+    for function in (
+        qmllib_fchl19,
+        qmllib_coulomb,
+        dscribe_soap,
+        dscribe_acsf,
+        dscribe_coulomb,
+        dscribe_coulomb_spectrum,
+        featomic_soap,
+    )
+}
 
 
 def main() -> None:
