@@ -26,6 +26,7 @@ _PUBLIC = {
     "load": "archive",
     "load_sgdml": "sgdml",
     "load_export": "export",
+    "audit": "auditing.audit",
     "evaluate": "metrics",
     "Evaluation": "metrics",
     "Calculator": "calculator",

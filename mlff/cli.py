@@ -194,7 +194,7 @@ def audit(
     mlff audit descriptors.fchl19:fchl19 datasets/ethanol.extxyz
     mlff audit mine:descriptor train.npz --units kcal/mol --json
     """
-    from mlff.auditing import audit as examine
+    from mlff.auditing.audit import audit as examine
     from mlff.dataset import Dataset
     from mlff.recipes import import_descriptor
 

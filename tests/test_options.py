@@ -17,5 +17,5 @@ def test_keys_and_noise():
     assert parse_noise(["0.1"]) == 0.1
     assert parse_noise(["forces=0.1", "energy=1e-3"]) == {"forces": 0.1, "energy": 1e-3}
     assert parse_noise(None) is None
-    with pytest.raises(ValueError, match="write 0.001, or forces=0.001"):
+    with pytest.raises(ValueError, match=r"write 0\.001, or forces=0\.001"):
         parse_noise(["forces"])

@@ -4,9 +4,9 @@
 
 DIR holds `rmd17_<molecule>_train_01.npz` and `…_test_01.npz`. The first N training frames, all test frames; MAE of energies
 (meV) and forces (meV/Å). Where the recipe has no length scale of its own, it is searched on the first 100 training frames
-(50 where N = 50) and kept for larger N; permutations and learned features come from the N frames. Every result is a line of FOLDER/results.jsonl; those
-that are there are not computed again, so an interrupted run goes on. Beside them the published errors of MACE (Batatia et
-al., NeurIPS 2022, Table 1).
+(50 where N = 50) and kept for larger N; permutations and learned features come from the N frames. Every result is a line of
+FOLDER/results.jsonl; those that are there are not computed again, so an interrupted run goes on. Beside them the published
+errors of MACE (Batatia et al., NeurIPS 2022, Table 1).
 """
 
 import argparse

@@ -1,0 +1,1 @@
+"""Examinations of descriptors, put together in mlff.auditing.audit."""
