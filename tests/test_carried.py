@@ -120,7 +120,7 @@ def test_a_batch_of_several_compositions_is_one_system(ethanol, water):
 def test_two_molecules_far_apart_have_twice_the_energy(water):
     """A local kernel is extensive, and like atoms may be in any order."""
     kernel = mlff.LocalKernel(SMALL_FCHL, mlff.RBF(lengthscale=2.0))
-    force_field = mlff.fit(kernel, water[:10], labels=("energy", "forces"))
+    force_field = mlff.fit(kernel, water[:10], labels=("energy", "forces"), noise={"energy": 1e-3, "forces": 1e-3})
     x, numbers = water[30].positions, water[30].numbers
     both, kinds = np.concatenate([x, x[::-1] + 50.0]), np.concatenate([numbers, numbers[::-1]])
     energy, forces = force_field.energy_and_forces(x)

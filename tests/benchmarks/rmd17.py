@@ -15,6 +15,7 @@ import pathlib
 import time
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 import mlff
 from mlff.archive import write_whole
@@ -99,7 +100,7 @@ def figure(results: list[dict]) -> Figure:
         axis.set_title(molecule)
         axis.set_xlabel("training frames")
         axis.set_xticks([50, 100, 200, 500, 1000], ["50", "100", "200", "500", "1000"])
-        axis.minorticks_off()
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("force MAE (meV/Å)")
     handles, labels = axes[0].get_legend_handles_labels()
