@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import importlib.metadata
 import json
 import os
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from mlff.descriptor import Descriptor
+from mlff.descriptor import Descriptor, import_descriptor
 from mlff.expansion import Channel, Expansion, Part
 from mlff.force_field import ForceField
 from mlff.kernels import GlobalKernel, LocalKernel, ProductKernel, SumKernel
@@ -174,17 +173,10 @@ def decode(stored, path: pathlib.Path, arrays: Mapping[str, np.ndarray]):
 
 
 def _import(path: pathlib.Path, name: str):
-    module, _, attribute = name.partition(":")
     try:
-        found = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"{path.name}: its descriptor {name} cannot be imported ({error}); put {module}.py where Python finds it "
-            "(the folder of the script, or PYTHONPATH)"
-        ) from error
-    return found
+        return import_descriptor(name)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: its {error}") from error
 
 
 def _digest(arrays: dict[str, np.ndarray], text: str) -> str:

@@ -196,7 +196,7 @@ def audit(
     """
     from mlff.auditing.audit import audit as examine
     from mlff.dataset import Dataset
-    from mlff.recipes import import_descriptor
+    from mlff.descriptor import import_descriptor
 
     descriptor = import_descriptor(function)
     with terminal.progress() as progress:

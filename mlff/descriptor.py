@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -137,3 +138,21 @@ def _is_setting(value) -> bool:
     if isinstance(value, tuple):
         return all(_is_setting(item) for item in value)
     return value is None or isinstance(value, (int, str))
+
+
+def import_descriptor(name: str) -> Callable:
+    """The function behind `package.module:function`.
+
+    Raises:
+        ValueError: no such module or function.
+    """
+    module, separator, attribute = name.partition(":")
+    if not separator or not module or not attribute:
+        raise ValueError(f"descriptor {name!r}: write package.module:function, for example descriptors.fchl19:fchl19")
+    try:
+        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"descriptor {name} cannot be imported ({error}); put {module.split('.')[0]}.py where Python finds it "
+            "(the folder you call from, or PYTHONPATH)"
+        ) from error

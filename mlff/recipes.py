@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
 from collections.abc import Callable
 
 from descriptors import fchl19, inverse_distances, soap
 from mlff.dataset import Dataset
+from mlff.descriptor import import_descriptor
 from mlff.images import feature_shape
 from mlff.kernels import GlobalKernel, Kernel, LocalKernel
 from mlff.labelled import LabelledFrames
@@ -136,21 +135,3 @@ def descriptor_kernel(
     if len(feature_shape(found, LabelledFrames.of(data[:1]).batches[0])) == 2:
         return LocalKernel(found, radial), BOTH
     return GlobalKernel(found, radial, _found(data, reach)), FORCES
-
-
-def import_descriptor(name: str) -> Callable:
-    """The function behind `package.module:function`.
-
-    Raises:
-        ValueError: no such module or function.
-    """
-    module, separator, attribute = name.partition(":")
-    if not separator or not module or not attribute:
-        raise ValueError(f"descriptor {name!r}: write package.module:function, for example descriptors.fchl19:fchl19")
-    try:
-        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"descriptor {name} cannot be imported ({error}); put {module.split('.')[0]}.py where Python finds it "
-            "(the folder you call from, or PYTHONPATH)"
-        ) from error

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import mlff
-from mlff.recipes import RECIPES, descriptor_kernel, import_descriptor, recipe
+from mlff.descriptor import import_descriptor
+from mlff.recipes import RECIPES, descriptor_kernel, recipe
 
 QUICK = [name for name in RECIPES if name != "schnet-kernel"]
 
