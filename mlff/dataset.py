@@ -170,17 +170,25 @@ class Dataset(Sequence[Frame]):
         self.uniform_numbers()
         return np.stack([frame.positions for frame in self.frames])
 
-    def array(self, name: str) -> np.ndarray:
-        """One label of all frames: energy (m,), forces (m, n, 3), …
+    def require(self, name: str) -> None:
+        """Refuse frames that lack a label.
 
         Raises:
-            ValueError: a frame lacks it.
+            ValueError: naming the first frame that does, and what it has.
         """
         for i, frame in zip(self.indices, self.frames, strict=True):
             if name not in frame.labels:
                 raise ValueError(
                     f"{self.source}: frame {i} has no {name}; it has {', '.join(frame.labels) or 'no labels'}"
                 )
+
+    def array(self, name: str) -> np.ndarray:
+        """One label of all frames: energy (m,), forces (m, n, 3), …
+
+        Raises:
+            ValueError: a frame lacks it.
+        """
+        self.require(name)
         return np.stack([frame.labels[name] for frame in self.frames])
 
 

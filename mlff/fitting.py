@@ -184,7 +184,7 @@ def _labelled(model: Kernel, data: Dataset, labels: tuple[str, ...]) -> Labelled
         raise ValueError(f"labels={labels!r}: {', '.join(unknown) if labels else 'nothing'} cannot be fitted; "
                          f"choose from {', '.join(OPERATORS)}")  # fmt: skip
     for name in labels:
-        _require_label(data, name)
+        data.require(name)
     if not model.transferable:
         data.uniform_numbers()
     frames = LabelledFrames.of(data)
@@ -200,12 +200,6 @@ def _labelled(model: Kernel, data: Dataset, labels: tuple[str, ...]) -> Labelled
     for leaf in model.leaves:
         _require_fitting_group(getattr(leaf, "permutations", None), frames.compositions[0], data.source)
     return frames
-
-
-def _require_label(data: Dataset, name: str) -> None:
-    for i, frame in zip(data.indices, data, strict=True):
-        if name not in frame.labels:
-            raise ValueError(f"{data.source}: frame {i} has no {name}; it has {', '.join(frame.labels) or 'no labels'}")
 
 
 def _require_fitting_group(group: Permutations | None, atomic: np.ndarray, source: str) -> None:

@@ -248,10 +248,6 @@ class ProductKernel(_Kernel):
         return Product(factors=tuple(factor.radial for factor in self.factors))
 
     @property
-    def permutations(self):
-        return getattr(self.factors[0], "permutations", None)
-
-    @property
     def elements(self):
         return getattr(self.factors[0], "elements", None)
 
