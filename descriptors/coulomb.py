@@ -33,10 +33,12 @@ def coulomb_spectrum(
     positions: Float[Array, "n 3"],
     numbers: Integer[Array, " n"],
     *,
+    powers: tuple[float, ...] | Float[Array, " p"] = (1.0, 2.0, 3.0),
     scales: tuple[float, ...] | Float[Array, " s"] = (0.5, 30.0),
 ) -> Float[Array, " d"]:
-    """Eigenvalues λ_i of the Coulomb matrix as Fourier coefficients of their distribution on circles.
+    """Eigenvalues λ_i of Coulomb matrices as Fourier coefficients of their distribution on circles.
 
+        M_ij = Z_i Z_j / r_ij^p                                      for every power p
         a_k + i b_k = 1/k Σ_i exp(i k φ_i),   φ_i = 2 arctan(λ_i / c),   k = 1 … n,   for every scale c
 
     Sorted eigenvalues have kinks wherever two of them meet, which they do in every symmetric molecule. These sums do not:
@@ -45,18 +47,22 @@ def coulomb_spectrum(
     scale into the polynomial whose roots are exp(iφ_i). Eigenvalues near c are resolved best; of the two scales, one is
     for hydrogen and one for heavier atoms. The factor 1/k lets |∂(a_k + i b_k)/∂φ_i| = 1 for every k.
 
-    A spectrum has n numbers for the 3n − 6 degrees of freedom: it tells molecules apart, but most forces it cannot express.
+    One spectrum has n numbers for the 3n − 6 degrees of freedom: it tells molecules apart, but most forces it cannot
+    express. Those of three powers of the distance together have enough. `powers=(1.0,)` is the published spectrum alone.
 
     Arguments:
         positions: Cartesian coordinates, shape (n, 3), Å.
         numbers: atomic numbers, shape (n,).
-        scales: the eigenvalues c at a quarter of each circle, 1/Å.
+        powers: p of the distance in each matrix; the diagonal is that of p = 1.
+        scales: the eigenvalues c at a quarter of each circle, 1/Å^p.
     Returns:
-        shape (2ns,): for every scale a_1 … a_n, b_1 … b_n; no unit. Invariant under the exchange of like atoms.
+        shape (2·n·powers·scales,): for every power and scale a_1 … a_n, b_1 … b_n; no unit. Invariant under the exchange of
+        like atoms.
     """
-    matrix = _matrix(positions, numbers)
-    sums = jax.vmap(lambda scale: _power_sums(matrix / scale))(jnp.asarray(scales, dtype=matrix.dtype))
-    return jnp.concatenate([sums.real, sums.imag], axis=1).ravel()
+    matrices = jnp.stack([_matrix(positions, numbers, power) for power in powers])
+    over_scales = jax.vmap(lambda matrix, scale: _power_sums(matrix / scale), in_axes=(None, 0))
+    sums = jax.vmap(over_scales, in_axes=(0, None))(matrices, jnp.asarray(scales, dtype=matrices.dtype))
+    return jnp.concatenate([sums.real, sums.imag], axis=-1).ravel()
 
 
 def sorted_coulomb_matrix(
@@ -89,10 +95,12 @@ def sorted_coulomb_matrix(
     return _upper(weights @ matrix @ weights.T)
 
 
-def _matrix(positions: Float[Array, "n 3"], numbers: Integer[Array, " n"]) -> Float[Array, "n n"]:
+def _matrix(
+    positions: Float[Array, "n 3"], numbers: Integer[Array, " n"], power: float | Array = 1.0
+) -> Float[Array, "n n"]:
     charges = jnp.asarray(numbers).astype(positions.dtype)
     first, second = np.triu_indices(len(charges), k=1)
-    repulsion = charges[first] * charges[second] / pair_distances(positions)
+    repulsion = charges[first] * charges[second] / pair_distances(positions) ** power
     upper = jnp.zeros((len(charges), len(charges)), dtype=positions.dtype).at[first, second].set(repulsion)
     return upper + upper.T + jnp.diag(0.5 * charges**2.4)
 

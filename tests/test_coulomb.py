@@ -27,16 +27,19 @@ def _double():
         yield
 
 
-def by_loops(x, numbers):
+def by_loops(x, numbers, power=1):
     matrix = np.zeros((len(x), len(x)))
     for i, j in itertools.product(range(len(x)), repeat=2):
         charges = float(numbers[i]) * float(numbers[j])
-        matrix[i, j] = 0.5 * numbers[i] ** 2.4 if i == j else charges / np.linalg.norm(x[i] - x[j])
+        matrix[i, j] = 0.5 * numbers[i] ** 2.4 if i == j else charges / np.linalg.norm(x[i] - x[j]) ** power
     return matrix
 
 
 def upper(matrix):
     return matrix[np.triu_indices(len(matrix))]
+
+
+spectrum_of_one = functools.partial(coulomb_spectrum, powers=(1.0,))
 
 
 def fourier(eigenvalues, scale):
@@ -74,7 +77,7 @@ def test_single_precision_stays_single(descriptor):
 def test_lone_atom(descriptor):
     value = descriptor(np.zeros((1, 3)), np.array([6]))
     diagonal = 0.5 * 6**2.4
-    spectrum = np.concatenate([fourier(np.array([diagonal]), c) for c in (0.5, 30.0)])
+    spectrum = np.concatenate([fourier(np.array([diagonal]), c) for c in 3 * (0.5, 30.0)])
     np.testing.assert_allclose(value, spectrum if descriptor is coulomb_spectrum else [diagonal])
 
 
@@ -102,18 +105,21 @@ def test_exchange_of_like_atoms():
 @pytest.mark.parametrize("name", SYMMETRIC)
 def test_spectrum_is_that_of_numpy_where_eigenvalues_coincide(name):
     x, numbers = SYMMETRIC[name]
-    eigenvalues = np.linalg.eigvalsh(by_loops(x, numbers))
+    powers, scales = (1.0, 2.5), (0.3, 4.0, 50.0)
+    spectra = [np.linalg.eigvalsh(by_loops(x, numbers, power)) for power in powers]
+    eigenvalues = spectra[0]
     degenerate = np.min(np.abs(np.diff(eigenvalues))) < 1e-10
     assert degenerate == (name != "carbon dioxide")
-    expected = np.concatenate([fourier(eigenvalues, scale) for scale in (0.3, 4.0, 50.0)])
-    np.testing.assert_allclose(coulomb_spectrum(x, numbers, scales=np.array([0.3, 4.0, 50.0])), expected, atol=1e-12)
-    assert not np.allclose(expected, np.concatenate([fourier(-eigenvalues, scale) for scale in (0.3, 4.0, 50.0)]))
+    expected = np.concatenate([fourier(values, scale) for values in spectra for scale in scales])
+    found = coulomb_spectrum(x, numbers, powers=powers, scales=np.array(scales))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert not np.allclose(found, np.concatenate([fourier(-values, scale) for values in spectra for scale in scales]))
 
 
 def test_eigenvalues_can_be_recovered():
     """Newton's identities give the polynomial with the roots exp(iφ), whose angles are the eigenvalues'."""
     atoms, scale = len(NUMBERS), 2.0
-    cosines, sines = np.asarray(coulomb_spectrum(FORMAMIDE_LIKE, NUMBERS, scales=np.array([scale]))).reshape(2, -1)
+    cosines, sines = np.asarray(spectrum_of_one(FORMAMIDE_LIKE, NUMBERS, scales=np.array([scale]))).reshape(2, -1)
     sums = (cosines + 1j * sines) * np.arange(1, atoms + 1)
     symmetric = [1.0 + 0j]
     for m in range(1, atoms + 1):
@@ -127,17 +133,26 @@ def test_eigenvalues_can_be_recovered():
 @pytest.mark.parametrize("name", SYMMETRIC)
 def test_derivatives_at_coinciding_eigenvalues_and_equal_norms(descriptor, name):
     x, numbers = SYMMETRIC[name]
-    wide = {"width": 10.0} if descriptor is sorted_coulomb_matrix else {}  # narrow ones are steep for differences
-    function = jax.jit(functools.partial(descriptor, numbers=numbers, **wide))
+    # narrow ones and high powers are steep for differences
+    gentle = {"width": 10.0} if descriptor is sorted_coulomb_matrix else {"powers": (1.0, 1.5)}
+    function = jax.jit(functools.partial(descriptor, numbers=numbers, **gentle))
     properties.assert_derivatives(function, x, order=3, tolerance=1e-5)
 
 
 def test_spectrum_varies_with_every_eigenvalue():
     """As many independent directions as eigenvalues, less one for their sum, which is constant."""
-    jacobian = jax.jit(jax.jacfwd(coulomb_spectrum))(FORMAMIDE_LIKE, NUMBERS)
+    jacobian = jax.jit(jax.jacfwd(spectrum_of_one))(FORMAMIDE_LIKE, NUMBERS)
     singular = np.linalg.svd(np.reshape(jacobian, (len(jacobian), -1)), compute_uv=False)
     assert singular[3] > 1e-3 * singular[0]
     assert singular[4] < 1e-12 * singular[0]
+
+
+def test_three_spectra_see_every_motion():
+    """3n − 6 independent directions, where one spectrum has n − 1."""
+    jacobian = jax.jit(jax.jacfwd(coulomb_spectrum))(FORMAMIDE_LIKE, NUMBERS)
+    singular = np.linalg.svd(np.reshape(jacobian, (len(jacobian), -1)), compute_uv=False)
+    assert singular[8] > 1e-5 * singular[0]
+    assert singular[9] < 1e-12 * singular[0]
 
 
 def test_sorted_matrix_approaches_the_sorted_one():
@@ -169,7 +184,12 @@ def test_sorted_matrix_by_its_formula():
 
 
 @pytest.mark.parametrize(
-    ("descriptor", "name", "value"), [(coulomb_spectrum, "scales", [0.7, 20.0]), (sorted_coulomb_matrix, "width", 2.0)]
+    ("descriptor", "name", "value"),
+    [
+        (coulomb_spectrum, "scales", [0.7, 20.0]),
+        (coulomb_spectrum, "powers", [1.0, 1.7]),
+        (sorted_coulomb_matrix, "width", 2.0),
+    ],
 )
 def test_hyperparameters_can_be_differentiated(descriptor, name, value):
     def summed(parameter):

@@ -146,7 +146,7 @@ def coulomb_cases() -> list[Case]:
     forms = {
         "coulomb matrix": (coulomb_matrix, {}, {"permutation": "none"}),
         "coulomb matrix, sorted": (sorted_coulomb_matrix, {"width": 1e-4}, {"permutation": "sorted_l2"}),
-        "coulomb matrix, spectrum": (coulomb_spectrum, {"scales": np.array([4.0])}, {"scale": 4.0}),
+        "coulomb matrix, spectrum": (coulomb_spectrum, {"powers": (1.0,), "scales": np.array([4.0])}, {"scale": 4.0}),
     }
     cases = []
     for system in (name for name, atoms in SYSTEMS.items() if not atoms.pbc.any()):
