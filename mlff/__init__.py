@@ -21,6 +21,8 @@ _PUBLIC = {
     "LocalKernel": "kernels",
     "SumKernel": "kernels",
     "ProductKernel": "kernels",
+    "Operator": "operators",
+    "projected_hessian": "operators",
     "ForceField": "force_field",
     "fit": "fitting",
     "load": "archive",

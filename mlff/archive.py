@@ -17,16 +17,17 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from mlff.descriptor import Descriptor, import_descriptor
-from mlff.expansion import Channel, Expansion, Part
+from mlff.expansion import Channel, Curvature, Expansion, Part
 from mlff.force_field import ForceField
 from mlff.kernels import GlobalKernel, LocalKernel, ProductKernel, SumKernel
 from mlff.radial import RADIALS
 from mlff.symmetry import Permutations
 
 FORMAT = "mlff"
-VERSION = 2
+VERSION = 3
+READABLE = (2, 3)  # 3 added labels of second order
 STORED = (
-    ForceField, Expansion, Part, Channel, GlobalKernel, LocalKernel, ProductKernel, SumKernel, Descriptor, Permutations,
+    ForceField, Expansion, Part, Channel, Curvature, GlobalKernel, LocalKernel, ProductKernel, SumKernel, Descriptor, Permutations,
     *RADIALS.values(),
 )  # fmt: skip
 PACKAGES = ("mlff", "jax", "jaxlib", "numpy", "scipy", "ase")
@@ -112,10 +113,10 @@ def load(path) -> ForceField:
         header = json.loads(text)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path.name}: no mlff model file, or a damaged one; fit or copy it again") from error
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
+    if header.get("format") != FORMAT or header.get("version") not in READABLE:
         raise ValueError(
             f"{path.name}: format {header.get('format')!r} version {header.get('version')!r}, this mlff reads "
-            f"{FORMAT!r} version {VERSION}; install the mlff that wrote it ({_writer(header)}), or fit again"
+            f"{FORMAT!r} version {VERSION} and {READABLE[0]}; install the mlff that wrote it ({_writer(header)}), or fit again"
         )
     if digest != _digest(arrays, text):
         raise ValueError(

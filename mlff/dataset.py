@@ -118,7 +118,8 @@ class Dataset(Sequence[Frame]):
     @property
     def label_names(self) -> tuple[str, ...]:
         """Labels that every frame has."""
-        return tuple(name for name in LABELS if all(name in frame.labels for frame in self.frames))
+        names = dict.fromkeys([*LABELS, *self.frames[0].labels]) if self.frames else ()
+        return tuple(name for name in names if all(name in frame.labels for frame in self.frames))
 
     def split(self, *sizes: int, seed: int = 0) -> tuple[Dataset, ...]:
         """Disjoint random subsets of the given sizes; the same seed gives the same frames.
@@ -181,6 +182,16 @@ class Dataset(Sequence[Frame]):
                 raise ValueError(
                     f"{self.source}: frame {i} has no {name}; it has {', '.join(frame.labels) or 'no labels'}"
                 )
+
+    def require_some(self, name: str) -> None:
+        """Refuse data in which no frame has a label.
+
+        Raises:
+            ValueError: naming the labels that there are.
+        """
+        if not any(name in frame.labels for frame in self.frames):
+            have = dict.fromkeys(label for frame in self.frames for label in frame.labels)
+            raise ValueError(f"{self.source}: no frame has {name}; there are {', '.join(have) or 'no labels'}")
 
     def array(self, name: str) -> np.ndarray:
         """One label of all frames: energy (m,), forces (m, n, 3), …

@@ -1,6 +1,7 @@
 """The trained model: one scalar function, an expansion in descriptor space.
 
-    E(x) = Σ_a c_{z_a} + Σ_e Σ_k [z_e = z_k] [ v_k f(s_ek) − 2 f′(s_ek) (φ_e − φ_k)·t_k ],   s_ek = |φ_e − φ_k|²
+    E(x) = Σ_a c_{z_a} + Σ_e Σ_k [z_e = z_k] [ v_k f(s_ek) − 2 f′(s_ek) δ·t_k + 4 f″(s_ek) δᵀS_k δ + 2 f′(s_ek) tr S_k ],
+    δ = φ_e − φ_k,   s_ek = |δ|²
 
 with φ_e = φ_e(x) in units of the length scale; e runs over the environments of x, species by species. A global model has
 one environment, the molecule, and one constant; a product of radial functions has one s and one such term for every
@@ -24,6 +25,42 @@ from mlff.kernels import Kernel
 from mlff.precision import Array
 
 
+class Curvature(struct.PyTreeNode):
+    """The second-order weights S_k = Σ_i σ_ki u_ki u_kiᵀ of the first points of a channel.
+
+    Attributes:
+        vectors: u, shape (K, R, D).
+        weights: σ, shape (K, R).
+        offsets: φ_k·u of every block of features, shape (blocks, K, R).
+        traces: σ u·u of every block of features, summed over i, shape (blocks, K).
+    """
+
+    vectors: Float[Array, "K R D"]
+    weights: Float[Array, "K R"]
+    offsets: Float[Array, "b K R"]
+    traces: Float[Array, "b K"]
+
+    @classmethod
+    def build(cls, points, vectors, weights, parts: list[slice]) -> Curvature:
+        """From the points, (K, D), vectors and weights as NumPy arrays."""
+        offsets = np.stack([np.einsum("krd,kd->kr", vectors[..., p], points[:, p]) for p in parts])
+        traces = np.stack([np.einsum("kr,krd->k", weights, vectors[..., p] ** 2) for p in parts])
+        return cls(vectors, weights, offsets, traces)
+
+    def energy(self, slopes, second, x: Float[Array, "e D"], parts: list[slice]) -> Float[Array, ""]:
+        """The sum over some environments and all points, from the first and second derivatives of f at (e, k)."""
+        count, rank = self.weights.shape
+        along = []
+        for part, offset in zip(parts, self.offsets, strict=True):
+            flat = self.vectors[..., part].reshape(count * rank, -1)
+            along.append((x[:, part] @ flat.T).reshape(-1, count, rank) - offset)
+        energy = 2.0 * jnp.sum(slopes * self.traces[:, None])
+        for i, j in np.ndindex(second.shape[:2]):
+            products = jnp.sum(along[i] * along[j] * self.weights, axis=-1)
+            energy += 4.0 * jnp.sum(second[i, j] * products)
+        return energy
+
+
 class Channel(struct.PyTreeNode):
     """Weighted points in descriptor space, of one species.
 
@@ -33,6 +70,7 @@ class Channel(struct.PyTreeNode):
         tangents: t_k, shape (K, D).
         values: v_k, shape (K,), or None where no label was an energy.
         offsets: (|φ_k|², φ_k·t_k) of every block of features, shape (blocks, 2, K).
+        curvature: S_k of the first of the points, or None where no label was of second order.
     """
 
     origin: Float[Array, " D"]
@@ -40,17 +78,22 @@ class Channel(struct.PyTreeNode):
     tangents: Float[Array, "K D"]
     values: Float[Array, " K"] | None
     offsets: Float[Array, "b 2 K"]
+    curvature: Curvature | None = None
 
     @classmethod
-    def build(cls, points, tangents, values, sizes: tuple[int, ...]) -> Channel:
-        """From points φ_k/ℓ, tangents and value weights as NumPy arrays; values may be all zero."""
+    def build(cls, points, tangents, values, sizes: tuple[int, ...], vectors=None, weights=None) -> Channel:
+        """From points φ_k/ℓ, tangents and value weights as NumPy arrays; values may be all zero.
+
+        The first points may have second-order weights Σ_i σ_i u_i u_iᵀ: vectors u, shape (k, R, D), and weights σ, (k, R).
+        """
         origin = points.mean(axis=0) if len(points) else np.zeros(points.shape[1])
         points = points - origin
         parts = _slices(sizes)
         offsets = np.stack(
             [np.stack([np.sum(points[:, p] * other[:, p], axis=1) for other in (points, tangents)]) for p in parts]
         )
-        return cls(origin, points, tangents, values if np.any(values) else None, offsets)
+        curvature = None if vectors is None else Curvature.build(points[: len(vectors)], vectors, weights, parts)
+        return cls(origin, points, tangents, values if np.any(values) else None, offsets, curvature)
 
     def energy(self, radial, features: Float[Array, "e D"], sizes: tuple[int, ...]) -> Float[Array, ""]:
         """The sum over some environments and all points."""
@@ -60,8 +103,13 @@ class Channel(struct.PyTreeNode):
             own = x[:, part]
             s.append(jnp.sum(own**2, axis=1)[:, None] + squares - 2.0 * (own @ self.points[:, part].T))
             along.append(own @ self.tangents[:, part].T - products)
-        value, slopes = radial.gradient(jnp.stack(s))
+        s = jnp.stack(s)
+        value, slopes = radial.partials(s, 1)
         energy = -2.0 * jnp.sum(slopes * jnp.stack(along))
+        if self.curvature is not None:
+            some = slice(len(self.curvature.weights))
+            second = radial.partials(s[..., some], 2)[2]
+            energy += self.curvature.energy(slopes[..., some], second, x, _slices(sizes))
         return energy if self.values is None else energy + jnp.sum(value @ self.values)
 
 
@@ -153,7 +201,8 @@ class Expansion(struct.PyTreeNode):
             images = 1 if part.images is None else len(part.images)
             seen = (images,) if part.counts is None else part.counts
             for count, channel in zip(seen, part.channels, strict=True):
-                total += 8 * 6 * len(channel.points) * count * len(part.sizes)
+                bent = 0 if channel.curvature is None else channel.curvature.weights.size
+                total += 8 * 6 * (len(channel.points) + bent) * count * len(part.sizes)
         return max(total, 1)
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import numbers
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mlff.archive import versions
+from mlff.carried import arguments_of
 from mlff.dataset import Dataset
 from mlff.exchange import check_symmetry
 from mlff.expansion import Expansion, composition
 from mlff.force_field import ForceField
+from mlff.hessians import require_unprojected
 from mlff.hyperparameters import Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
 from mlff.kernels import Kernel, SumKernel
 from mlff.labelled import LabelledFrames
 from mlff.metrics import compare
 from mlff.neighbors import closest_pairs
-from mlff.operators import OPERATORS
+from mlff.operators import Operator, find_operator, order_of
 from mlff.radial import require_order
 from mlff.solve import IndefiniteMatrix, Progress, constant_elements, solve
 from mlff.symmetry import Permutations
@@ -35,7 +38,7 @@ SLOPE_TOLERANCE = 0.1
 def fit(
     model: Kernel,
     data: Dataset,
-    labels: str | tuple[str, ...] = ("forces",),
+    labels: str | Operator | Sequence[str | Operator] = ("forces",),
     noise: float | np.floating | Mapping[str, float] | None = None,
     seed: int = 0,
     progress: Progress = lambda stage, fraction: None,
@@ -43,16 +46,18 @@ def fit(
 ) -> ForceField:
     """Fit a force field to reference frames, in closed form.
 
-    Energies E(x) ~ GP(Σ_a c_{z_a}, k); labels y = L E + noise. With `labels=("forces",)` energies only fix the constants c;
-    with ("energy", "forces") they are labels of their own.
+    Energies E(x) ~ GP(Σ_a c_{z_a}, k); labels y = L E + noise for any linear operators L of up to second order. With
+    `labels=("forces",)` energies only fix the constants c; with ("energy", "forces") they are labels of their own.
 
     Arguments:
         model: the kernel. Without a length scale one is found by validation on held-out frames, and the final fit
             uses all frames; without an amplitude the prior variance of the forces is set to their mean square.
         data: frames; of one composition and order of atoms, unless the kernel is local.
-        labels: "energy", "forces" or both.
-        noise: standard deviation of the labels in their unit (eV, eV/Å): a number for one kind of label, or a
-            mapping; without it, 3e-5 of the labels' root mean square, which only keeps the matrix well-conditioned.
+        labels: names of labels that frames have: "energy", "forces", "stress", "hessian" (NaN for entries that are
+            missing), "hessian_products" (H·v for the vectors of "hessian_product_vectors", shape (k, n, 3)), "curvatures"
+            (v·H·w for the pairs of "curvature_vectors", (k, 2, n, 3)), or an `Operator`. A frame may lack some of them.
+        noise: standard deviation of the labels in their unit (eV, eV/Å, …): a number for one kind of label, or a mapping
+            by name; without it, 3e-5 of the labels' root mean square, which only keeps the matrix well-conditioned.
         seed: of the frames that the search holds out.
         progress: called with the name of a stage and the share of it that is done.
         atomic_energies: energies of isolated atoms by symbol, {"H": -13.6, …}, eV, for local kernels; without them the
@@ -63,14 +68,18 @@ def fit(
         ValueError: data, labels, noise and kernel that do not fit together, each with the remedy.
     """
     started = time.perf_counter()
-    labels = (labels,) if isinstance(labels, str) else tuple(labels)
+    operators = _operators(labels)
+    labels = tuple(operators)
     frames = _labelled(model, data, labels)
     kernel = model.completed(np.concatenate(frames.compositions))
     atoms = _atomic_energies(kernel, atomic_energies)
-    levels = _noise(noise, frames, labels)
-    order = max(OPERATORS[name].order for name in labels)
+    stated = _noise(noise, frames, operators)
+    levels = {operators[name]: level for name, level in stated.items()}
+    order = _highest_order(frames, operators)
     for radial in kernel.radials:
         require_order(radial, order, 1, f"a force field from {' and '.join(labels)}")
+    if "hessian" in labels and not isinstance(operators["hessian"].function, functools.partial):
+        require_unprojected(frames)
     trials = []
     ones = [1.0] * len(kernel.leaves)
     for part in with_lengthscales(kernel, ones).parts:
@@ -82,12 +91,12 @@ def fit(
     kernel, solution = _solve_or_shorten(searched, kernel, frames, levels, atoms, trials, progress)
     fitted = ForceField(
         model=_with_constant(solution.model, kernel, frames, labels, atoms),
-        numbers=frames.compositions[0] if len(frames.batches) == 1 else None,
+        numbers=frames.numbers,
         kernel=_with_amplitudes(kernel, solution.amplitudes),
         label_order=order,
         record={
             "labels": list(labels),
-            "noise": levels,
+            "noise": stated,
             "units": data.units,
             "source": data.source,
             "n_train": len(data),
@@ -103,7 +112,7 @@ def fit(
             "lengthscales_tried": [
                 [trial.lengthscale, trial.error if np.isfinite(trial.error) else None] for trial in trials
             ],
-            "energy_constant": "energy" in data.label_names,
+            "energy_constant": "energy" in frames.names,
             "fit_seconds": time.perf_counter() - started,
             "versions": versions(),
         },
@@ -143,7 +152,9 @@ def _start_geometry(frames: LabelledFrames) -> dict:
         if "energy" in batch.labels:
             worth = batch.labels["energy"] / len(batch.numbers)
         else:
-            worth = np.mean(batch.labels["forces"] ** 2, axis=(1, 2))
+            worth = (
+                np.mean(batch.labels["forces"] ** 2, axis=(1, 2)) if "forces" in batch.labels else np.zeros(len(batch))
+            )
         i = int(np.argmin(worth))
         if worth[i] < lowest:
             best, lowest = batch.take([i]), worth[i]
@@ -179,12 +190,33 @@ def _atomic_energies(kernel: Kernel, given: Mapping[str, float] | None) -> dict[
     return {z: known[z] for z in elements}
 
 
+def _operators(labels) -> dict[str, Operator]:
+    """The operators of what the user asked for, by the names of their labels."""
+    chosen = [labels] if isinstance(labels, (str, Operator)) else list(labels)
+    if not chosen:
+        raise ValueError("labels: nothing is to be fitted; give 'forces', or several, ('energy', 'forces')")
+    operators = {operator.name: operator for operator in map(find_operator, chosen)}
+    if len(operators) < len(chosen):
+        raise ValueError(f"labels: {', '.join(operators)} are asked for more than once")
+    return operators
+
+
+def _highest_order(frames: LabelledFrames, operators: dict[str, Operator]) -> int:
+    orders = []
+    for name, operator in operators.items():
+        batch = frames.having(name).batches[0]
+        orders.append(order_of(operator, batch.positions[0], tuple(a[0] for a in arguments_of(batch, operator))))
+    return max(orders)
+
+
 def _labelled(model: Kernel, data: Dataset, labels: tuple[str, ...]) -> LabelledFrames:
-    if not labels or (unknown := sorted(set(labels) - set(OPERATORS))):
-        raise ValueError(f"labels={labels!r}: {', '.join(unknown) if labels else 'nothing'} cannot be fitted; "
-                         f"choose from {', '.join(OPERATORS)}")  # fmt: skip
     for name in labels:
-        data.require(name)
+        data.require_some(name)
+    for i, frame in zip(data.indices, data, strict=True):
+        if not set(labels) & set(frame.labels):
+            raise ValueError(
+                f"{data.source}: frame {i} has none of the labels that are fitted ({', '.join(labels)}); leave it out"
+            )
     if not model.transferable:
         data.uniform_numbers()
     frames = LabelledFrames.of(data)
@@ -220,14 +252,15 @@ def _without_atoms(frames: LabelledFrames, energies: np.ndarray) -> np.ndarray:
     return design @ np.linalg.lstsq(design, energies, rcond=1e-10)[0]
 
 
-def _noise(noise, frames: LabelledFrames, labels: tuple[str, ...]) -> dict[str, float]:
+def _noise(noise, frames: LabelledFrames, operators: dict[str, Operator]) -> dict[str, float]:
+    labels = tuple(operators)
     if noise is None:
         levels = {}
         for name in labels:
             values = frames.values(name)
             if name == "energy":
-                values = values - _without_atoms(frames, values)
-            scale = float(np.sqrt(np.mean(values**2)))
+                values = values - _without_atoms(frames.having(name), values)
+            scale = float(np.sqrt(np.nanmean(values**2)))
             levels[name] = RELATIVE_NOISE * scale or RELATIVE_NOISE
         return levels
     if isinstance(noise, numbers.Real):
@@ -236,12 +269,13 @@ def _noise(noise, frames: LabelledFrames, labels: tuple[str, ...]) -> dict[str, 
                 f"noise={noise}: with labels {', '.join(labels)} give one each, {{'energy': …, 'forces': …}}"
             )
         noise = {labels[0]: noise}
+    noise = {find_operator(label).name if label not in operators else label: level for label, level in noise.items()}
     if set(noise) != set(labels):
         raise ValueError(f"noise is given for {', '.join(noise) or 'nothing'}, the labels are {', '.join(labels)}")
     for name, value in noise.items():
         if not (np.isfinite(value) and value >= 0):
             raise ValueError(
-                f"noise: {name} {value} must be a standard deviation in {OPERATORS[name].unit}, not negative"
+                f"noise: {name} {value} must be a standard deviation in {operators[name].unit}, not negative"
             )
     return {name: float(noise[name]) for name in labels}
 
@@ -251,7 +285,7 @@ def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, lab
     if "energy" in labels or "energy" not in frames.names or atoms is not None:
         return model
     design, missing = [], []
-    for batch in frames.batches:
+    for batch in frames.having("energy").batches:
         force_field = ForceField(model, batch.numbers, kernel, 1)
         energies, _ = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc)
         missing.append(batch.labels["energy"] - energies)

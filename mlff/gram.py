@@ -8,10 +8,12 @@ columns, κ = f(δ·δ) gives by the chain rule
 summed over the environments e of the row's frame and the points k of the column's, which are its environments of the
 same species, or its permuted images. A product of radial functions has one s_b = |δ_b|² for every block b of features,
 f′ becomes ∂f/∂s_b and f″ becomes ∂²f/∂s_b∂s_c. All terms of all pairs of labels of two frames are one matrix product.
+What the second derivatives S:∇∇ of labels of second order add is in `second_order`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -33,37 +35,41 @@ class Side(NamedTuple):
 
     Frames with fewer environments or labels than the fullest are padded: environments that no label acts on.
 
-    points: φ/ℓ, shape (m, e, D); values: shape (m, e, r); tangents: shape (m, e, r, D).
+    points: φ/ℓ, shape (m, e, D); values: shape (m, e, r); tangents: shape (m, e, r, D); curved: the derivatives A of φ/ℓ
+    along the s coordinates that labels of second order see, (m, e, s, D); weights: symmetric W of every label, S = A W Aᵀ,
+    as upper triangles with off-diagonal entries doubled, (m, r, s(s+1)/2).
     """
 
     points: Float[np.ndarray, "m e D"]
     values: Float[np.ndarray, "m e r"]
     tangents: Float[np.ndarray, "m e r D"]
+    curved: Float[np.ndarray, "m e s D"]
+    weights: Float[np.ndarray, "m r pairs"]
 
 
-@jax.jit
-def _derivatives(radial: Radial, s):
-    value, slopes = radial.gradient(s)
-    return value, slopes, radial.curvature(s)
+@functools.partial(jax.jit, static_argnames="order")
+def _derivatives(radial: Radial, s, order: int):
+    return radial.partials(s, order)
 
 
 @double_precision
-def radial_derivatives(radial: Radial, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """f, ∂f/∂s_b and ∂²f/∂s_b∂s_c elementwise, as NumPy arrays, of s of shape (b, …)."""
+def radial_derivatives(radial: Radial, s: np.ndarray, order: int = 2) -> tuple[np.ndarray, ...]:
+    """f, ∂f/∂s_b, ∂²f/∂s_b∂s_c, … elementwise, as NumPy arrays, of s of shape (b, …)."""
     count, flat = len(s), s.reshape(len(s), -1)
-    f, f1, f2 = (np.empty((*lead, flat.shape[1])) for lead in ((), (count,), (count, count)))
+    found = tuple(np.empty((*(count,) * k, flat.shape[1])) for k in range(order + 1))
     for start in range(0, flat.shape[1], _CHUNK):
         piece = flat[:, start : start + _CHUNK]
         width = piece.shape[1]
         padded = np.zeros((count, _CHUNK))
         padded[:, :width] = piece
-        for result, values in zip((f, f1, f2), _derivatives(radial, padded), strict=True):
+        for result, values in zip(found, _derivatives(radial, padded, order), strict=True):
             result[..., start : start + width] = np.asarray(values)[..., :width]
-    return tuple(result.reshape(*result.shape[:-1], *s.shape[1:]) for result in (f, f1, f2))
+    return tuple(result.reshape(*result.shape[:-1], *s.shape[1:]) for result in found)
 
 
 def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> Float[np.ndarray, "m r n q"]:
-    """Kernel matrix between the labels of m frames and those of n frames, summed over environments and points.
+    """First-order part of the kernel matrix between the labels of m frames and those of n frames, summed over environments
+    and points.
 
     Distances are explicit differences, so that nearly coincident frames lose nothing.
 
@@ -71,11 +77,8 @@ def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> 
         sizes: features of every block, (D,) but for products.
     """
     (m, e, r, D), (n, k, q, _) = rows.tangents.shape, columns.tangents.shape
-    edges = np.concatenate([[0], np.cumsum(sizes)])
-    parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
-    flat, other = rows.points.reshape(m * e, D), columns.points.reshape(n * k, D)
-    s = np.stack([cdist(flat[:, part], other[:, part], "sqeuclidean") for part in parts])
-    f, f1, f2 = radial_derivatives(radial, s.reshape(len(parts), m, e, n, k))
+    parts = feature_slices(sizes)
+    f, f1, f2 = radial_derivatives(radial, squares(rows.points, columns.points, parts))
     with_values = bool(rows.values.any() or columns.values.any())
     result = np.empty((m, r, n, q))
     inner = D + len(parts) * k + with_values
@@ -83,11 +86,32 @@ def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> 
 
     def fill(start: int) -> None:
         some = slice(start, start + step)
-        own = Side(*(array[some] for array in rows))
-        _fill(result[some], own, columns, parts, (f[some], f1[:, some], f2[:, :, some]), with_values)
+        _fill(
+            result[some],
+            Side(*(array[some] for array in rows)),
+            columns,
+            parts,
+            (f[some], f1[:, some], f2[:, :, some]),
+            with_values,
+        )
 
     map_threads(fill, range(0, m, step))
     return result
+
+
+def feature_slices(sizes: tuple[int, ...]) -> list[slice]:
+    """Where the features of every block are."""
+    return [slice(int(a), int(b)) for a, b in itertools.pairwise(np.cumsum([0, *sizes]))]
+
+
+def squares(
+    points: Float[np.ndarray, "m e D"], others: Float[np.ndarray, "n k D"], parts: list[slice]
+) -> Float[np.ndarray, "b m e n k"]:
+    """s_b of all pairs of points."""
+    (m, e, D), (n, k, _) = points.shape, others.shape
+    flat, other = points.reshape(m * e, D), others.reshape(n * k, D)
+    s = np.stack([cdist(flat[:, part], other[:, part], "sqeuclidean") for part in parts])
+    return s.reshape(len(parts), m, e, n, k)
 
 
 def _fill(result, rows: Side, columns: Side, parts, derivatives, with_values: bool) -> None:

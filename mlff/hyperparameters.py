@@ -8,10 +8,12 @@ import logging
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from mlff.carried import Noise
 from mlff.force_field import ForceField
 from mlff.images import jets
 from mlff.kernels import GlobalKernel, Kernel, LocalKernel
 from mlff.labelled import LabelledFrames
+from mlff.operators import find_operator
 from mlff.solve import IndefiniteMatrix, Progress, solve
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ MAX_FIT, MAX_VALIDATION = 300, 200  # frames used by the search
 MAX_ENVIRONMENTS = 1000  # of one species, whose distances give the scale
 ENOUGH = 40  # validation frames; with fewer in a fifth, several fifths take turns
 MIN_FRAMES = 5
+VALIDATED = ("forces", "energy")  # the labels that tell how good a length scale is, the first that is fitted
 TIE = 0.005  # relative difference of validation errors that says nothing
 
 
@@ -74,7 +77,7 @@ def with_lengthscales(kernel: Kernel, scales, factor: float = 1.0) -> Kernel:
 def search_lengthscale(
     kernel: Kernel,
     frames: LabelledFrames,
-    noise: dict[str, float],
+    noise: Noise,
     seed: int = 0,
     atomic_energies=None,
     progress: Progress = lambda stage, fraction: None,
@@ -97,6 +100,10 @@ def search_lengthscale(
         raise ValueError(
             f"lengthscale: {len(frames)} training frames are too few to find one by validation "
             f"(at least {MIN_FRAMES}); give it, for example Matern52(lengthscale=10.0)"
+        )
+    if not {find_operator(label).name for label in noise} & set(VALIDATED):
+        raise ValueError(
+            "lengthscale: it is found by the errors of forces or energies, and neither is fitted; give one"
         )
     order = frames.index[np.random.default_rng(seed).permutation(len(frames))]
     held = max(1, min(MAX_VALIDATION, len(frames) // 5))
@@ -138,8 +145,9 @@ def _validation_error(kernel, training: LabelledFrames, validation: LabelledFram
         solution = solve(kernel, training, noise, atomic_energies)
     except IndefiniteMatrix:
         return np.inf  # no candidate
-    name, squares = "forces" if "forces" in noise else "energy", []
-    for batch in validation.batches:
+    fitted, squares = {find_operator(label).name for label in noise}, []
+    name = next(name for name in VALIDATED if name in fitted)
+    for batch in validation.having(name).batches:
         force_field = ForceField(solution.model, batch.numbers, kernel, 1)
         energies, forces = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc)
         squares.append(((forces if name == "forces" else energies) - batch.labels[name]).ravel() ** 2)

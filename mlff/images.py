@@ -1,4 +1,8 @@
-"""Training frames carried to descriptor space: features, Jacobians, and tangents at every permuted image."""
+"""Training frames carried to descriptor space: features, their first and second derivatives, at every permuted image.
+
+The coordinates q of a frame are the displacements of its atoms and, where stresses are wanted, the nine entries of a strain:
+x → (x + q) (1 + ε), cell → cell (1 + ε).
+"""
 
 from __future__ import annotations
 
@@ -84,45 +88,59 @@ def block_sizes(part, batch: Batch) -> tuple[int, ...]:
     return tuple(shape[1] for shape in _shapes(part, one.numbers, one.positions, surroundings(part, one)))
 
 
-@functools.partial(jax.jit, static_argnames="forward")
-def _jets(parts, numbers, positions, around, forward: bool):
-    def single(x, a):
-        def features(flat):
-            return tuple(part.features(flat.reshape(x.shape), numbers, *a) for part in parts)
+def _displaced(part, numbers, x, around, q, permutation=None):
+    """Features at the coordinates q of a frame, of its image where a permutation is given."""
+    cell, neighbors = around
+    moved = x + q[: x.size].reshape(x.shape)
+    if q.size > x.size:
+        deformation = jnp.eye(3) + q[x.size :].reshape(3, 3)
+        moved, cell = moved @ deformation, cell @ deformation
+    if permutation is None:
+        return part.features(moved, numbers, cell, neighbors)
+    return part.features(moved[permutation], numbers, *exchanged((cell, neighbors), permutation))
 
-        return features(x.ravel()), (jax.jacfwd if forward else jax.jacrev)(features)(x.ravel())
+
+@functools.partial(jax.jit, static_argnames=("coordinates", "forward"))
+def _jets(parts, numbers, positions, around, coordinates: int, forward: bool):
+    def single(x, a):
+        def features(q):
+            return tuple(_displaced(part, numbers, x, a, q) for part in parts)
+
+        origin = jnp.zeros(coordinates, x.dtype)
+        return features(origin), (jax.jacfwd if forward else jax.jacrev)(features)(origin)
 
     return jax.vmap(single)(positions, around)
 
 
-def jets(kernel: Kernel, batch: Batch) -> Iterator:
+def jets(kernel: Kernel, batch: Batch, coordinates: int | None = None) -> Iterator:
     """Features and Jacobians of frames, chunk by chunk, by whichever mode of differentiation costs less.
 
+    Arguments:
+        coordinates: 3n (without it), or 3n + 9 with the strain.
     Yields:
-        (slice of frames, (φ/ℓ of shape (frames, e, D), ∂φ/∂x/ℓ of shape (frames, e, D, 3n)), each a tuple over the parts
-        of the kernel with its e environments).
+        (slice of frames, (φ/ℓ of shape (frames, e, D), ∂φ/∂q/ℓ of shape (frames, e, D, coordinates)), each a tuple over
+        the parts of the kernel with its e environments).
     """
     parts = tuple(part.bare() for part in kernel.parts)
     around = surroundings(kernel, batch)
-    coordinates = batch.positions[0].size
+    coordinates = coordinates or batch.positions[0].size
     shapes = [_shapes(part, batch.numbers, batch.positions, around) for part in parts]
     outputs = sum(e * size for part in shapes for e, size in part)
     forward = coordinates <= outputs
     size = chunk_size(8 * 4 * outputs * coordinates, _MEMORY)
-    function = functools.partial(_jets, parts, batch.numbers, forward=forward)
+    function = functools.partial(_jets, parts, batch.numbers, coordinates=coordinates, forward=forward)
     yield from map_chunks(function, (batch.positions, around), size)
 
 
 @jax.jit
 def _image_tangents(part, group, numbers, positions, around, directions):
     def image(permutation, x, a, displacements):
-        def features(y):
-            return part.features(y[permutation], numbers, *exchanged(a, permutation))[0]
+        def features(q):
+            return _displaced(part, numbers, x, a, q, permutation)[0]
 
-        def along(displacement):
-            return jax.jvp(features, (x,), (displacement.reshape(x.shape),))[1]
-
-        return features(x), jax.vmap(along)(displacements)
+        origin = jnp.zeros(displacements.shape[-1], x.dtype)
+        along = jax.vmap(lambda displacement: jax.jvp(features, (origin,), (displacement,))[1])
+        return features(origin), along(displacements)
 
     over_group = jax.vmap(image, in_axes=(0, None, None, None))
     return jax.vmap(over_group, in_axes=(None, 0, 0, 0))(group, positions, around, directions)
@@ -134,9 +152,9 @@ def image_tangents(
     """Features of all permuted images of frames under a global kernel, and their derivatives along directions.
 
     Arguments:
-        directions: in the coordinates of the frames themselves, shape (m, rows, 3n).
+        directions: in the coordinates of the frames themselves, shape (m, rows, coordinates).
     Returns:
-        φ(p x)/ℓ, shape (m, P, D); d·∂φ(p x)/∂x/ℓ, shape (m, P, rows, D).
+        φ(p x)/ℓ, shape (m, P, D); d·∂φ(p x)/∂q/ℓ, shape (m, P, rows, D).
     """
     group = part.group(len(batch.numbers))
     bare, around = part.bare(), surroundings(part, batch)
@@ -148,3 +166,40 @@ def image_tangents(
     for piece, result in map_chunks(function, (batch.positions, around, directions), size):
         points[piece], tangents[piece] = result
     return points, tangents
+
+
+@functools.partial(jax.jit, static_argnames="at_once")
+def _bends(part, numbers, x, around, basis, first, second, permutation, at_once: int):
+    def features(q):
+        return _displaced(part, numbers, x, around, q, permutation)
+
+    def bend(pair):
+        def slope(q):
+            return jax.jvp(features, (q,), (basis[pair[0]],))[1]
+
+        return jax.jvp(slope, (jnp.zeros(basis.shape[1], x.dtype),), (basis[pair[1]],))[1]
+
+    return jax.lax.map(bend, (first, second), batch_size=at_once)
+
+
+@double_precision
+def bends(
+    part, batch: Batch, i: int, basis: Float[np.ndarray, "k coordinates"], permutation: np.ndarray | None = None
+) -> Float[np.ndarray, "e D pairs"]:
+    """Second derivatives ∂²φ/∂q²/ℓ of one frame along all pairs of a basis of its coordinates, forward over forward.
+
+    Arguments:
+        basis: directions, shape (k, coordinates).
+        permutation: of the image of the frame, shape (n,); None for the frame itself.
+    Returns:
+        shape (e, D, k(k+1)/2), pairs as the upper triangle of a matrix, row by row.
+    """
+    bare, one = part.bare(), batch.take([i])
+    around = surroundings(part, one)
+    outputs = sum(e * size for e, size in _shapes(bare, one.numbers, one.positions, around))
+    first, second = np.triu_indices(len(basis))
+    at_once = min(len(first), chunk_size(8 * 8 * outputs, _MEMORY))
+    own = jax.tree.map(lambda leaf: leaf[0], around)
+    permutation = None if permutation is None else jnp.asarray(permutation)
+    result = _bends(bare, one.numbers, one.positions[0], own, basis, first, second, permutation, at_once)
+    return np.asarray(result).transpose(1, 2, 0)

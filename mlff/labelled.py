@@ -1,4 +1,4 @@
-"""What the fit needs of a data set: labelled geometries as arrays, batched by composition."""
+"""What the fit needs of a data set: labelled geometries as arrays, batched by composition and by the labels they have."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import numpy as np
 
 from mlff.dataset import Dataset
 
-FITTED = ("energy", "forces")
-
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Frames of one composition and one order of atoms.
+    """Frames of one composition and one order of atoms, with the same labels.
 
     positions: (m, n, 3) Å; numbers: (n,); cells: (m, 3, 3) Å; pbc: (m, 3); labels: by name, energy (m,) eV,
-    forces (m, n, 3) eV/Å; index: which of all the frames these are, (m,).
+    forces (m, n, 3) eV/Å, …; index: which of all the frames these are, (m,).
     """
 
     positions: np.ndarray
@@ -40,20 +38,26 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class LabelledFrames:
-    """Labelled geometries; frames of equal atoms in equal order share a batch."""
+    """Labelled geometries; frames of equal atoms in equal order with the same labels share a batch.
+
+    Batches with the same labels are neighbours.
+    """
 
     batches: tuple[Batch, ...]
 
     @classmethod
     def of(cls, data: Dataset) -> LabelledFrames:
-        """The frames of a data set, with the labels that every frame has."""
-        members: dict[bytes, list[int]] = {}
+        """The frames of a data set with their labels."""
+        members: dict[tuple, dict[tuple, list[int]]] = {}
         for i, frame in enumerate(data):
-            members.setdefault(np.asarray(frame.numbers, dtype=np.int32).tobytes(), []).append(i)
-        names = [name for name in FITTED if name in data.label_names]
+            # labels that come in any number (curvatures along vectors) share an array where they are as many
+            names = tuple((name, np.shape(value)) for name, value in sorted(frame.labels.items()))
+            kind = (np.asarray(frame.numbers, dtype=np.int32).tobytes(), names)
+            members.setdefault(tuple(sorted(frame.labels)), {}).setdefault(kind, []).append(i)
         batches = []
-        for index in members.values():
+        for index in (index for kinds in members.values() for index in kinds.values()):
             frames = [data[i] for i in index]
+            names = tuple(frames[0].labels)
             batches.append(
                 Batch(
                     np.stack([frame.positions for frame in frames]), frames[0].numbers,
@@ -76,8 +80,14 @@ class LabelledFrames:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Labels there are."""
-        return tuple(self.batches[0].labels)
+        """Labels that some frame has."""
+        return tuple(dict.fromkeys(name for batch in self.batches for name in batch.labels))
+
+    @property
+    def numbers(self) -> np.ndarray | None:
+        """Atomic numbers, where all frames have the same atoms in the same order."""
+        first = self.batches[0].numbers
+        return first if all(np.array_equal(batch.numbers, first) for batch in self.batches) else None
 
     @property
     def compositions(self) -> list[np.ndarray]:
@@ -85,8 +95,12 @@ class LabelledFrames:
         return [batch.numbers for batch in self.batches]
 
     def values(self, name: str) -> np.ndarray:
-        """One label of all frames, flattened, batch after batch."""
-        return np.concatenate([batch.labels[name].ravel() for batch in self.batches])
+        """One label of all frames that have it, flattened, batch after batch."""
+        return np.concatenate([batch.labels[name].ravel() for batch in self.having(name).batches])
+
+    def having(self, name: str) -> LabelledFrames:
+        """The frames that have a label."""
+        return LabelledFrames(tuple(batch for batch in self.batches if name in batch.labels))
 
     def take(self, chosen: Sequence | np.ndarray) -> LabelledFrames:
         """The frames with some indices (as counted in the whole data set)."""

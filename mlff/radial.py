@@ -71,19 +71,16 @@ class Radial(struct.PyTreeNode):
             functions.append(_slope(functions[-1]))
         return tuple(function(s) for function in functions)
 
-    def gradient(self, s: Float[Array, "..."]) -> tuple[Float[Array, "*shape"], Float[Array, "..."]]:
-        """f and ∂f/∂s_i, for one s or one for every block of features."""
+    def partials(self, s: Float[Array, "..."], count: int) -> tuple[Float[Array, "..."], ...]:
+        """f, ∂f/∂s_i, ∂²f/∂s_i∂s_j, … up to `count` indices, for s of shape (b, …): one s for every block of features."""
         if len(s) == 1:
-            value, slope = self.derivatives(s[0], 1)
-            return value, slope[None]
-        return self.value(*s), jnp.stack([_partial(self.value, i)(*s) for i in range(len(s))])
-
-    def curvature(self, s: Float[Array, "..."]) -> Float[Array, "..."]:
-        """∂²f/∂s_i∂s_j."""
-        if len(s) == 1:
-            return self.derivatives(s[0], 2)[2][None, None]
-        count = range(len(s))
-        return jnp.stack([jnp.stack([_partial(_partial(self.value, i), j)(*s) for j in count]) for i in count])
+            return tuple(f[(None,) * k] for k, f in enumerate(self.derivatives(s[0], count)))
+        found, functions = [], np.array(self.value, dtype=object)
+        for _ in range(count + 1):
+            found.append(_evaluated(functions, s))
+            # mixed derivatives do not depend on their order: every one is computed once, by its sorted indices
+            functions = _differentiated(functions, len(s))
+        return tuple(found)
 
 
 def _require_positive(name: str, value) -> None:
@@ -94,6 +91,25 @@ def _require_positive(name: str, value) -> None:
 
 def _slope(function):
     return lambda s: jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
+
+
+def _differentiated(functions: np.ndarray, count: int) -> np.ndarray:
+    """One more index on an array of functions of `count` variables; equal entries for permuted indices."""
+    result = np.empty((*functions.shape, count), dtype=object)
+    for index in np.ndindex(result.shape):
+        ordered = tuple(sorted(index))
+        result[index] = result[ordered] if ordered < index else _partial(functions[index[:-1]], index[-1])
+    return result
+
+
+def _evaluated(functions: np.ndarray, s):
+    values: dict[tuple[int, ...], Array] = {}
+    for index in np.ndindex(functions.shape):
+        ordered = tuple(sorted(index))
+        if ordered not in values:
+            values[ordered] = functions[ordered](*s)
+    flat = [values[tuple(sorted(index))] for index in np.ndindex(functions.shape)]
+    return jnp.stack(flat).reshape(*functions.shape, *s.shape[1:])
 
 
 def _partial(function, i: int):

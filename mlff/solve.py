@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mlff.carried import Carried, Term, carry
+from mlff.carried import Carried, Noise, Term, carry
 from mlff.expansion import Expansion, composition
 from mlff.gram import Side, block
 from mlff.kernels import Kernel
 from mlff.labelled import LabelledFrames
 from mlff.linalg.tiles import NotPositiveDefinite, SymmetricTiles
+from mlff.operators import find_operator
+from mlff.rows import orders
+from mlff.second_order import add_second_order
 
 TILE_ROWS = 2048
 SHARE_FRAMES = 12  # on whose labels the terms of a sum are given equal shares
@@ -41,7 +44,7 @@ class Solution:
 def solve(
     kernel: Kernel,
     frames: LabelledFrames,
-    noise: Mapping[str, float],
+    noise: Noise,
     atomic_energies: Mapping[int, float] | None = None,
     progress: Progress = lambda stage, fraction: None,
 ) -> Solution:
@@ -52,8 +55,8 @@ def solve(
 
     Arguments:
         kernel: with length scales and elements.
-        frames: with a label array for every key of `noise`.
-        noise: standard deviation of each kind of label that enters, in its unit.
+        frames: of which each has one of the labels of `noise` at least.
+        noise: standard deviation of each kind of label that enters, by name or operator, in its unit.
         atomic_energies: energies of isolated atoms by atomic number, eV, in place of constants from least squares.
         progress: called with a stage's name and how much of it is done.
     Raises:
@@ -69,21 +72,23 @@ def solve(
     _require_memory(len(labels))
     shares = _shares(kernel, carried)
     matrix = _assemble(carried, shares, progress)
-    scale = 1.0 if kernel.amplitude is not None else _prior_amplitude(labels, design, matrix.diagonal())
-    matrix.add_to_diagonal(np.concatenate([row.noise for row in carried.rows]) ** 2 / scale)
+    scale = 1.0 if kernel.amplitude is not None else _prior_amplitude(carried, labels, design, matrix.diagonal())
+    matrix.add_to_diagonal(np.concatenate([rows.noise for rows in carried.rows]) ** 2 / scale)
     try:
         matrix.cholesky(lambda fraction: progress("factorise", fraction))
     except NotPositiveDefinite as error:
         raise _indefinite(error, kernel, carried, frames, noise) from error
-    with_constant = "energy" in noise and fixed is None
+    with_constant = bool(design.any()) and fixed is None
     solutions = matrix.solve_factorised(np.column_stack([labels, design]) if with_constant else labels[:, None])
     del matrix
     weights, constants = solutions[:, 0], np.zeros(design.shape[1]) if fixed is None else fixed
     if with_constant:
         constants = np.linalg.lstsq(design.T @ solutions[:, 1:], design.T @ weights, rcond=1e-10)[0]
         weights = weights - solutions[:, 1:] @ constants
-    parts = tuple(term.expand(carried.rows, share * weights) for term, share in zip(carried.terms, shares, strict=True))
-    unseen = float(np.mean([row.unseen for row in carried.rows]))
+    parts = tuple(
+        term.expand(carried.labels, share * weights) for term, share in zip(carried.terms, shares, strict=True)
+    )
+    unseen = float(np.mean([label.unseen for label in carried.labels]))
     amplitudes = tuple(float(scale * share) for share in shares)
     return Solution(Expansion(parts, constants, elements), amplitudes, len(labels), unseen)
 
@@ -94,7 +99,7 @@ def constant_elements(kernel: Kernel) -> tuple[int, ...] | None:
 
 
 def _indefinite(error: NotPositiveDefinite, kernel, carried: Carried, frames, noise) -> IndefiniteMatrix:
-    ends = np.cumsum([len(row.labels) for row in carried.rows])
+    ends = np.cumsum([label.size for label in carried.labels])
     frame = int(frames.index[np.searchsorted(ends, error.row, side="right")])
     scales = ", ".join(f"{np.min(radial.lengthscale):.4g}" for radial in kernel.radials)
     return IndefiniteMatrix(
@@ -115,35 +120,37 @@ def _require_memory(rows: int) -> None:
         )
 
 
-def _groups(counts: np.ndarray) -> list[slice]:
-    """Consecutive frames whose rows together fill a tile."""
-    groups, start = [], 0
-    while start < len(counts):
-        fits = int(np.searchsorted(np.cumsum(counts[start:]), TILE_ROWS, side="right"))
-        stop = start + max(1, fits)
-        groups.append(slice(start, min(stop, len(counts))))
-        start = stop
+def _groups(carried: Carried) -> list[slice]:
+    """Consecutive frames of one section whose rows together fill a tile."""
+    counts, groups = np.array([label.size for label in carried.labels]), []
+    for section in carried.sections:
+        start = section.start
+        while start < section.stop:
+            fits = int(np.searchsorted(np.cumsum(counts[start : section.stop]), TILE_ROWS, side="right"))
+            stop = min(start + max(1, fits), section.stop)
+            groups.append(slice(start, stop))
+            start = stop
     return groups
 
 
 def _right_hand_sides(carried: Carried, frames: LabelledFrames, elements) -> tuple[np.ndarray, np.ndarray]:
     """The labels, and what they would be of constant energies of 1; shapes (rows,), (rows, constants)."""
     counts = [composition(elements, batch.numbers) for batch in frames.batches for _ in range(len(batch))]
-    labels = np.concatenate([row.labels for row in carried.rows])
-    design = np.concatenate([np.outer(row.values, count) for row, count in zip(carried.rows, counts, strict=True)])
+    labels = np.concatenate([rows.labels for rows in carried.rows])
+    design = np.concatenate([np.outer(rows.values, count) for rows, count in zip(carried.rows, counts, strict=True)])
     return labels, design
 
 
-def _prior_amplitude(labels: np.ndarray, design: np.ndarray, diagonal: np.ndarray) -> float:
+def _prior_amplitude(carried: Carried, labels: np.ndarray, design: np.ndarray, diagonal: np.ndarray) -> float:
     """A for which the prior variance A·L L k(x, x) of the labels is their mean square.
 
-    Of the forces where there are any: how far energies lie from unknown constants says less.
+    Of the forces where there are any, else of second derivatives: how far energies lie from unknown constants says less.
     """
-    energies = design.any(axis=1)
-    chosen = energies if energies.all() else ~energies
-    signal = labels[chosen]
-    if energies.all():
-        signal = signal - design @ np.linalg.lstsq(design, signal, rcond=None)[0]
+    order = np.concatenate([orders(rows) for rows in carried.rows])
+    chosen = order == next(k for k in (1, 2, 0) if (order == k).any())
+    signal, columns = labels[chosen], design[chosen]
+    if columns.any():
+        signal = signal - columns @ np.linalg.lstsq(columns, signal, rcond=None)[0]
     return float(np.sum(signal**2) / np.sum(diagonal[chosen])) or 1.0
 
 
@@ -154,35 +161,36 @@ def _shares(kernel: Kernel, carried: Carried) -> np.ndarray:
         return np.array([float(a) for a in (given if isinstance(given, tuple) else (given,))])
     if len(carried.terms) == 1:
         return np.ones(1)
-    chosen = np.unique(np.linspace(0, len(carried.rows) - 1, SHARE_FRAMES).astype(int))
+    chosen = np.unique(np.linspace(0, len(carried.labels) - 1, SHARE_FRAMES).astype(int))
     traces = np.zeros(len(carried.terms))
     for i in chosen:
         here = slice(i, i + 1)
         for t, term in enumerate(carried.terms):
-            traces[t] += np.trace(_product(carried, term, here, here, term.columns(carried.rows, here))[0, :, 0])
+            traces[t] += np.trace(_product(carried, term, here, here, term.columns(carried.labels, here))[0, :, 0])
     return 1.0 / (len(traces) * traces / traces.mean())
 
 
 def _product(carried: Carried, term: Term, rows: slice, group: slice, columns: list[Side]) -> np.ndarray:
     """The kernel of one term between the labels of two groups of frames, (m, r, n, q), padded as the sides are."""
-    ours, theirs = ([len(row.labels) for row in carried.rows[part]] for part in (rows, group))
+    ours, theirs = ([label.size for label in carried.labels[part]] for part in (rows, group))
     total = np.zeros((len(ours), max(ours), len(theirs), max(theirs)))
     for channel, column in enumerate(columns):
-        row = term.row(carried.rows, rows, channel)
+        row = term.row(carried.labels, rows, channel)
         if row.points.shape[1] and column.points.shape[1]:
             total += block(term.kernel.radial, row, column, term.sizes)
+            add_second_order(total, term.kernel.radial, row, column, term.sizes)
     return total
 
 
 def _assemble(carried: Carried, shares: np.ndarray, progress: Progress) -> SymmetricTiles:
     """The kernel matrix as lower tiles, one tile a pair of groups of frames."""
-    groups = _groups(np.array([len(row.labels) for row in carried.rows]))
-    counts = [np.array([len(row.labels) for row in carried.rows[group]]) for group in groups]
+    groups = _groups(carried)
+    counts = [np.array([label.size for label in carried.labels[group]]) for group in groups]
     matrix = SymmetricTiles(np.concatenate([[0], np.cumsum([count.sum() for count in counts])]))
     masks = [(np.arange(count.max()) < count[:, None]).ravel() for count in counts]
     done, total = 0, len(groups) * (len(groups) + 1) // 2
     for j, group in enumerate(groups):
-        columns = [term.columns(carried.rows, group) for term in carried.terms]
+        columns = [term.columns(carried.labels, group) for term in carried.terms]
         for i in range(j, len(groups)):
             tile = sum(
                 share * _product(carried, term, groups[i], group, theirs)
@@ -196,5 +204,5 @@ def _assemble(carried: Carried, shares: np.ndarray, progress: Progress) -> Symme
     return matrix
 
 
-def _describe(noise: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in noise.items())
+def _describe(noise: Noise) -> str:
+    return ", ".join(f"{find_operator(label).name} {value:.3g}" for label, value in noise.items())

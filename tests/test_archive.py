@@ -78,7 +78,7 @@ def test_foreign_version_says_who_wrote_it(saved, monkeypatch, water_model):
     water_model.save(saved)
     monkeypatch.undo()
     with pytest.raises(
-        ValueError, match=r"version 99, this mlff reads 'mlff' version 2; install the mlff that wrote it"
+        ValueError, match=r"version 99, this mlff reads 'mlff' version 3 and 2; install the mlff that wrote it"
     ):
         mlff.load(saved)
 

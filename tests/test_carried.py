@@ -79,7 +79,7 @@ def test_expansion_is_the_representer_sum(name, rng, water):
     carried = carry(kernel, frames, {"energy": 1.0, "forces": 1.0}, lambda *_: None)
     weights = rng.standard_normal(sum(len(row.labels) for row in carried.rows))
     solution = [
-        term.expand(carried.rows, part.amplitude * weights)
+        term.expand(carried.labels, part.amplitude * weights)
         for term, part in zip(carried.terms, kernel.parts, strict=True)
     ]
     model = mlff.expansion.Expansion(tuple(solution), np.zeros(1)).arranged([8, 1, 1])

@@ -20,6 +20,7 @@ RADIALS = [
     mlff.Matern72(lengthscale=3.0), mlff.RationalQuadratic(lengthscale=3.0, alpha=1.5),
 ]  # fmt: skip
 WATER = np.array([[0.0, 0, 0.119], [0, 0.763, -0.477], [0, -0.763, -0.477]])
+SWAP = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
 LINEAR = np.array([[0.0, 0, 0], [0, 0, 1.16], [0, 0, -1.2]])
 
 

@@ -9,8 +9,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
     "precision", "batching", "units", "system", "frames", "readers", "checks", "dataset", "labelled", "neighbors",
     "linalg.tiles", "linalg.threads",
-    "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators",
-    "expansion", "gram", "carried", "solve", "force_field", "archive", "sgdml", "export", "hyperparameters", "metrics", "fitting",
+    "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
+    "expansion", "gram", "second_order", "hessians", "carried",
+    "solve", "force_field", "archive", "sgdml", "export", "hyperparameters", "metrics", "fitting",
     "calculator", "vibrations", "md", "selfcheck", "report", "learned", "recipes",
     "auditing.findings", "auditing.probes", "auditing.places", "auditing.crossings", "auditing.invariance",
     "auditing.numerics", "auditing.sight", "auditing.smoothness", "auditing.audit",

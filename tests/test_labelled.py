@@ -26,6 +26,13 @@ def test_taking_counts_in_the_whole_set(water, ethanol):
     np.testing.assert_array_equal(again.batches[0].positions[0], water[2].positions)
 
 
-def test_labels_that_some_frames_lack_are_left_out(water):
+def test_frames_with_other_labels_are_batches_of_their_own(water, ethanol):
     bare = mlff.Frame(water[1].system, {"forces": water[1].labels["forces"]})
-    assert LabelledFrames.of(mlff.Dataset([water[0], bare])).names == ("forces",)
+    frames = LabelledFrames.of(mlff.Dataset([water[0], bare, ethanol[0], water[2]]))
+    assert frames.names == ("energy", "forces")
+    # frames with the same labels stay together, whatever their atoms
+    assert [list(batch.index) for batch in frames.batches] == [[0, 3], [2], [1]]
+    assert frames.having("energy").index.tolist() == [0, 3, 2]
+    assert frames.values("energy").tolist() == [f.labels["energy"] for f in (water[0], water[2], ethanol[0])]
+    assert frames.numbers is None
+    np.testing.assert_array_equal(frames.take([0, 1]).numbers, [8, 1, 1])

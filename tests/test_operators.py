@@ -1,46 +1,127 @@
-"""Label rows: rigid-motion reduction keeps every force that a model can have, in as many rows as there are."""
+"""Label operators: their coefficients by AD against what they are by definition, and the refusal of what is none."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from descriptors import inverse_distances
-from mlff.operators import energy_rows, force_rows, stack
+import mlff
+from mlff.operators import (
+    CURVATURES,
+    ENERGY,
+    FORCES,
+    HESSIAN,
+    HESSIAN_PRODUCTS,
+    STRESS,
+    Operator,
+    find_operator,
+    functionals,
+    order_of,
+)
 
-BENT = np.array([[0.0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48], [0.8, 0.1, 0.9]])
-LINEAR = np.array([[0.0, 0, 0], [0, 0, 1.2], [0, 0, 2.3], [0, 0, 3.7]])
-
-
-def jacobian(x):
-    with jax.enable_x64(True):
-        return np.asarray(jax.jacfwd(inverse_distances)(x)).reshape(-1, x.size)
-
-
-@pytest.mark.parametrize(("x", "rank"), [(BENT, 6), (LINEAR, 3)])
-def test_rank(x, rank, rng):
-    rows = force_rows(rng.standard_normal((4, 3)), 0.1, jacobian(x))
-    assert rows.directions.shape == (rank, 12)
-    np.testing.assert_allclose(rows.directions @ rows.directions.T, np.eye(rank), atol=1e-12)
-    np.testing.assert_array_equal(rows.noise, 0.1)
+LAPLACIAN = Operator("laplacian", lambda u, x: jnp.trace(jax.hessian(u)(x).reshape(x.size, x.size)), "eV/Å²")
 
 
-def test_forces_within_reach_lose_nothing(rng):
-    J = jacobian(BENT)
-    forces = (J.T @ rng.standard_normal(len(J))).reshape(4, 3)
-    rows = force_rows(forces, 0.1, J)
-    np.testing.assert_allclose(-rows.directions.T @ rows.labels, forces.ravel(), atol=1e-12)
-    assert rows.unseen < 1e-12
+@pytest.fixture
+def x(rng):
+    return rng.standard_normal((3, 3))
 
 
-def test_share_outside_reach():
-    net = np.ones((4, 3))
-    assert force_rows(net, 0.1, jacobian(BENT)).unseen == pytest.approx(1.0)
-    assert force_rows(np.zeros((4, 3)), 0.1, jacobian(BENT)).unseen == 0.0
+def single(operator, x, *arguments):
+    order = order_of(operator, x, arguments)
+    coordinates = x.size + 9 * operator.strain
+    found = functionals(operator, order, coordinates, x[None], tuple(np.asarray(a)[None] for a in arguments))
+    return order, *(None if array is None else array[0] for array in found)
 
 
-def test_stacked():
-    rows = stack([energy_rows(-3.0, 0.01, 12), force_rows(np.ones((4, 3)), 0.1, jacobian(BENT))])
-    np.testing.assert_array_equal(rows.values, [1, 0, 0, 0, 0, 0, 0])
-    assert rows.labels[0] == -3.0
-    assert rows.noise[0] == 0.01
-    assert not rows.directions[0].any()
+def test_energy(x):
+    order, values, directions, matrices = single(ENERGY, x)
+    assert (order, values.tolist(), directions.any(), matrices) == (0, [1.0], False, None)
+
+
+def test_forces_are_minus_the_gradient(x):
+    order, values, directions, matrices = single(FORCES, x)
+    assert order == 1
+    np.testing.assert_array_equal(directions, -np.eye(9))
+    assert not values.any()
+    assert matrices is None
+
+
+def test_hessian(x):
+    order, values, directions, matrices = single(HESSIAN, x)
+    unit = np.eye(9)
+    expected = 0.5 * (np.einsum("ai,bj->abij", unit, unit) + np.einsum("ai,bj->abji", unit, unit))
+    assert order == 2
+    np.testing.assert_allclose(matrices, expected.reshape(81, 9, 9), atol=1e-15)
+    assert not values.any()
+    assert not directions.any()
+
+
+def test_products_and_curvatures(x, rng):
+    v, w = rng.standard_normal((2, 3, 3))
+    _, _, _, matrices = single(HESSIAN_PRODUCTS, x, v[None])
+    H = rng.standard_normal((9, 9))
+    H = H + H.T
+    np.testing.assert_allclose(np.tensordot(matrices, H, 2), H @ v.ravel(), rtol=1e-13)
+    order, _, _, matrices = single(CURVATURES, x, np.stack([v, w])[None])
+    assert order == 2
+    np.testing.assert_allclose(np.tensordot(matrices, H, 2), [v.ravel() @ H @ w.ravel()], rtol=1e-13)
+
+
+def test_stress_is_a_derivative_along_strains(x):
+    cell = np.diag([2.0, 3.0, 4.0])
+    order, _, directions, _ = single(STRESS, x, cell)
+    assert order == 1
+    np.testing.assert_allclose(directions, np.hstack([np.zeros((9, 9)), np.eye(9) / 24.0]), rtol=1e-14)
+
+
+def test_an_operator_of_ones_own_may_mix_orders_and_depend_on_positions(x):
+    mixed = Operator("mixed", lambda u, x: 2.0 * u(x) + x[0, 1] * jax.grad(u)(x)[1, 2] + LAPLACIAN.function(u, x), "eV")
+    order, values, directions, matrices = single(mixed, x)
+    assert order == 2
+    np.testing.assert_allclose(values, [2.0])
+    assert directions[0, 5] == x[0, 1]
+    assert np.count_nonzero(directions) == 1
+    np.testing.assert_allclose(matrices[0], np.eye(9), atol=1e-15)
+
+
+@pytest.mark.parametrize("masses", [None, (16.0, 1.0, 1.0)])
+def test_projected_hessian_is_free_of_rigid_motions_and_keeps_the_rest(masses, x, rng):
+    operator = mlff.projected_hessian(masses)
+    _, _, _, matrices = single(operator, x)
+    H = rng.standard_normal((9, 9))
+    H = H + H.T
+    found = np.tensordot(matrices, H, 2).reshape(9, 9)
+    weights = np.ones(3) if masses is None else np.array(masses)
+    centred = x - np.average(x, axis=0, weights=weights)
+    rigid = np.array(
+        [np.tile(e, (3, 1)).ravel() for e in np.eye(3)] + [np.cross(e, centred).ravel() for e in np.eye(3)]
+    )
+    np.testing.assert_allclose(found @ rigid.T, 0.0, atol=1e-11)
+    # along motions that are orthogonal to the rigid ones, in the metric of the masses, nothing changes
+    metric = np.repeat(weights, 3)
+    _, _, vectors = np.linalg.svd(rigid * metric)
+    inner = vectors[6:]
+    np.testing.assert_allclose(inner @ found @ inner.T, inner @ H @ inner.T, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda u, x: u(x) ** 2, "not linear"),
+        (lambda u, x: u(x) + 1.0, "not linear"),
+        (lambda u, x: jax.jacfwd(jax.hessian(u))(x), "derivatives of order 3"),
+        (lambda u, x: jnp.log(-1.0 - u(x) * 0.0) + u(x), "not finite"),
+        (lambda u, x: u(x) @ x, "cannot be applied"),
+    ],
+)
+def test_refusals(function, message, x):
+    with pytest.raises(ValueError, match=message):
+        order_of(Operator("bad", function, "eV"), x, ())
+
+
+def test_names():
+    assert find_operator("forces") is FORCES
+    assert find_operator(LAPLACIAN) is LAPLACIAN
+    with pytest.raises(ValueError, match="'dipole' is not known; there are energy, forces"):
+        find_operator("dipole")

@@ -7,7 +7,7 @@ from test_gram import WATER, dense_matrix, frames_of
 
 import mlff
 from descriptors import inverse_distances
-from mlff.operators import Rows
+from mlff.rows import Rows
 from mlff.solve import solve
 from mlff.system import System
 
@@ -27,7 +27,7 @@ def textbook(kernel, frames, noise, amplitude, at):
         directions = np.concatenate([np.zeros((with_energy, 9)), -eye])
         labels = np.concatenate([batch.labels["energy"][i : i + 1][:with_energy], batch.labels["forces"][i].ravel()])
         levels = np.concatenate([np.full(with_energy, noise.get("energy", 0.0)), np.full(9, noise["forces"])])
-        rows.append(Rows(values, directions, labels, levels, 0.0))
+        rows.append(Rows(values, directions, np.zeros((len(values), 0, 0)), labels, levels))
     matrix = amplitude * dense_matrix(kernel, frames, rows)
     matrix += np.diag(np.concatenate([row.noise for row in rows]) ** 2)
     labels = np.concatenate([row.labels for row in rows])
