@@ -170,7 +170,7 @@ class Term:
             chosen = np.concatenate(
                 [np.flatnonzero((species == channel) & (curved == first)) for first in (True, False)]
             )
-            vectors, strengths = _together([(bent[owner[i]], i - ends[owner[i]]) for i in chosen if curved[i]])
+            vectors, strengths = _together([(bent[owner[i]], int(i - ends[owner[i]])) for i in chosen if curved[i]])
             channels.append(
                 Channel.build(
                     points[chosen],
