@@ -23,6 +23,8 @@ _PUBLIC = {
     "ProductKernel": "kernels",
     "Operator": "operators",
     "projected_hessian": "operators",
+    "Condition": "functions",
+    "fit_function": "functions",
     "ForceField": "force_field",
     "fit": "fitting",
     "load": "archive",

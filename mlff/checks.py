@@ -27,7 +27,9 @@ def check_frame(where: str, frame: Frame) -> None:
         atom = int(np.argwhere(~np.isfinite(frame.positions))[0, 0])
         raise ValueError(f"{where}: the position of atom {atom} is not finite; remove the frame or mend the file")
     for name, value in frame.labels.items():
-        if not np.isfinite(value).all():
+        # NaN stands for entries of a Hessian that were not calculated
+        missing = np.isnan(value) if name == "hessian" else np.zeros(np.shape(value), dtype=bool)
+        if not np.isfinite(value)[~missing].all() or (missing.all() and missing.size):
             raise ValueError(f"{where}: {name} is not finite; remove the frame or repeat its calculation")
     if len(frame.numbers) > 1 and not frame.system.pbc.any():
         distances = cdist(frame.positions, frame.positions)

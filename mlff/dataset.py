@@ -11,7 +11,7 @@ import numpy as np
 
 from mlff.checks import check_duplicates, check_frame, warn_of_slope
 from mlff.frames import LABELS, Frame
-from mlff.readers import read_ase, read_npz
+from mlff.readers import is_vibrations, read_ase, read_npz, read_vibrations
 from mlff.units import formula
 
 
@@ -44,9 +44,10 @@ class Dataset(Sequence[Frame]):
     ) -> Dataset:
         """Read a file of reference calculations.
 
-        Anything ASE reads, and npz files with `coords/energies/forces/nuclear_charges` (rMD17) or `R/E/F/z`
-        (MD17, sGDML). Labels are taken from `keys` where they name one, else from `REF_energy`, `REF_forces`,
-        `REF_stress`, `REF_hessian`, else from the frames' calculator results.
+        Anything ASE reads, npz files with `coords/energies/forces/nuclear_charges` (rMD17) or `R/E/F/z`
+        (MD17, sGDML), with Hessians under `hessians` or `H`, and what ASE's `VibrationsData.write` wrote. Labels are
+        taken from `keys` where they name one, else from `REF_energy`, `REF_forces`, `REF_stress`, `REF_hessian`, else
+        from the frames' calculator results.
 
         Arguments:
             path: the file.
@@ -64,7 +65,7 @@ class Dataset(Sequence[Frame]):
         path = pathlib.Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
-        reader = read_npz if path.suffix == ".npz" else read_ase
+        reader = read_npz if path.suffix == ".npz" else read_vibrations if is_vibrations(path) else read_ase
         content = reader(path, units, dict(keys or {}))
         chosen = np.arange(len(content.frames))[_slice(index, len(content.frames))]
         data = cls([content.frames[i] for i in chosen], path.name, chosen, content.units)
@@ -77,7 +78,7 @@ class Dataset(Sequence[Frame]):
         if wanted is not None and (unknown := sorted(set(wanted) - set(LABELS))):
             raise ValueError(f"labels: {unknown[0]!r} is not known; there are {', '.join(LABELS)}")
         here = [name for name in LABELS if any(name in frame.labels for frame in self.frames)]
-        if wanted is None and not {"energy", "forces"} & set(here):
+        if wanted is None and not {"energy", "forces", "hessian"} & set(here):
             wanted = ("energy",)  # for its message: there is nothing to learn from
         for name in here if wanted is None else wanted:
             missing = [i for i, frame in zip(self.indices, self.frames, strict=True) if name not in frame.labels]
@@ -110,6 +111,28 @@ class Dataset(Sequence[Frame]):
             return self.frames[index]
         chosen = np.arange(len(self))[index]
         return Dataset([self.frames[i] for i in chosen], self.source, self.indices[chosen], self.units)
+
+    def __add__(self, other: Dataset) -> Dataset:
+        """The frames of both; a geometry that both have becomes one frame with the labels of both.
+
+        Raises:
+            ValueError: both have the same label of one geometry.
+        """
+        places: dict[bytes, int] = {frame.fingerprint(): i for i, frame in enumerate(self.frames)}
+        frames = list(self.frames)
+        for i, frame in zip(other.indices, other.frames, strict=True):
+            place = places.get(frame.fingerprint())
+            if place is None:
+                frames.append(frame)
+                continue
+            if both := sorted(set(frame.labels) & set(frames[place].labels)):
+                raise ValueError(
+                    f"{other.source}: frame {i} repeats the geometry of frame {place} of {self.source}, and both have "
+                    f"{', '.join(both)}; remove one of them"
+                )
+            frames[place] = Frame(frame.system, {**frames[place].labels, **frame.labels})
+        units = self.units if self.units == other.units else f"{self.units}; {other.units}"
+        return Dataset(frames, f"{self.source} + {other.source}", units=units)
 
     def __repr__(self) -> str:
         kinds = sorted({formula(frame.numbers) for frame in self.frames})

@@ -122,7 +122,7 @@ class Descriptor(struct.PyTreeNode):
             )
         return self
 
-    def __call__(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> Float[Array, "..."]:
+    def __call__(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> Float[Array, "..."]:
         available = {"numbers": numbers, "cell": cell, "neighbors": neighbors}
         supplied = {key: available[key] for key in self.uses}
         return self.function(positions, **self.arguments, **dict(self.settings), **supplied)

@@ -175,7 +175,7 @@ class Expansion(struct.PyTreeNode):
         counts = None if self.elements is None else _counts(self.elements, numbers)
         return self.replace(parts=parts, counts=counts)
 
-    def energy(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> Float[Array, ""]:
+    def energy(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> Float[Array, ""]:
         """Potential energy, eV, of one geometry of the composition that the model is arranged for.
 
         Differentiable to the order that the kernel has.

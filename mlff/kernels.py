@@ -67,7 +67,7 @@ class _Kernel(struct.PyTreeNode):
         """Whether molecules of other composition than the training frames' can be evaluated."""
         return all(isinstance(leaf, LocalKernel) for leaf in self.leaves)
 
-    def features(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> Float[Array, "e D"]:
+    def features(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> Float[Array, "e D"]:
         """φ/ℓ of every environment, shape (e, D); the features of the factors of a product side by side."""
         return jnp.concatenate(self.feature_blocks(positions, numbers, cell, neighbors), axis=1)
 
@@ -133,7 +133,7 @@ class GlobalKernel(_Kernel):
     def channel_count(self) -> int:
         return 1
 
-    def feature_blocks(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> tuple:
+    def feature_blocks(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> tuple:
         """φ(x)/ℓ, one array of shape (1, D): one environment, the molecule."""
         features = self.descriptor(positions, numbers, cell, neighbors)
         if features.ndim > 2:
@@ -190,7 +190,7 @@ class LocalKernel(_Kernel):
     def channel_count(self) -> int:
         return len(self.elements)
 
-    def feature_blocks(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> tuple:
+    def feature_blocks(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> tuple:
         """φ_a(x)/ℓ of every atom, one array of shape (n, D)."""
         features = self.descriptor(positions, numbers, cell, neighbors)
         if features.ndim != 2 or features.shape[0] != positions.shape[0]:
@@ -265,7 +265,7 @@ class ProductKernel(_Kernel):
     def channel_count(self) -> int:
         return self.factors[0].channel_count
 
-    def feature_blocks(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> tuple:
+    def feature_blocks(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> tuple:
         """φ_i/ℓ_i of every factor, each of shape (e, D_i)."""
         return tuple(factor.feature_blocks(positions, numbers, cell, neighbors)[0] for factor in self.factors)
 

@@ -138,13 +138,13 @@ class Functionals(NamedTuple):
     matrices: Float[np.ndarray, "m rows coordinates coordinates"] | None
 
 
-def order_of(operator: Operator, x: np.ndarray, arguments: tuple) -> int:
-    """The highest derivative that an operator takes at a geometry.
+def order_of(operator: Operator, x: np.ndarray, arguments: tuple, highest: int | None = HIGHEST) -> int:
+    """The highest derivative that an operator takes at a geometry, of those up to the fourth.
 
     Homogeneous polynomials of every degree about x are given to it: one of degree k answers to the k-th derivative alone.
 
     Raises:
-        ValueError: it is not linear, or takes more than two derivatives.
+        ValueError: it is not linear, or takes more than `highest` derivatives.
     """
     try:
         answers = _answers(operator, x, arguments)
@@ -158,9 +158,9 @@ def order_of(operator: Operator, x: np.ndarray, arguments: tuple) -> int:
     if excess > _ZERO * max(1.0, sizes.max()):
         raise ValueError(f"labels: operator {operator.name} is not linear in the energy, so it is no label operator")
     order = int(np.max(np.flatnonzero(sizes > _ZERO * max(sizes.max(), 1e-300)), initial=0))
-    if order > HIGHEST:
+    if highest is not None and order > highest:
         raise ValueError(
-            f"labels: operator {operator.name} takes derivatives of order {order}; labels have at most {HIGHEST}"
+            f"labels: operator {operator.name} takes derivatives of order {order}; labels have at most {highest}"
         )
     return order
 

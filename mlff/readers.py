@@ -10,16 +10,19 @@ from typing import NamedTuple
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.vibrations import VibrationsData
 
 from mlff.frames import LABELS, Frame
 from mlff.system import System
 from mlff.units import parse_units
 
+_TAIL = 200  # bytes at the end of a JSON file of ASE's in which it names its kind
 UNIT_KEYS = ("units", "unit")
 NPZ_NAMES = {
     "positions": ("coords", "R", "positions"),
     "energy": ("energies", "E", "energy"),
     "forces": ("forces", "F"),
+    "hessian": ("hessians", "H", "hessian"),
     "numbers": ("nuclear_charges", "z", "numbers"),
 }
 
@@ -62,7 +65,11 @@ def read_npz(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Con
         raise ValueError(f"{path.name}: {found['numbers']} has shape {numbers.shape}, expected ({atoms},)")
     numbers = np.broadcast_to(numbers, (frames, atoms)).astype(np.int32)
     labels = {}
-    for kind, shape, unit in (("energy", (), energy_unit), ("forces", (atoms, 3), energy_unit / length_unit)):
+    kinds = (
+        ("energy", (), energy_unit), ("forces", (atoms, 3), energy_unit / length_unit),
+        ("hessian", (3 * atoms, 3 * atoms), energy_unit / length_unit**2),
+    )  # fmt: skip
+    for kind, shape, unit in kinds:
         if found[kind] is not None:
             values = np.asarray(arrays[found[kind]], dtype=np.float64)
             if values.shape != (frames, *shape) and not (kind == "energy" and values.shape == (frames, 1)):
@@ -120,6 +127,39 @@ def read_ase(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Con
         frames.append(Frame(system, labels))
         found |= {*atoms.info, *atoms.arrays, *getattr(atoms.calc, "results", {})} - {"positions", "numbers"}
     return Content(frames, said, sorted(found))
+
+
+def is_vibrations(path: pathlib.Path) -> bool:
+    """Whether ASE wrote `VibrationsData` there, not one of its other JSON files."""
+    with open(path, "rb") as file:
+        file.seek(-min(_TAIL, path.stat().st_size), 2)
+        return b'"vibrationsdata"' in file.read()
+
+
+def read_vibrations(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Content:
+    """The Hessian of a file that ASE's `VibrationsData.write` made, a frame in eV and Å.
+
+    Rows of atoms that it leaves out are missing entries, NaN.
+
+    Raises:
+        ValueError: the file is of another kind, or units or keys are given that it does not need.
+    """
+    if units is not None or keys:
+        raise ValueError(f"{path.name}: VibrationsData are in eV and Å; leave units and keys out")
+    try:
+        data = VibrationsData.read(path)
+    except Exception as error:  # ASE's reader raises whatever it meets
+        raise ValueError(f"{path.name}: no VibrationsData that ASE reads ({error}); write it again") from error
+    atoms, moving = data.get_atoms(), np.asarray(data.get_indices())
+    hessian = np.full((3 * len(atoms), 3 * len(atoms)), np.nan)
+    rows = (3 * moving[:, None] + np.arange(3)).ravel()
+    hessian[np.ix_(rows, rows)] = data.get_hessian_2d()
+    labels = {"hessian": hessian}
+    for name in ("energy", "forces"):
+        value = _ase_label(atoms, name, None)
+        if value is not None:
+            labels[name] = _shaped(path.name, name, value, len(atoms))
+    return Content([Frame(System.from_ase(atoms), labels)], _said(None, None), sorted(labels))
 
 
 def read_geometry(path: pathlib.Path) -> System:

@@ -147,7 +147,9 @@ def _prior_amplitude(carried: Carried, labels: np.ndarray, design: np.ndarray, d
     Of the forces where there are any, else of second derivatives: how far energies lie from unknown constants says less.
     """
     order = np.concatenate([orders(rows) for rows in carried.rows])
-    chosen = order == next(k for k in (1, 2, 0) if (order == k).any())
+    chosen = order == next((k for k in (1, 2) if labels[order == k].any()), 0)
+    if not chosen.any():
+        return 1.0
     signal, columns = labels[chosen], design[chosen]
     if columns.any():
         signal = signal - columns @ np.linalg.lstsq(columns, signal, rcond=None)[0]

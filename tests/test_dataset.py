@@ -60,3 +60,18 @@ def test_a_dataset_is_a_sequence(water):
     assert len(water[[1, 4, 9]]) == 3
     assert "H2O" in repr(water)
     assert [f.positions[0, 0] for f in water][:2] == [water[0].positions[0, 0], water[1].positions[0, 0]]
+
+
+def test_two_sets_together(water):
+    """A geometry that both have becomes one frame with the labels of both."""
+    hessians = [mlff.Frame(frame.system, {"hessian": np.eye(9)}) for frame in water[5:8]]
+    both = water[:6] + mlff.Dataset(hessians, "hessians")
+    assert len(both) == 8
+    assert [sorted(frame.labels) for frame in both][4:7] == [
+        ["energy", "forces"], ["energy", "forces", "hessian"], ["hessian"],
+    ]  # fmt: skip
+    assert both.source == "water.extxyz + hessians"
+    with pytest.raises(
+        ValueError, match=r"water\.extxyz: frame 25 repeats the geometry of frame 5 of .* both have energy, forces"
+    ):
+        water[:6] + water[5:7]

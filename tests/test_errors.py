@@ -113,7 +113,7 @@ def damaged_model(folder, datasets, model_file):
 
 
 def foreign_version(folder, datasets, model_file):
-    content = model_file.read_bytes().replace(b'\\"version\\": 2', b'\\"version\\": 7')
+    content = model_file.read_bytes().replace(b'\\"version\\": 3', b'\\"version\\": 7')
     assert content != model_file.read_bytes()
     (folder / "new.mlff").write_bytes(content)
     return ["md", "new.mlff", "--steps", "5"]
@@ -206,7 +206,7 @@ CASES = {
     "damaged model": (damaged_model, r"bad\.mlff: (its content does not match its digest|no mlff model file)"),
     "foreign format version": (
         foreign_version,
-        r"new\.mlff: format 'mlff' version 7, this mlff reads 'mlff' version 2",
+        r"new\.mlff: format 'mlff' version 7, this mlff reads 'mlff' version 3 and 2",
     ),
     "data instead of a model": (arguments("show", "WATER"), r"water\.extxyz: no mlff model file"),
     "trajectory that exists": (existing_trajectory, r"--out md\.traj exists; go on with --resume"),
@@ -285,7 +285,11 @@ def test_a_process_shows_no_traceback(tmp_path):
         (lambda ff, w: mlff.GlobalKernel(np.sin, mlff.RBF(), amplitude=-1.0), r"amplitude=-1\.0 must be positive"),
         (
             lambda ff, w: mlff.fit(ff.kernel, w[:5], labels=("hessian",)),
-            r"labels=.*hessian cannot be fitted; choose from",
+            r"no frame has hessian; there are energy, forces",
+        ),
+        (
+            lambda ff, w: mlff.fit(ff.kernel, w[:5], labels=("dipole",)),
+            r"labels: 'dipole' is not known; there are energy, forces",
         ),
         (lambda ff, w: mlff.fit(ff.kernel, w[:5], labels=("energy", "forces"), noise=0.1), r"give one each"),
         (

@@ -11,7 +11,7 @@ ORDER = [
     "linalg.tiles", "linalg.threads",
     "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
     "expansion", "gram", "second_order", "hessians", "carried",
-    "solve", "force_field", "archive", "sgdml", "export", "hyperparameters", "metrics", "fitting",
+    "solve", "functions", "force_field", "archive", "sgdml", "export", "hyperparameters", "metrics", "fitting",
     "calculator", "vibrations", "md", "selfcheck", "report", "learned", "recipes",
     "auditing.findings", "auditing.probes", "auditing.places", "auditing.crossings", "auditing.invariance",
     "auditing.numerics", "auditing.sight", "auditing.smoothness", "auditing.audit",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.vibrations import VibrationsData
 
 import mlff
 from mlff.checks import force_energy_slope
@@ -91,3 +92,30 @@ def test_hessians_and_stress_are_read_and_shaped(datasets, tmp_path):
     np.testing.assert_allclose(
         mlff.Dataset.read(tmp_path / "s.extxyz")[0].labels["stress"], [[1, 6, 5], [6, 2, 4], [5, 4, 3]]
     )
+
+
+def test_hessians_in_npz(tmp_path, water, rng):
+    hessians = rng.standard_normal((len(water), 9, 9))
+    data = mlff.Dataset.read(as_npz(tmp_path / "w.npz", water, H=hessians / KCAL), units="kcal/mol")
+    np.testing.assert_allclose(data.array("hessian"), hessians, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"w\.npz: H has shape .*, expected"):
+        mlff.Dataset.read(as_npz(tmp_path / "w.npz", water, H=hessians[:, :8]), units="kcal/mol")
+
+
+def test_vibrations_of_ase(tmp_path, water, rng):
+    """Rows of fixed atoms are missing; energies and forces are there if the atoms had them."""
+    atoms = water[3].to_ase()
+    hessian = rng.standard_normal((6, 6))
+    VibrationsData.from_2d(atoms, hessian + hessian.T, indices=[0, 2]).write(tmp_path / "v.json")
+    data = mlff.Dataset.read(tmp_path / "v.json")
+    found = data[0].labels["hessian"]
+    rows = [0, 1, 2, 6, 7, 8]
+    np.testing.assert_allclose(found[np.ix_(rows, rows)], hessian + hessian.T)
+    assert np.isnan(found[3:6]).all()
+    assert np.isnan(found[:, 3:6]).all()
+    assert "ASE" in data.units
+    with pytest.raises(ValueError, match="VibrationsData are in eV and Å"):
+        mlff.Dataset.read(tmp_path / "v.json", units="hartree")
+    (tmp_path / "broken.json").write_text('{"__ase_objtype__": "vibrationsdata"')
+    with pytest.raises(ValueError, match=r"broken\.json: no VibrationsData that ASE reads"):
+        mlff.Dataset.read(tmp_path / "broken.json")

@@ -1,9 +1,11 @@
 """Kernel blocks and models of labels of second order against nested differentiation of the kernel's definition."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import properties
 import pytest
@@ -147,3 +149,104 @@ def test_linear_molecules(geometry, numbers, rng):
     frames = labelled([geometry, geometry + 0.1 * rng.standard_normal((3, 3))], numbers)
     matrix, _ = system_matrix(kernel, frames, KINDS)
     properties.assert_matches_dense(matrix, dense(kernel, frames, carried_of(kernel, frames).labels), 1e-10)
+
+
+# -- coincident frames, in multiprecision ---------------------------------------------------------------------------------
+
+PAIRS = np.random.default_rng(11).standard_normal((3, 2, 3, 3))
+FORMS = {
+    "Matérn-5/2": (mlff.Matern52, lambda r: (1 + r + r * r / 3) * mpmath.exp(-r), 5),
+    "RBF": (mlff.RBF, lambda r: mpmath.exp(-r * r / 2), 1),
+}
+
+
+def in_multiprecision(form, scale, lengthscale, x):
+    """∂_v∂_w ∂_v′∂_w′ k(x, x′) at x′ = x for all pairs, by differences with 60 digits more than their step."""
+    mpmath.mp.dps, step = 160, mpmath.mpf(10) ** -30
+
+    def features(y):
+        return [
+            1 / mpmath.sqrt(sum((a - b) ** 2 for a, b in zip(y[i], y[j], strict=True)))
+            for i, j in ((0, 1), (0, 2), (1, 2))
+        ]
+
+    def moved(pair, signs):
+        displaced = np.array([[mpmath.mpf(float(a)) for a in row] for row in x])
+        for sign, direction in zip(signs, pair, strict=True):
+            displaced += np.array([[sign * step * mpmath.mpf(float(d)) for d in row] for row in direction])
+        return displaced
+
+    signs = list(itertools.product((1, -1), repeat=2))
+    points = [[features(moved(pair, s)) for s in signs] for pair in PAIRS]
+
+    def k(one, two):
+        return form(mpmath.sqrt(scale * sum((a - b) ** 2 for a, b in zip(one, two, strict=True))) / lengthscale)
+
+    result = np.empty((len(PAIRS), len(PAIRS)))
+    for i, j in np.ndindex(result.shape):
+        total = mpmath.fsum(
+            s[0] * s[1] * t[0] * t[1] * k(p, q)
+            for s, p in zip(signs, points[i], strict=True)
+            for t, q in zip(signs, points[j], strict=True)
+        )
+        result[i, j] = float(total / (16 * step**4))
+    return result
+
+
+@pytest.mark.parametrize("geometry", [WATER, CO2], ids=["bent", "linear"])
+@pytest.mark.parametrize("name", FORMS)
+def test_coincident_frames_in_multiprecision(name, geometry):
+    """AD of the same rule proves nothing at x = x′, and differences in double precision give nothing of fourth order."""
+    radial, form, scale = FORMS[name]
+    kernel = mlff.GlobalKernel(inverse_distances, radial(lengthscale=0.8), amplitude=1.0).completed([8, 1, 1])
+    labels = {"curvatures": np.zeros((1, 3)), "curvature_vectors": PAIRS[None]}
+    frames = LabelledFrames.uniform(geometry[None], np.array([8, 1, 1]), labels)
+    matrix, rows = system_matrix(kernel, frames, ("curvatures",))
+    (label,) = carry(kernel, frames, {"curvatures": 1.0}, lambda *_: None).labels
+    # the rows are an orthonormal mixture of the labels, which is undone by their coefficients
+    wanted = np.array([0.5 * (np.outer(v, w) + np.outer(w, v)) for v, w in PAIRS.reshape(3, 2, 9)])
+    mixture = np.linalg.lstsq(coefficients(label)[:, 10:].T, wanted.reshape(3, -1).T, rcond=None)[0].T
+    found = mixture @ matrix @ mixture.T
+    exact = in_multiprecision(form, scale, 0.8, geometry)
+    assert len(rows) == 1
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-10 * np.abs(exact).max())
+
+
+# -- planar benzene ---------------------------------------------------------------------------------------------------------
+
+ANGLES = np.pi / 3 * np.arange(6)
+RING = np.stack([np.cos(ANGLES), np.sin(ANGLES), np.zeros(6)], axis=1)
+BENZENE, BENZENE_NUMBERS = np.concatenate([1.39 * RING, 2.48 * RING]), np.array(6 * [6] + 6 * [1])
+
+
+def potential(flat):
+    """Morse bonds, and squares of triple products that only motions out of the plane change; for benzene."""
+    x = flat.reshape(12, 3)
+    first, second = np.triu_indices(12, 1)
+    r = jnp.sqrt(jnp.sum((x[first] - x[second]) ** 2, axis=1))
+    bonds = jnp.sum((1.0 - jnp.exp(-0.7 * (r - 1.2))) ** 2)
+    ring = x[:6]
+    after, before = jnp.roll(ring, 1, axis=0), jnp.roll(ring, -1, axis=0)
+    heights = jnp.sum(jnp.cross(after - ring, before - ring) * (x[6:] - ring), axis=1)
+    return bonds + 0.8 * jnp.sum(heights**2)
+
+
+def test_planar_benzene_keeps_its_modes_out_of_the_plane():
+    """297 independent numbers, 66 of them in the second derivative of the distances alone, and every one is learnt."""
+    with jax.enable_x64(True):
+        flat = BENZENE.ravel()
+        energy, gradient = float(potential(flat)), np.asarray(jax.grad(potential)(flat))
+        hessian = np.asarray(jax.hessian(potential)(flat))
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=2.0))
+    system = System(BENZENE, BENZENE_NUMBERS.astype(np.int32), np.zeros((3, 3)), np.zeros(3, bool))
+    frame = mlff.Frame(system, {"energy": energy, "forces": -gradient.reshape(12, 3), "hessian": hessian})
+    noise = {"forces": 1e-6, "hessian": 1e-6}
+    frames = LabelledFrames.of(mlff.Dataset([frame]))
+    (label,) = carry(kernel.completed(BENZENE_NUMBERS), frames, noise, lambda *_: None).labels
+    assert np.sum(label.rows.noise == 1e-6) == len(label.rows.labels) == 21 + 297
+    force_field = mlff.fit(kernel, mlff.Dataset([frame]), ("forces", "hessian"), noise)
+    found = force_field.hessian(BENZENE)
+    np.testing.assert_allclose(found, hessian, atol=1e-4 * np.abs(hessian).max())
+    upwards = np.zeros((12, 3))
+    upwards[:6, 2] = [1, -1, 1, -1, 1, -1]
+    assert upwards.ravel() @ hessian @ upwards.ravel() > 1.0

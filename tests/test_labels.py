@@ -1,0 +1,168 @@
+"""Fits from any labels: each kind by itself teaches what it says, missing ones allowed."""
+
+import functools
+
+import ase.build
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.calculators.morse import MorsePotential
+
+import mlff
+from descriptors import acsf, inverse_distances
+
+KERNEL = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.5))
+MINIMUM = np.array([[0.0, 0, 0.0], [0, 0.78, -0.58], [0, -0.78, -0.58]])
+
+
+def potential(x):
+    """Two Morse bonds and a bend, eV."""
+    one, two = x[1] - x[0], x[2] - x[0]
+    r, s = jnp.sqrt(jnp.sum(one**2)), jnp.sqrt(jnp.sum(two**2))
+    bonds = sum(4.0 * (1.0 - jnp.exp(-2.0 * (d - 0.97))) ** 2 for d in (r, s))
+    return bonds + 2.0 * (jnp.sum(one * two) / (r * s) + 0.25) ** 2
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[mlff.Frame]:
+    """Geometries around the minimum with all labels that there are."""
+    rng = np.random.default_rng(2)
+    made = []
+    for _ in range(30):
+        x = MINIMUM + 0.08 * rng.standard_normal((3, 3))
+        vectors, pairs = rng.standard_normal((2, 3, 3)), rng.standard_normal((4, 2, 3, 3))
+        with jax.enable_x64(True):
+            energy, gradient = jax.value_and_grad(potential)(jnp.asarray(x))
+            hessian = np.asarray(jax.hessian(potential)(jnp.asarray(x))).reshape(9, 9)
+        products = np.array([hessian @ v.ravel() for v in vectors]).reshape(2, 3, 3)
+        curvatures = np.array([v.ravel() @ hessian @ w.ravel() for v, w in pairs])
+        labels = {
+            "energy": float(energy), "forces": -np.asarray(gradient), "hessian": hessian,
+            "hessian_products": products, "hessian_product_vectors": vectors,
+            "curvatures": curvatures, "curvature_vectors": pairs, "laplacian": np.array(np.trace(hessian)),
+        }  # fmt: skip
+        system = mlff.System(x, np.array([8, 1, 1], np.int32), np.zeros((3, 3)), np.zeros(3, bool))
+        made.append(mlff.Frame(system, labels))
+    return made
+
+
+def having(frames, *names) -> mlff.Dataset:
+    return mlff.Dataset([mlff.Frame(f.system, {name: f.labels[name] for name in names}) for f in frames])
+
+
+def errors(force_field, frames) -> tuple[float, float]:
+    """RMS of forces (eV/Å) and Hessians (eV/Å²) relative to the labels'."""
+    found = [(force_field.forces(f.positions), force_field.hessian(f.positions)) for f in frames]
+    wanted = [(f.labels["forces"], f.labels["hessian"]) for f in frames]
+    return tuple(
+        np.linalg.norm([a[i] - b[i] for a, b in zip(found, wanted, strict=True)])
+        / np.linalg.norm([b[i] for b in wanted])
+        for i in range(2)
+    )
+
+
+LAPLACIAN = mlff.Operator("laplacian", lambda u, x: jnp.trace(jax.hessian(u)(x).reshape(x.size, x.size)), "eV/Å²")
+
+
+@pytest.mark.parametrize(
+    ("labels", "needed"),
+    [
+        (("hessian",), ()),
+        (("forces", "hessian_products"), ("hessian_product_vectors",)),
+        (("forces", "curvatures"), ("curvature_vectors",)),
+        (("forces", LAPLACIAN), ()),
+    ],
+    ids=["hessian", "products", "curvatures", "laplacian"],
+)
+def test_every_kind_teaches(labels, needed, frames):
+    names = [label if isinstance(label, str) else label.name for label in labels]
+    train, test = frames[:8], frames[20:]
+    noise = {name: 1e-4 for name in names}
+    force_field = mlff.fit(KERNEL, having(train, *names, *needed), labels, noise)
+    assert force_field.record["labels"] == names
+    with_them = errors(force_field, test)
+    if "forces" in names:
+        without = errors(mlff.fit(KERNEL, having(train, "forces"), ("forces",), {"forces": 1e-4}), test)
+        assert with_them[1] < 0.7 * without[1]
+    else:
+        assert with_them[1] < 0.2  # from second derivatives alone
+
+
+def test_labels_that_some_frames_lack(frames):
+    """Energies of some, forces of others, two Hessians, one of them without the rows of an atom."""
+    partial = frames[7].labels["hessian"].copy()
+    partial[3:6], partial[:, 3:6] = np.nan, np.nan
+    data = (
+        having(frames[:3], "energy") + having(frames[3:6], "forces", "energy") + having(frames[6:7], "hessian")
+        + mlff.Dataset([mlff.Frame(frames[7].system, {"hessian": partial})])
+    )  # fmt: skip
+    noise = {"energy": 1e-5, "forces": 1e-4, "hessian": 1e-3}
+    force_field = mlff.fit(KERNEL, data, ("energy", "forces", "hessian"), noise)
+    for frame in frames[:6]:
+        assert force_field.energy(frame.positions) == pytest.approx(frame.labels["energy"], abs=1e-3)
+    for frame in frames[3:6]:
+        np.testing.assert_allclose(force_field.forces(frame.positions), frame.labels["forces"], atol=0.02)
+    scale = np.abs(frames[6].labels["hessian"]).max()
+    np.testing.assert_allclose(force_field.hessian(frames[6].positions), frames[6].labels["hessian"], atol=0.01 * scale)
+    found = force_field.hessian(frames[7].positions)
+    known = ~np.isnan(partial)
+    np.testing.assert_allclose(found[known], partial[known], atol=0.01 * scale)
+    assert force_field.label_order == 2
+    with pytest.raises(ValueError, match="frame 0 has none of the labels that are fitted"):
+        mlff.fit(KERNEL, data, ("hessian",), 1e-3)
+    with pytest.raises(ValueError, match=r"curvatures needs curvature_vectors beside it; frame 0 has curvatures"):
+        mlff.fit(KERNEL, having(frames[:2], "curvatures"), ("curvatures",), 1e-3)
+
+
+def test_orders_that_a_kernel_lacks_are_refused(frames):
+    data = having(frames[:3], "forces", "hessian")
+    noise = {"forces": 1e-4, "hessian": 1e-3}
+    rough = KERNEL.replace(radial=mlff.Matern32(lengthscale=1.5))
+    with pytest.raises(ValueError, match="a force field from forces and hessian does not exist for Matérn-3/2"):
+        mlff.fit(rough, data, ("forces", "hessian"), noise)
+    smooth = mlff.fit(KERNEL.replace(radial=mlff.Matern52(lengthscale=1.5)), data, ("forces", "hessian"), noise)
+    assert np.isfinite(smooth.hessian(MINIMUM)).all()  # labels of order 2 and a result of order 2: just so
+
+
+def test_models_with_curvature_are_saved_and_loaded(frames, tmp_path):
+    force_field = mlff.fit(KERNEL, having(frames[:3], "forces", "hessian"), ("forces", "hessian"))
+    force_field.save(tmp_path / "w.mlff")
+    again = mlff.load(tmp_path / "w.mlff")
+    x = frames[9].positions
+    assert again.energy(x) == force_field.energy(x)
+    np.testing.assert_array_equal(again.hessian(x), force_field.hessian(x))
+    force_field.export(tmp_path / "w.exported")
+    np.testing.assert_allclose(mlff.load_export(tmp_path / "w.exported").forces(x), force_field.forces(x), atol=1e-10)
+
+
+def test_stress_labels():
+    """Crystals that differ in their cells: with stresses the model follows them, with forces alone it does not."""
+    rng = np.random.default_rng(4)
+    frames = []
+    for _ in range(24):
+        atoms = ase.build.bulk("Cu", "sc", a=2.6)
+        atoms = atoms.repeat((2, 1, 1))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.03 * rng.standard_normal((3, 3))), scale_atoms=True)
+        atoms.positions += 0.05 * rng.standard_normal((2, 3))
+        atoms.calc = MorsePotential(epsilon=0.3, r0=2.6, rho0=4.0, rcut1=3.4, rcut2=4.6)
+        labels = {
+            "energy": atoms.get_potential_energy(),
+            "forces": atoms.get_forces(),
+            "stress": atoms.get_stress(voigt=False),
+        }
+        frames.append(mlff.Frame(mlff.System.from_ase(atoms), labels))
+    kernel = mlff.LocalKernel(functools.partial(acsf, cutoff=4.6), mlff.RBF(lengthscale=3.0))
+    train, test = mlff.Dataset(frames[:5]), frames[16:]
+    noise = {"energy": 1e-4, "forces": 1e-3, "stress": 1e-4}
+
+    def error(labels):
+        force_field = mlff.fit(kernel, train, labels, {label: noise[label] for label in labels})
+        found = np.array([force_field.stress(f.positions, f.cell) for f in test])
+        return np.linalg.norm(found - [f.labels["stress"] for f in test]) / np.linalg.norm(
+            [f.labels["stress"] for f in test]
+        )
+
+    without, alone, together = (error(labels) for labels in (("forces",), ("stress",), ("forces", "stress")))
+    assert together < 0.5 * without
+    assert alone < 0.2
