@@ -14,8 +14,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from scipy.spatial.distance import pdist
 
 from mlff.archive import load
-from mlff.force_field import ForceField, require_atoms
+from mlff.force_field import ForceField
 from mlff.neighbors import REACH, closest_pairs
+from mlff.requests import require_atoms
 from mlff.units import symbols
 
 logger = logging.getLogger(__name__)
