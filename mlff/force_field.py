@@ -110,7 +110,7 @@ class ForceField(struct.PyTreeNode):
         Raises:
             ValueError: the kernel is not smooth enough for labels of this order (design: m + n ≤ order), or no such atoms.
         """
-        self._require_order(2, "the Hessian")
+        self.require_derivative(2, "the Hessian")
         one_geometry("the Hessian", positions)
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         atoms = None if moving is None else chosen_atoms(moving, prepared.atoms)
@@ -139,7 +139,7 @@ class ForceField(struct.PyTreeNode):
         Raises:
             ValueError: the kernel is not smooth enough for a Hessian, or no such shapes.
         """
-        self._require_order(2, "the Hessian")
+        self.require_derivative(2, "the Hessian")
         one_geometry("the Hessian", positions)
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         directions = displacements("vectors", vectors, positions.shape, (2, 3))
@@ -172,7 +172,7 @@ class ForceField(struct.PyTreeNode):
         """
         one_geometry("a derivative along directions", positions)
         directions = displacements("directions", directions, np.shape(positions), (4,))
-        self._require_order(directions.shape[1], f"the derivative of order {directions.shape[1]}")
+        self.require_derivative(directions.shape[1], f"the derivative of order {directions.shape[1]}")
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         last, sets = directions[:, -1], directions[:, :-1]
         derivatives = np.empty(len(sets))
@@ -209,7 +209,7 @@ class ForceField(struct.PyTreeNode):
         if order not in (2, 3, 4):
             raise ValueError(f"order={order} must be 2, 3 or 4; directional_derivatives takes any")
         one_geometry("force constants", positions)
-        self._require_order(order, f"a force constant of order {order}")
+        self.require_derivative(order, f"a force constant of order {order}")
         directions = displacements("directions", directions, np.shape(positions), (3,))
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         chosen = unordered_choices(len(directions), order - 1)
@@ -241,11 +241,20 @@ class ForceField(struct.PyTreeNode):
         Raises:
             ValueError: the descriptor takes no cell, or the kernel is not smooth enough.
         """
-        self._require_order(2, "the second derivative by strain")
+        self.require_derivative(2, "the second derivative by strain")
         prepared, *geometry = self._strainable("strain", positions, cell, pbc, numbers)
         with jax.enable_x64(True):
             pure, mixed = prepared.functions.strain_derivatives(prepared.leaves, prepared.numbers, *geometry)
             return np.array(pure), np.array(mixed)
+
+    def require_derivative(self, order: int, what: str) -> None:
+        """Refuse a derivative of the energy that does not exist everywhere.
+
+        Raises:
+            ValueError: naming `what`, and kernels that have it.
+        """
+        for radial in self.kernel.radials:
+            require_order(radial, self.label_order, order, what)
 
     def save(self, path) -> None:
         """Write the model file, whole or not at all; `mlff.load` reads it."""
@@ -334,10 +343,6 @@ class ForceField(struct.PyTreeNode):
         if abs(np.linalg.det(cell)) == 0.0:
             raise ValueError("cell: its volume is zero; give three cell vectors as rows, Å")
         return prepared, positions, cell, neighbors
-
-    def _require_order(self, order: int, what: str) -> None:
-        for radial in self.kernel.radials:
-            require_order(radial, self.label_order, order, what)
 
     def _gradients_along(self, prepared: Prepared, positions: np.ndarray, around: tuple, sets: np.ndarray, memory: int):
         """(slice of the sets, derivatives of the gradient along their directions), chunk by chunk."""
