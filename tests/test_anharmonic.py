@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.constraints import FixAtoms
 from ase.optimize import BFGS
 
 import mlff
@@ -20,9 +21,9 @@ from mlff.vibrations import FREQUENCY_UNIT, motions
 
 @pytest.fixture(scope="module")
 def water_atoms(water):
-    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern72(lengthscale=3.0), mlff.find_permutations(water))
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=0.15), mlff.find_permutations(water))
     atoms = Atoms("OH2", water[0].positions)
-    atoms.calc = mlff.Calculator(mlff.fit(kernel, water[:60]))
+    atoms.calc = mlff.Calculator(mlff.fit(kernel, water))
     BFGS(atoms, logfile=None).run(fmax=1e-6, steps=300)
     return atoms
 
@@ -55,7 +56,7 @@ def ladder(modes, size):
     return result
 
 
-def hamiltonian(omega, cubic, quartic, rotational=None, coriolis=None, size=9):
+def hamiltonian(omega, cubic, quartic, rotational=None, coriolis=None, size=7):
     """Watson's Hamiltonian without rotation, to the terms that the perturbation theory is made of."""
     k = len(omega)
     operators = ladder(k, size)
@@ -173,7 +174,7 @@ def by_differences(atoms, hessian, step=0.05):
 def test_water_by_differences_of_its_own_hessians(water_atoms):
     found = mlff.anharmonic_frequencies(water_atoms)
     force_field = water_atoms.calc.force_field
-    expected, coriolis = by_differences(water_atoms, lambda atoms: force_field.hessian(atoms.positions))
+    expected, coriolis = by_differences(water_atoms, lambda atoms: force_field.hessian(atoms.positions), step=0.02)
     np.testing.assert_allclose(found.fundamentals, expected.fundamentals, atol=0.05)
     np.testing.assert_allclose(found.constants, expected.constants, atol=0.05)
     assert found.zero_point_energy == pytest.approx(expected.zero_point_energy, abs=0.05)
@@ -193,7 +194,6 @@ def test_waters_fundamentals_are_gfn2_xtbs(water_atoms, datasets, monkeypatch):
     BFGS(atoms, logfile=None).run(fmax=1e-5, steps=100)
     expected, _ = by_differences(atoms, lambda moved: generate.hessian(moved, calculator))
     found = mlff.anharmonic_frequencies(water_atoms)
-    print(found, expected)
     np.testing.assert_allclose(found.fundamentals, expected.fundamentals, atol=5.0)
     assert np.abs(found.fundamentals - found.harmonic).max() > 100.0
 
@@ -208,6 +208,39 @@ def test_what_is_refused(water_atoms, water_model):
     moved.positions[0, 0] += 0.01
     with pytest.raises(ValueError, match="needs a minimum of the energy, and the largest force is"):
         mlff.anharmonic_frequencies(moved)
-    moved.pbc = True
-    with pytest.raises(ValueError, match="takes a free molecule|takes no cell"):
+    moved.set_constraint(FixAtoms([0]))
+    with pytest.raises(ValueError, match="takes a free molecule"):
         mlff.anharmonic_frequencies(moved)
+    moved.set_constraint()
+    moved.positions = [[0, 0, 0], [0, 0, 0.96], [0, 0, -0.96]]
+    with pytest.raises(ValueError, match="takes no linear molecule of more than two atoms"):
+        mlff.anharmonic_frequencies(moved)
+
+
+def test_a_saddle_is_refused(water_atoms, monkeypatch):
+    hessian = mlff.ForceField.hessian
+    monkeypatch.setattr(mlff.ForceField, "hessian", lambda *args, **kwargs: -hessian(*args, **kwargs))
+    with pytest.raises(ValueError, match="3 imaginary frequencies"):
+        mlff.anharmonic_frequencies(water_atoms)
+
+
+def test_a_diatomic_molecule_fitted_to_a_morse_potential():
+    """Hydrogen chloride: the closed solution ω − ω²/2D, with ω = ħ a √(2D/μ)."""
+    depth, width, length = 4.6, 1.87, 1.275  # eV, 1/Å, Å
+    frames = []
+    for r in np.linspace(1.0, 1.75, 60):
+        decay = np.exp(-width * (r - length))
+        force = -2 * depth * width * decay * (1 - decay)
+        system = mlff.System(np.array([[0, 0, 0], [0, 0, r]]), np.array([17, 1]), np.zeros((3, 3)), np.zeros(3, bool))
+        forces = np.array([[0, 0, -force], [0, 0, force]])
+        frames.append(mlff.Frame(system, {"energy": depth * (1 - decay) ** 2, "forces": forces}))
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=0.4))
+    atoms = Atoms("ClH", [[0, 0, 0], [0, 0, length]])
+    atoms.calc = mlff.Calculator(mlff.fit(kernel, mlff.Dataset(frames), noise=1e-5))
+    BFGS(atoms, logfile=None).run(fmax=1e-7, steps=100)
+    mass = 1 / np.sum(1 / atoms.get_masses())
+    omega = 521.4709 * width * np.sqrt(2 * depth / mass)
+    found = mlff.anharmonic_frequencies(atoms)
+    assert found.harmonic[0] == pytest.approx(omega, rel=1e-4)
+    assert found.fundamentals[0] == pytest.approx(omega - omega**2 / (2 * depth * 8065.544), abs=1.0)
+    assert found.zero_point_energy == pytest.approx(omega / 2 - omega**2 / (16 * depth * 8065.544), abs=1.0)
