@@ -23,7 +23,7 @@ rng = np.random.default_rng(0)
 grid = np.stack(np.meshgrid(*[np.arange(5)] * 3), axis=-1).reshape(-1, 3)[:atoms]
 positions = 2.4 * grid + 0.1 * rng.standard_normal((atoms, 3))
 numbers = np.full(atoms, 18)
-descriptor = functools.partial(acsf, cutoff=4.5)
+descriptor = functools.partial(acsf, cutoff=4.0)
 kernel = mlff.LocalKernel(descriptor, mlff.RBF(lengthscale=5.0)).completed(numbers)
 features = 22
 channel = Channel.build(
