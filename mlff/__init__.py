@@ -36,6 +36,11 @@ _PUBLIC = {
     "Calculator": "calculator",
     "normal_modes": "vibrations",
     "frequencies": "vibrations",
+    "lowest_modes": "modes",
+    "anharmonic_frequencies": "anharmonic",
+    "elastic_constants": "elasticity",
+    "phonon_force_constants": "phonons",
+    "phonopy_of": "phonons",
     "self_check": "selfcheck",
 }
 

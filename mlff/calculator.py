@@ -14,8 +14,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from scipy.spatial.distance import pdist
 
 from mlff.archive import load
-from mlff.force_field import ForceField, require_atoms
+from mlff.force_field import ForceField
 from mlff.neighbors import REACH, closest_pairs
+from mlff.requests import require_atoms
 from mlff.units import symbols
 
 logger = logging.getLogger(__name__)
@@ -55,15 +56,9 @@ class Calculator(ASECalculator):
             self.results = {}
         atoms, model = self.atoms, self.force_field
         if not _GEOMETRY.isdisjoint(system_changes) or not self.results:
-            require_atoms(model, atoms.numbers, "atoms")
+            self._require(atoms)
             self._name_close_atoms(atoms)
-        if not self._periodic and atoms.pbc.any():
-            raise ValueError(
-                f"atoms: periodic, but the descriptor {model.kernel.leaves[0].descriptor.name} takes no cell; "
-                "set atoms.pbc = False for an isolated molecule"
-            )
-        numbers = atoms.numbers if model.kernel.transferable else None
-        where = (atoms.positions, atoms.cell.array, atoms.pbc, numbers)
+        where = self._where(atoms)
         if "energy" not in self.results:
             energy, forces = model.energy_and_forces(*where)
             self.results.update(energy=energy, free_energy=energy, forces=forces)
@@ -95,6 +90,46 @@ class Calculator(ASECalculator):
                     pair, distance, seen,
                 )  # fmt: skip
 
-    def get_hessian(self, atoms=None) -> np.ndarray:
-        """Hessian of the energy, eV/Å², shape (3n, 3n), row = 3·atom + xyz."""
-        return self.get_property("hessian", atoms)
+    def get_hessian(self, atoms=None, moving=None) -> np.ndarray:
+        """Hessian of the energy, eV/Å², shape (3n, 3n), row = 3·atom + xyz; of the atoms `moving` alone, their block."""
+        if moving is None:
+            return self.get_property("hessian", atoms)
+        force_field, geometry = self.located(atoms or self.atoms)
+        return force_field.hessian(**geometry, moving=moving)
+
+    def located(self, atoms) -> tuple[ForceField, dict]:
+        """The force field, and the geometry of the atoms as keyword arguments of its methods.
+
+        Raises:
+            ValueError: atoms that the force field cannot take.
+        """
+        self._require(atoms)
+        names = ("positions", "cell", "pbc", "numbers")
+        return self.force_field, dict(zip(names, self._where(atoms), strict=True))
+
+    def _require(self, atoms) -> None:
+        require_atoms(self.force_field, atoms.numbers, "atoms")
+        if not self._periodic and atoms.pbc.any():
+            raise ValueError(
+                f"atoms: periodic, but the descriptor {self.force_field.kernel.leaves[0].descriptor.name} takes no cell; "
+                "set atoms.pbc = False for an isolated molecule"
+            )
+
+    def _where(self, atoms) -> tuple:
+        numbers = atoms.numbers if self.force_field.kernel.transferable else None
+        return atoms.positions, atoms.cell.array, atoms.pbc, numbers
+
+
+def located(atoms, what: str) -> tuple[ForceField, dict]:
+    """Force field and geometry of atoms whose calculator is ours.
+
+    Arguments:
+        what: is asked for, for the message.
+    Raises:
+        ValueError: another calculator, or atoms that the force field cannot take.
+    """
+    if not isinstance(atoms.calc, Calculator):
+        raise ValueError(
+            f"atoms.calc: {what} needs mlff.Calculator(force_field), received {type(atoms.calc).__name__}; attach one"
+        )
+    return atoms.calc.located(atoms)

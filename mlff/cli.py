@@ -224,8 +224,8 @@ def _start(force_field, path: pathlib.Path | None):
     from ase.optimize import BFGS
 
     from mlff.calculator import Calculator
-    from mlff.force_field import require_atoms
     from mlff.readers import read_geometry
+    from mlff.requests import require_atoms
 
     if path is not None:
         atoms = read_geometry(path).to_ase()

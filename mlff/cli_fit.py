@@ -116,8 +116,8 @@ def _model(data, name: Recipe, descriptor, kernel: Radial | None, lengthscale, r
 
 def _require_comparable(model, training, held) -> None:
     """Before the work, not after it."""
-    from mlff.force_field import require_same_order
     from mlff.metrics import require_disjoint
+    from mlff.requests import require_same_order
 
     require_disjoint(training.fingerprints(), held)
     if not model.transferable:

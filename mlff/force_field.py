@@ -1,86 +1,31 @@
-"""From one energy function to forces, stress and Hessians, for every kind of model."""
+"""From one energy function to forces, stress, Hessians and force constants, for every kind of model."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from mlff.batching import DEFAULT_MEMORY, chunk_size, map_chunks
+from mlff.derivatives import symmetric_tensor, unordered_choices
 from mlff.expansion import Expansion
 from mlff.images import surroundings
 from mlff.kernels import Kernel
 from mlff.labelled import Batch
+from mlff.prepared import Prepared, arrived
 from mlff.radial import require_order
-from mlff.units import formula, symbols
+from mlff.requests import chosen_atoms, displacements, one_geometry, require_atoms
+from mlff.units import formula
 
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
-_HESSIAN_MEMORY = 256 * 2**20
+Vectors = Float[np.ndarray | jax.Array, "*k n 3"]
+_HESSIAN_MEMORY = 32 * 2**20  # bytes in flight; more is slower: measured, ethanol, 1-hexanol and 100 atoms
 _NO_CELL = np.zeros((3, 3))
-_POLLING = 1e-3  # s
-
-
-def _packed(model: Expansion, numbers, positions, cell, neighbors):
-    """Energy and forces in one array, so that one transfer brings both."""
-    energy, gradient = jax.value_and_grad(model.energy)(positions, numbers, cell, neighbors)
-    return jnp.concatenate([energy[None], -gradient.ravel()])
-
-
-def _hessian(model: Expansion, numbers, positions, cell, neighbors, rows_at_once: int):
-    def gradient(flat):
-        return jax.grad(lambda x: model.energy(x.reshape(positions.shape), numbers, cell, neighbors))(flat)
-
-    _, product = jax.linearize(gradient, positions.ravel())
-    rows = jax.lax.map(product, jnp.eye(positions.size), batch_size=rows_at_once)
-    return 0.5 * (rows + rows.T)
-
-
-def _stress(model: Expansion, numbers, positions, cell, neighbors):
-    def strained(strain):
-        deformation = jnp.eye(3) + strain
-        return model.energy(positions @ deformation, numbers, cell @ deformation, neighbors)
-
-    return jax.grad(strained)(jnp.zeros((3, 3))) / jnp.abs(jnp.linalg.det(cell))
-
-
-class _Compiled:
-    """The compiled functions of all models of one structure (descriptor, radial function; sizes by their shapes).
-
-    They take the model as a flat list of arrays: taking a pytree apart anew would cost as much as an evaluation.
-    """
-
-    def __init__(self, structure):
-        def flat(function, **options):
-            def call(leaves, *args, **static):
-                return function(jax.tree.unflatten(structure, leaves), *args, **static)
-
-            return jax.jit(call, **options)
-
-        self.single = flat(_packed)
-        self.batch = flat(
-            lambda model, numbers, x, around: jax.vmap(lambda y, a: _packed(model, numbers, y, *a))(x, around)
-        )
-        self.hessian = flat(_hessian, static_argnames="rows_at_once")
-        self.stress = flat(_stress)
-
-
-_compiled = functools.lru_cache(maxsize=64)(_Compiled)
-
-
-def _arrived(result: jax.Array) -> np.ndarray:
-    """The result as NumPy array. A thread put to sleep takes as long to wake as a small model takes to evaluate,
-    so look a while before sleeping."""
-    limit = time.perf_counter() + _POLLING
-    while not result.is_ready() and time.perf_counter() < limit:
-        pass
-    return np.asarray(result)
 
 
 class ForceField(struct.PyTreeNode):
@@ -133,7 +78,7 @@ class ForceField(struct.PyTreeNode):
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         if positions.ndim == 2:
             with jax.enable_x64(True):
-                packed = _arrived(prepared.functions.single(prepared.leaves, prepared.numbers, positions, *around))
+                packed = arrived(prepared.functions.single(prepared.leaves, prepared.numbers, positions, *around))
             if not np.isfinite(packed).all():
                 self._refuse(positions)
             return float(packed[0]), packed[1:].reshape(positions.shape).copy()
@@ -146,21 +91,132 @@ class ForceField(struct.PyTreeNode):
             self._refuse(positions)
         return packed[:, 0].copy(), packed[:, 1:].reshape(positions.shape)
 
-    def hessian(self, positions: Positions, cell=None, pbc=None, numbers=None, memory: int = _HESSIAN_MEMORY):
+    def hessian(
+        self,
+        positions: Positions,
+        cell=None,
+        pbc=None,
+        numbers=None,
+        memory: int = _HESSIAN_MEMORY,
+        moving: Integer[np.ndarray, " m"] | Sequence[int] | None = None,
+    ) -> np.ndarray:
         """Second derivatives ∂²E/∂x², eV/Å², shape (3n, 3n), row = 3·atom + xyz; forward over reverse.
 
+        Arguments:
+            positions: shape (n, 3), Å; the others as for `energy_and_forces`.
+            memory: bytes of intermediate arrays to stay within, as far as one column at a time can.
+            moving: indices of m atoms; the result is then their block in this order, shape (3m, 3m), and only the columns
+                of these atoms are computed.
         Raises:
-            ValueError: the kernel is not smooth enough for labels of this order (design: m + n ≤ order).
+            ValueError: the kernel is not smooth enough for labels of this order (design: m + n ≤ order), or no such atoms.
         """
-        for radial in self.kernel.radials:
-            require_order(radial, self.label_order, 2, "the Hessian")
-        _one_geometry("the Hessian", positions)
+        self.require_derivative(2, "the Hessian")
+        one_geometry("the Hessian", positions)
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
-        rows = min(positions.size, chunk_size(prepared.bytes_per_geometry, memory))
+        atoms = None if moving is None else chosen_atoms(moving, prepared.atoms)
+        rows = chunk_size(prepared.bytes_per_direction(positions, around), memory)
+        rows = min(rows, positions.size if atoms is None else 3 * len(atoms))
         with jax.enable_x64(True):
-            return np.array(
-                prepared.functions.hessian(prepared.leaves, prepared.numbers, positions, *around, rows_at_once=rows)
-            )
+            arguments = (prepared.leaves, prepared.numbers, positions, *around, atoms)
+            return np.array(prepared.functions.hessian(*arguments, rows_at_once=rows))
+
+    def hessian_vector_product(
+        self,
+        positions: Positions,
+        vectors: Vectors,
+        cell=None,
+        pbc=None,
+        numbers=None,
+        memory: int = _HESSIAN_MEMORY,
+    ) -> np.ndarray:
+        """Products H·v of the Hessian with vectors, without the Hessian: the gradient differentiated along v.
+
+        Arguments:
+            positions: shape (n, 3), Å; the others as for `energy_and_forces`.
+            vectors: shape (n, 3), or (k, n, 3) for several.
+        Returns:
+            eV/Å² times the unit of the vectors, in their shape.
+        Raises:
+            ValueError: the kernel is not smooth enough for a Hessian, or no such shapes.
+        """
+        self.require_derivative(2, "the Hessian")
+        one_geometry("the Hessian", positions)
+        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        directions = displacements("vectors", vectors, positions.shape, (2, 3))
+        sets = directions.reshape(-1, 1, *positions.shape)
+        products = np.empty((len(sets), *positions.shape))
+        for piece, gradients in self._gradients_along(prepared, positions, around, sets, memory):
+            products[piece] = gradients
+        return products.reshape(directions.shape)
+
+    def directional_derivatives(
+        self,
+        positions: Positions,
+        directions: Float[np.ndarray | jax.Array, "c order n 3"],
+        cell=None,
+        pbc=None,
+        numbers=None,
+        memory: int = _HESSIAN_MEMORY,
+    ) -> np.ndarray:
+        """Mixed derivatives of the energy along straight lines, one for each of c sets of directions.
+
+            D^m E [d_1, …, d_m] = ∂^m E(x + Σ_i t_i d_i)/∂t_1…∂t_m at t = 0
+
+        Arguments:
+            positions: shape (n, 3), Å; the others as for `energy_and_forces`.
+            directions: shape (c, order, n, 3).
+        Returns:
+            shape (c,), eV when the t_i are numbers and the directions in Å.
+        Raises:
+            ValueError: the kernel does not have derivatives of this order, or no such shapes.
+        """
+        one_geometry("a derivative along directions", positions)
+        directions = displacements("directions", directions, np.shape(positions), (4,))
+        self.require_derivative(directions.shape[1], f"the derivative of order {directions.shape[1]}")
+        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        last, sets = directions[:, -1], directions[:, :-1]
+        derivatives = np.empty(len(sets))
+        for piece, gradients in self._gradients_along(prepared, positions, around, sets, memory):
+            derivatives[piece] = np.einsum("cna,cna->c", gradients, last[piece])
+        return derivatives
+
+    def force_constants(
+        self,
+        positions: Positions,
+        directions: Float[np.ndarray | jax.Array, "k n 3"],
+        order: int,
+        cell=None,
+        pbc=None,
+        numbers=None,
+        memory: int = _HESSIAN_MEMORY,
+    ) -> np.ndarray:
+        """Force constants along directions, such as normal modes: quadratic, cubic or quartic.
+
+            Φ_ij… = D^order E [d_i, d_j, …]
+
+        Of every unordered choice of order − 1 directions the derivative of the gradient is taken once.
+
+        Arguments:
+            positions: shape (n, 3), Å; the others as for `energy_and_forces`.
+            directions: shape (k, n, 3).
+            order: 2, 3 or 4.
+        Returns:
+            symmetric tensor of shape (k,)*order; eV when the directions are in Å.
+        Raises:
+            ValueError: another order, one that the kernel does not have (the message names kernels that do), or no such
+                shapes.
+        """
+        if order not in (2, 3, 4):
+            raise ValueError(f"order={order} must be 2, 3 or 4; directional_derivatives takes any")
+        one_geometry("force constants", positions)
+        self.require_derivative(order, f"a force constant of order {order}")
+        directions = displacements("directions", directions, np.shape(positions), (3,))
+        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        chosen = unordered_choices(len(directions), order - 1)
+        contracted = np.empty((len(chosen), len(directions)))
+        for piece, gradients in self._gradients_along(prepared, positions, around, directions[chosen], memory):
+            contracted[piece] = np.tensordot(gradients, directions, axes=((1, 2), (1, 2)))
+        return symmetric_tensor(chosen, contracted)
 
     def stress(self, positions: Float[np.ndarray | jax.Array, "n 3"], cell, pbc=None, numbers=None) -> np.ndarray:
         """Stress ∂E/∂ε/V, eV/Å³, shape (3, 3), tension positive; positions and cell deform by 1 + ε.
@@ -168,15 +224,37 @@ class ForceField(struct.PyTreeNode):
         Raises:
             ValueError: the descriptor takes no cell, so that no stress is defined.
         """
-        if not self._takes_cell:
-            raise ValueError(f"stress: descriptor {self._name} takes no cell, so there is no stress")
-        _one_geometry("the stress", positions)
-        prepared, positions, (_, neighbors) = self._checked(positions, cell, pbc, numbers)
-        cell = np.asarray(cell, dtype=np.float64)
-        if abs(np.linalg.det(cell)) == 0.0:
-            raise ValueError("cell: its volume is zero; give three cell vectors as rows, Å")
+        prepared, *geometry = self._strainable("stress", positions, cell, pbc, numbers)
         with jax.enable_x64(True):
-            return np.array(prepared.functions.stress(prepared.leaves, prepared.numbers, positions, cell, neighbors))
+            return np.array(prepared.functions.stress(prepared.leaves, prepared.numbers, *geometry))
+
+    def strain_derivatives(
+        self, positions: Float[np.ndarray | jax.Array, "n 3"], cell, pbc=None, numbers=None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Second derivatives of the energy with respect to strain, and to strain and positions.
+
+        The symmetric strain ε deforms positions and cell by 1 + ε; its components η are in Voigt order xx yy zz yz xz xy,
+        with engineering shears 2 ε_yz, 2 ε_xz, 2 ε_xy. Displacements of atoms deform with the cell.
+
+        Returns:
+            ∂²E/∂η∂η, eV, shape (6, 6); ∂²E/∂η∂x, eV/Å, shape (6, n, 3).
+        Raises:
+            ValueError: the descriptor takes no cell, or the kernel is not smooth enough.
+        """
+        self.require_derivative(2, "the second derivative by strain")
+        prepared, *geometry = self._strainable("strain", positions, cell, pbc, numbers)
+        with jax.enable_x64(True):
+            pure, mixed = prepared.functions.strain_derivatives(prepared.leaves, prepared.numbers, *geometry)
+            return np.array(pure), np.array(mixed)
+
+    def require_derivative(self, order: int, what: str) -> None:
+        """Refuse a derivative of the energy that does not exist everywhere.
+
+        Raises:
+            ValueError: naming `what`, and kernels that have it.
+        """
+        for radial in self.kernel.radials:
+            require_order(radial, self.label_order, order, what)
 
     def save(self, path) -> None:
         """Write the model file, whole or not at all; `mlff.load` reads it."""
@@ -204,18 +282,18 @@ class ForceField(struct.PyTreeNode):
     # -- where NumPy goes in ---------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _prepared(self) -> dict[bytes, _Prepared]:
+    def _prepared(self) -> dict[bytes, Prepared]:
         return {}
 
-    def _prepare(self, numbers: np.ndarray) -> _Prepared:
+    def _prepare(self, numbers: np.ndarray) -> Prepared:
         """Compiled functions and the model's arrays on the device, for one composition."""
         key = numbers.tobytes()
         if key not in self._prepared:
-            self._prepared[key] = _Prepared.of(self.model.arranged(numbers), numbers)
+            self._prepared[key] = Prepared.of(self.model.arranged(numbers), numbers)
         return self._prepared[key]
 
     @functools.cached_property
-    def _own(self) -> _Prepared | None:
+    def _own(self) -> Prepared | None:
         return None if self.numbers is None else self._prepare(np.asarray(self.numbers, dtype=np.int32))
 
     @functools.cached_property
@@ -226,7 +304,7 @@ class ForceField(struct.PyTreeNode):
     def _name(self) -> str:
         return self.kernel.leaves[0].descriptor.name
 
-    def _checked(self, positions, cell, pbc, numbers) -> tuple[_Prepared, np.ndarray, tuple]:
+    def _checked(self, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, tuple]:
         """Prepared model, positions, and (cell, neighbours) of one geometry or of each of a batch."""
         positions = np.asarray(positions, dtype=np.float64)
         prepared = self._own if numbers is None else self._prepare(self._known(numbers))
@@ -255,6 +333,26 @@ class ForceField(struct.PyTreeNode):
             prepared.width = around[1].indices.shape[-1]
         return prepared, positions, jax.tree.map(lambda leaf: leaf[0], around) if single else around
 
+    def _strainable(self, what: str, positions, cell, pbc, numbers) -> tuple:
+        """Prepared model, positions, cell and neighbours of one geometry whose cell can be deformed."""
+        if not self._takes_cell:
+            raise ValueError(f"{what}: descriptor {self._name} takes no cell, so there is no {what}")
+        one_geometry(f"the {what}", positions)
+        prepared, positions, (_, neighbors) = self._checked(positions, cell, pbc, numbers)
+        cell = np.asarray(cell, dtype=np.float64)
+        if abs(np.linalg.det(cell)) == 0.0:
+            raise ValueError("cell: its volume is zero; give three cell vectors as rows, Å")
+        return prepared, positions, cell, neighbors
+
+    def _gradients_along(self, prepared: Prepared, positions: np.ndarray, around: tuple, sets: np.ndarray, memory: int):
+        """(slice of the sets, derivatives of the gradient along their directions), chunk by chunk."""
+        # every forward pass doubles what the function computes
+        size = chunk_size(prepared.bytes_per_direction(positions, around) << max(0, sets.shape[1] - 1), memory)
+        function = functools.partial(
+            prepared.functions.gradient_along, prepared.leaves, prepared.numbers, positions, *around
+        )
+        yield from map_chunks(function, (sets,), size)
+
     def _known(self, numbers) -> np.ndarray:
         """Atomic numbers other than the force field's own, where it can take them."""
         numbers = np.asarray(numbers, dtype=np.int32)
@@ -272,55 +370,3 @@ class ForceField(struct.PyTreeNode):
     def _require_finite(self, positions: np.ndarray) -> None:
         if not np.isfinite(positions).all():
             raise ValueError("positions: not all finite; a previous step of the simulation may have diverged")
-
-
-@dataclasses.dataclass
-class _Prepared:
-    """A model on the device, for one composition. `width`: of its neighbour lists, which only grows."""
-
-    functions: _Compiled
-    leaves: list
-    numbers: jax.Array
-    atoms: int
-    bytes_per_geometry: int
-    width: int = 0
-
-    @classmethod
-    def of(cls, model: Expansion, numbers: np.ndarray) -> _Prepared:
-        with jax.enable_x64(True):
-            leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, model))
-            on_device = jnp.asarray(numbers, dtype=jnp.int32)
-        return cls(_compiled(structure), leaves, on_device, len(numbers), model.bytes_per_geometry)
-
-
-def require_atoms(force_field: ForceField, numbers: np.ndarray, where: str) -> None:
-    """Refuse atoms that a force field cannot take: for local kernels elements that it does not know, else any other
-    number, kind or order of atoms.
-
-    Raises:
-        ValueError: naming both.
-    """
-    if not force_field.kernel.transferable:
-        require_same_order(force_field.numbers, numbers, where)
-        return
-    known = next(leaf.elements for leaf in force_field.kernel.leaves)
-    if unknown := sorted({int(z) for z in numbers} - set(known)):
-        raise ValueError(
-            f"{where}: the force field knows {', '.join(symbols(known))}, not {', '.join(symbols(unknown))}; "
-            "fit one with frames that hold it"
-        )
-
-
-def require_same_order(expected: np.ndarray, numbers: np.ndarray, where: str) -> None:
-    """Refuse atoms that differ from the expected ones in number, kind or order."""
-    if not np.array_equal(numbers, expected):
-        ours, theirs = "".join(symbols(expected)), "".join(symbols(numbers))
-        raise ValueError(
-            f"{where}: the force field is for {ours}, in this order of atoms, received {theirs}; "
-            "reorder the atoms, or fit a force field for them"
-        )
-
-
-def _one_geometry(what: str, positions) -> None:
-    if np.ndim(positions) != 2:
-        raise ValueError(f"positions: {what} takes one geometry, shape (n, 3), not a batch")

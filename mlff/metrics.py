@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 
 from mlff.dataset import Dataset
-from mlff.force_field import ForceField, require_atoms
+from mlff.force_field import ForceField
 from mlff.labelled import LabelledFrames
+from mlff.requests import require_atoms
 from mlff.units import symbols
 
 

@@ -1,15 +1,19 @@
 """Data sets and fitted models that several tests look at; nothing here is changed by a test."""
 
+import functools
 import os
 import pathlib
 
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"  # read when JAX is imported, here and in the tests' processes
 
+import ase.build
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.calculators.tersoff import Tersoff, TersoffParameters
 
 import mlff
-from descriptors import inverse_distances
+from descriptors import acsf, inverse_distances
 
 DATASETS = pathlib.Path(__file__).parent.parent / "datasets"
 
@@ -45,3 +49,36 @@ def water_model(water) -> mlff.ForceField:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def silicon() -> Atoms:
+    """Diamond-structured silicon at rest, two atoms, with Tersoff's potential.
+
+    Source: Tersoff, Phys. Rev. B 38, 9902 (1988), doi 10.1103/PhysRevB.38.9902.
+    """
+    parameters = TersoffParameters(
+        A=1830.8, B=471.18, lambda1=2.4799, lambda2=1.7322, lambda3=0.0, beta=1.1e-6, n=0.78734, c=1.0039e5, d=16.217,
+        h=-0.59825, R=2.85, D=0.15, m=3.0, gamma=1.0,
+    )  # fmt: skip
+    atoms = ase.build.bulk("Si", a=5.432)
+    atoms.calc = Tersoff({("Si", "Si", "Si"): parameters})
+    return atoms
+
+
+@pytest.fixture(scope="session")
+def silicon_model(silicon) -> mlff.ForceField:
+    """Of shaken and strained cells of eight atoms."""
+    rng, frames = np.random.default_rng(0), []
+    for _ in range(20):
+        atoms, strain = ase.build.bulk("Si", cubic=True, a=5.432), 0.02 * rng.standard_normal((3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
+        atoms.rattle(0.05, rng=rng)
+        atoms.calc = silicon.calc
+        system = mlff.System(atoms.positions, atoms.numbers, atoms.cell.array, np.ones(3, bool))
+        frames.append(mlff.Frame(system, {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}))
+    g2 = np.array([(4.0, r) for r in (1.6, 2.1, 2.6, 3.1)])
+    g5 = np.array([(0.05, 1.0, 1.0), (0.05, 2.0, -1.0), (0.05, 4.0, 1.0), (0.05, 1.0, -1.0), (0.2, 2.0, 1.0)])
+    kernel = mlff.LocalKernel(functools.partial(acsf, g2=g2, g4=(), g5=g5, cutoff=4.2), mlff.RBF(lengthscale=3.0))
+    noise = {"energy": 1e-3, "forces": 3e-3}
+    return mlff.fit(kernel, mlff.Dataset(frames), labels=("energy", "forces"), noise=noise)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixCartesian
 from ase.optimize import BFGS
 from ase.vibrations import Vibrations, VibrationsData
 
@@ -61,6 +61,31 @@ def test_constrained_atoms_stay_out(relaxed):
     assert isinstance(modes, VibrationsData)
     assert modes.get_hessian_2d().shape == (6, 6)
     np.testing.assert_allclose(modes.get_hessian_2d(), relaxed.calc.get_hessian(relaxed)[3:, 3:])
+
+
+def test_columns_of_fixed_atoms_are_not_computed(relaxed, monkeypatch):
+    asked, hessian = [], mlff.ForceField.hessian
+
+    def recorded(self, *args, moving=None, **kwargs):
+        asked.append(moving)
+        return hessian(self, *args, moving=moving, **kwargs)
+
+    monkeypatch.setattr(mlff.ForceField, "hessian", recorded)
+    relaxed.set_constraint(FixCartesian([1]))
+    assert mlff.normal_modes(relaxed).get_hessian_2d().shape == (6, 6)
+    assert asked == [[0, 2]]
+
+
+def test_periodic_atoms_keep_their_librations():
+    """Springs to fixed places but for the whole: a periodic cell cannot turn, so that 3n − 3 frequencies are left."""
+
+    class Springs:
+        def get_hessian(self, atoms):
+            return np.eye(9) - np.kron(np.full((3, 3), 1 / 3), np.eye(3))
+
+    atoms = Atoms("Ar3", [[0, 0, 0], [0, 0, 3.0], [0, 3.0, 0]], cell=[9, 9, 9], pbc=True)
+    atoms.calc = Springs()
+    np.testing.assert_allclose(mlff.frequencies(atoms), np.full(6, 521.471 / np.sqrt(39.948)), rtol=1e-4)
 
 
 def test_needs_a_hessian():

@@ -1,0 +1,83 @@
+"""A model on the device, with the compiled functions of its energy."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlff import derivatives
+from mlff.expansion import Expansion
+
+_POLLING = 1e-3  # s
+
+
+class Compiled:
+    """The compiled functions of all models of one structure (descriptor, radial function; sizes by their shapes).
+
+    They take the model as a flat list of arrays: taking a pytree apart anew would cost as much as an evaluation.
+    """
+
+    def __init__(self, structure):
+        def flat(function, **options):
+            def call(leaves, *args, **static):
+                return function(jax.tree.unflatten(structure, leaves), *args, **static)
+
+            return jax.jit(call, **options)
+
+        self.single = flat(derivatives.packed)
+        self.batch = flat(
+            lambda model, numbers, x, around: jax.vmap(lambda y, a: derivatives.packed(model, numbers, y, *a))(
+                x, around
+            )
+        )
+        self.hessian = flat(derivatives.hessian, static_argnames="rows_at_once")
+        self.gradient_along = flat(derivatives.gradient_along)
+        self.stress = flat(derivatives.stress)
+        self.strain_derivatives = flat(derivatives.strain_derivatives)
+
+
+_compiled = functools.lru_cache(maxsize=64)(Compiled)
+
+
+@dataclasses.dataclass
+class Prepared:
+    """A model on the device, for one composition. `width`: of its neighbour lists, which only grows."""
+
+    functions: Compiled
+    model: Expansion
+    leaves: list
+    numbers: jax.Array
+    atoms: int
+    bytes_per_geometry: int
+    width: int = 0
+    _bytes: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Expansion, numbers: np.ndarray) -> Prepared:
+        with jax.enable_x64(True):
+            model = jax.tree.map(jnp.asarray, model)
+            leaves, structure = jax.tree.flatten(model)
+            on_device = jnp.asarray(numbers, dtype=jnp.int32)
+        return cls(_compiled(structure), model, leaves, on_device, len(numbers), model.bytes_per_geometry)
+
+    def bytes_per_direction(self, positions: np.ndarray, around: tuple) -> int:
+        """Size of the intermediate arrays of a gradient, and so of its derivative along one direction, for chunking."""
+        if self.width not in self._bytes:
+            with jax.enable_x64(True):
+                gradient = jax.grad(lambda x: self.model.energy(x, self.numbers, *around))
+                self._bytes[self.width] = derivatives.working_bytes(gradient, positions)
+        return self._bytes[self.width]
+
+
+def arrived(result: jax.Array) -> np.ndarray:
+    """The result as NumPy array. A thread put to sleep takes as long to wake as a small model takes to evaluate,
+    so look a while before sleeping."""
+    limit = time.perf_counter() + _POLLING
+    while not result.is_ready() and time.perf_counter() < limit:
+        pass
+    return np.asarray(result)

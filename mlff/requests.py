@@ -1,0 +1,62 @@
+"""What a force field may be asked: checks of atoms, geometries and directions, each with the remedy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlff.units import symbols
+
+
+def require_atoms(force_field, numbers: np.ndarray, where: str) -> None:
+    """Refuse atoms that a force field cannot take: for local kernels elements that it does not know, else any other
+    number, kind or order of atoms.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if not force_field.kernel.transferable:
+        require_same_order(force_field.numbers, numbers, where)
+        return
+    known = next(leaf.elements for leaf in force_field.kernel.leaves)
+    if unknown := sorted({int(z) for z in numbers} - set(known)):
+        raise ValueError(
+            f"{where}: the force field knows {', '.join(symbols(known))}, not {', '.join(symbols(unknown))}; "
+            "fit one with frames that hold it"
+        )
+
+
+def require_same_order(expected: np.ndarray, numbers: np.ndarray, where: str) -> None:
+    """Refuse atoms that differ from the expected ones in number, kind or order."""
+    if not np.array_equal(numbers, expected):
+        ours, theirs = "".join(symbols(expected)), "".join(symbols(numbers))
+        raise ValueError(
+            f"{where}: the force field is for {ours}, in this order of atoms, received {theirs}; "
+            "reorder the atoms, or fit a force field for them"
+        )
+
+
+def one_geometry(what: str, positions) -> None:
+    """Refuse a batch of geometries where one is taken."""
+    if np.ndim(positions) != 2:
+        raise ValueError(f"positions: {what} takes one geometry, shape (n, 3), not a batch")
+
+
+def chosen_atoms(moving, count: int) -> np.ndarray:
+    """Indices of different atoms below `count`, checked."""
+    atoms = np.asarray(moving)
+    if atoms.ndim != 1 or not len(atoms) or not np.issubdtype(atoms.dtype, np.integer):
+        raise ValueError(f"moving: expected indices of atoms, a list of integers, received {moving!r}")
+    if atoms.min() < 0 or atoms.max() >= count or len(np.unique(atoms)) < len(atoms):
+        raise ValueError(f"moving: expected different atoms from 0 to {count - 1}, received {atoms.tolist()}")
+    return atoms
+
+
+def displacements(name: str, directions, shape: tuple, dimensions: tuple[int, ...]) -> np.ndarray:
+    """As an array of displacements of all atoms, with leading axes."""
+    directions = np.asarray(directions, dtype=np.float64)
+    if directions.ndim not in dimensions or directions.shape[-2:] != tuple(shape) or 0 in directions.shape:
+        expected = " or ".join(f"({'…, ' if d > 3 else 'k, ' if d == 3 else ''}{shape[0]}, 3)" for d in dimensions)
+        raise ValueError(f"{name}: expected shape {expected}, received {directions.shape}")
+    if not np.isfinite(directions).all():
+        raise ValueError(f"{name}: not all finite; give displacements of atoms")
+    return directions
