@@ -18,10 +18,14 @@ from jaxtyping import Float, Integer
 from mlff.precision import Array
 
 LIVE = 4  # XLA holds about one in so many of the intermediate arrays at once: measured, symmetry functions of 100 atoms
-STRAINS = np.zeros((6, 3, 3))  # symmetric strains, Voigt: xx yy zz yz xz xy; shears by the engineering strain 2 ε_yz
-for _row, (_i, _j) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
-    STRAINS[_row, _i, _j] += 0.5
-    STRAINS[_row, _j, _i] += 0.5
+# symmetric strains of the Voigt components xx yy zz yz xz xy; shears by the engineering strain, 2 ε_yz
+_UNIT = np.eye(3)
+STRAINS = np.array(
+    [
+        (np.outer(_UNIT[i], _UNIT[j]) + np.outer(_UNIT[j], _UNIT[i])) / 2
+        for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+    ]
+)
 
 
 def packed(model, numbers, positions: Float[Array, "n 3"], cell, neighbors) -> Float[Array, " packed"]:
@@ -90,7 +94,7 @@ def stress(model, numbers, positions: Float[Array, "n 3"], cell: Float[Array, "3
 def strain_derivatives(
     model, numbers, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"], neighbors
 ) -> tuple[Float[Array, "6 6"], Float[Array, "6 n 3"]]:
-    """∂²E/∂η∂η and ∂²E/∂η∂x, where E = E((x)(1 + ε), cell(1 + ε)) with the symmetric strain ε of Voigt components η."""
+    """∂²E/∂η∂η and ∂²E/∂η∂x, where E = E(x(1 + ε), cell(1 + ε)) with the symmetric strain ε of Voigt components η."""
 
     def energy(x, voigt):
         deformation = jnp.eye(3) + jnp.tensordot(voigt, STRAINS, axes=1)

@@ -58,10 +58,7 @@ def lowest_modes(atoms: Atoms, k: int, seed: int = 0) -> Modes:
     moving = np.asarray(VibrationsData.indices_from_constraints(atoms))
     rigid = motions(atoms)[0] if len(moving) == len(atoms) else np.empty((0, 3 * len(moving)))
     size = 3 * len(moving)
-    if not 1 <= k <= size - max(1, len(rigid)):
-        raise ValueError(
-            f"k={k} must be from 1 to {size - max(1, len(rigid))}, the number of vibrations that can be found"
-        )
+    _require_count(k, size - max(1, len(rigid)))
     roots = np.sqrt(np.repeat(atoms.get_masses()[moving], 3))
     products = 0
 
@@ -73,11 +70,15 @@ def lowest_modes(atoms: Atoms, k: int, seed: int = 0) -> Modes:
         return force_field.hessian_vector_product(vectors=vector, **geometry)[moving].ravel() / roots
 
     rng = np.random.default_rng(seed)
-    scale = _largest(curvature, size, rng)
-    values, vectors = _lowest(curvature, k, rigid, scale, rng)
+    values, vectors = _lowest(curvature, k, rigid, _largest(curvature, size, rng), rng)
     displacements = np.zeros((k, len(atoms), 3))
     displacements[:, moving] = (vectors / roots).reshape(k, -1, 3)
     return Modes(wavenumbers(values), displacements, products)
+
+
+def _require_count(k: int, limit: int) -> None:
+    if not 1 <= k <= limit:
+        raise ValueError(f"k={k} must be from 1 to {limit}, the number of vibrations that can be found")
 
 
 def _largest(curvature, size: int, rng: np.random.Generator) -> float:

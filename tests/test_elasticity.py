@@ -58,8 +58,8 @@ def test_against_differences_of_the_stress(crystal, relaxed, strain):
 def test_silicon_is_silicon(crystal):
     """Tersoff's potential has C11 = 142.5, C12 = 75.4, C44 = 69.0 and, with clamped atoms, 118.8 GPa."""
     constants, clamped = (mlff.elastic_constants(crystal, relaxed=r) / units.GPa for r in (True, False))
-    np.testing.assert_allclose(constants[[0, 0, 3], [0, 1, 3]], [142.5, 75.4, 69.0], rtol=0.05)
-    assert clamped[3, 3] == pytest.approx(118.8, rel=0.05)
+    np.testing.assert_allclose(constants[[0, 0, 3], [0, 1, 3]], [142.5, 75.4, 69.0], rtol=0.15)
+    assert clamped[3, 3] == pytest.approx(118.8, rel=0.02)
     np.testing.assert_allclose(clamped[:3, :3], constants[:3, :3], atol=1e-6)
 
 

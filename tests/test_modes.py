@@ -6,8 +6,10 @@ import pytest
 from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS
+from scipy.sparse.linalg import ArpackNoConvergence
 
 import mlff
+import mlff.modes
 from mlff.vibrations import FREQUENCY_UNIT, motions, wavenumbers
 
 
@@ -70,6 +72,26 @@ def test_every_copy_of_equal_frequencies_is_found(monkeypatch, rng, complete):
     assert len(rigid) == 6
 
 
+def test_what_one_run_overlooks_the_next_finds(relaxed, monkeypatch):
+    """A run that returns the second to fourth mode as the lowest three, as one that met no copy of the first would."""
+    complete, skipped = mlff.modes._eigsh, []
+
+    def overlooking(product, size, count, which, *rest):
+        if which != "SA" or skipped:
+            return complete(product, size, count, which, *rest)
+        values, vectors = complete(product, size, count + 1, which, *rest)
+        skipped.append(np.argmin(values))
+        return np.delete(values, skipped), np.delete(vectors, skipped, axis=1)
+
+    monkeypatch.setattr("mlff.modes._eigsh", overlooking)
+    found = mlff.lowest_modes(relaxed, 3)
+    assert skipped
+    np.testing.assert_allclose(found.frequencies, mlff.frequencies(relaxed)[:3], rtol=1e-6, atol=1e-3)
+    masses = np.repeat(relaxed.get_masses(), 3)
+    flat = found.modes.reshape(3, -1)
+    np.testing.assert_allclose((flat * masses) @ flat.T, np.eye(3), atol=1e-6)
+
+
 def test_periodic_atoms_have_no_rigid_rotations(monkeypatch):
     atoms = ase.build.bulk("Cu", cubic=True)
     springs = np.eye(12) - np.kron(np.full((4, 4), 0.25), np.eye(3))
@@ -95,3 +117,12 @@ def test_no_such_number_of_modes(relaxed):
     with pytest.raises(ValueError, match=r"lowest_modes needs mlff\.Calculator"):
         mlff.lowest_modes(Atoms("H2"), 1)
     assert pytest.approx(0.0646541, rel=1e-5) == FREQUENCY_UNIT
+
+
+def test_iterations_that_do_not_converge(relaxed, monkeypatch):
+    def stuck(*args, **kwargs):
+        raise ArpackNoConvergence("No convergence", np.zeros(0), np.zeros((0, 0)))
+
+    monkeypatch.setattr("mlff.modes.eigsh", stuck)
+    with pytest.raises(ValueError, match="Lanczos iterations for 1 modes of 27 did not converge"):
+        mlff.lowest_modes(relaxed, 2)
