@@ -32,6 +32,13 @@ _PUBLIC = {
     "Calculator": "calculator",
     "normal_modes": "vibrations",
     "frequencies": "vibrations",
+    "ideal_gas": "thermochemistry",
+    "harmonic": "thermochemistry",
+    "relax": "relaxation",
+    "response": "responses",
+    "transition_state": "reactions",
+    "reaction_path": "reactions",
+    "band": "reactions",
     "self_check": "selfcheck",
 }
 

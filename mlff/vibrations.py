@@ -43,7 +43,7 @@ def frequencies(atoms: Atoms) -> np.ndarray:
         raise ValueError("atoms: frequencies takes a free molecule; use normal_modes for atoms with constraints")
     modes = normal_modes(atoms)
     masses = np.repeat(atoms.get_masses(), 3)
-    rigid = _rigid_motions(atoms) * np.sqrt(masses)
+    rigid = rigid_motions(atoms) * np.sqrt(masses)
     u, singular, _ = np.linalg.svd(rigid.T, full_matrices=True)
     internal = u[:, np.sum(singular > LINEAR * singular[0]) :]
     weighted = modes.get_hessian_2d() / np.sqrt(masses[:, None] * masses)
@@ -56,7 +56,7 @@ def _frequency_unit() -> float:
     return units._hbar * 1e10 / np.sqrt(units._e * units._amu)
 
 
-def _rigid_motions(atoms: Atoms) -> np.ndarray:
+def rigid_motions(atoms: Atoms) -> np.ndarray:
     """Translations and infinitesimal rotations about the centre of mass, shape (6, 3n)."""
     centred = atoms.positions - atoms.get_center_of_mass()
     translations = [np.tile(axis, (len(atoms), 1)) for axis in np.eye(3)]
