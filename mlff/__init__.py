@@ -38,7 +38,7 @@ _PUBLIC = {
     "response": "responses",
     "transition_state": "reactions",
     "reaction_path": "reactions",
-    "band": "reactions",
+    "band": "bands",
     "self_check": "selfcheck",
 }
 

@@ -39,10 +39,8 @@ def ideal_gas(
     if atoms.constraints:
         raise ValueError("atoms: fixed atoms, which no gas has; remove the constraints, or use mlff.harmonic")
     energies = _vibrational_energies(atoms, imaginary)
-    if len(atoms) == 1:
-        geometry = "monatomic"
-    else:
-        geometry = "linear" if len(energies) + imaginary == 3 * len(atoms) - 5 else "nonlinear"
+    linear = len(energies) + imaginary == 3 * len(atoms) - 5
+    geometry = "monatomic" if len(atoms) == 1 else ("linear" if linear else "nonlinear")
     return IdealGasThermo(
         energies,
         geometry,

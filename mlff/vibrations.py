@@ -48,10 +48,10 @@ def frequencies(atoms: Atoms) -> np.ndarray:
     internal = u[:, np.sum(singular > LINEAR * singular[0]) :]
     weighted = modes.get_hessian_2d() / np.sqrt(masses[:, None] * masses)
     eigenvalues = np.linalg.eigvalsh(internal.T @ weighted @ internal)
-    return np.sign(eigenvalues) * np.sqrt(np.abs(eigenvalues)) * _frequency_unit() / INVERSE_CM
+    return np.sign(eigenvalues) * np.sqrt(np.abs(eigenvalues)) * frequency_unit() / INVERSE_CM
 
 
-def _frequency_unit() -> float:
+def frequency_unit() -> float:
     """ħ times the unit √(eV/Å²/u), eV."""
     return units._hbar * 1e10 / np.sqrt(units._e * units._amu)
 

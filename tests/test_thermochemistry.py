@@ -4,30 +4,12 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import molecule
-from ase.calculators.calculator import Calculator as ASECalculator
 from ase.constraints import FixAtoms
+from surfaces import Springs
 
 import mlff
 from mlff.thermochemistry import rotations_onto_itself
 from mlff.units import INVERSE_CM
-
-
-class Springs(ASECalculator):
-    """A harmonic energy about the positions that it was made with, with a given Hessian."""
-
-    implemented_properties = ("energy", "forces")
-
-    def __init__(self, positions, hessian):
-        super().__init__()
-        self.origin, self.hessian = np.array(positions), np.array(hessian)
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=()):
-        super().calculate(atoms, properties, system_changes)
-        away = (self.atoms.positions - self.origin).ravel()
-        self.results = {"energy": 0.5 * away @ self.hessian @ away, "forces": -(self.hessian @ away).reshape(-1, 3)}
-
-    def get_hessian(self, atoms):
-        return self.hessian
 
 
 @pytest.fixture
