@@ -80,10 +80,12 @@ def bonds(atoms: Atoms) -> str:
 def row(name: str, result: dict, reference: dict) -> str:
     barriers = [each["barrier"] / KJ_MOL for each in (result, reference)]
     saddles = [each["saddle"] for each in (result, reference)]
+    vibrations = [mlff.frequencies(each["minimum"]) for each in (result, reference)]
     return (
         f"| {name} | {barriers[0]:.2f} | {barriers[0] - barriers[1]:+.2f} "
         f"| {difference(saddles[0].atoms, saddles[1].atoms):.4f} | {difference(result['minimum'], reference['minimum']):.4f} "
-        f"| {bonds(saddles[0].atoms)} | {-saddles[0].frequency:.1f}i | {saddles[1].frequency - saddles[0].frequency:+.1f} |"
+        f"| {bonds(saddles[0].atoms)} | {-saddles[0].frequency:.1f}i | {saddles[1].frequency - saddles[0].frequency:+.1f} "
+        f"| {np.mean(np.abs(vibrations[0] - vibrations[1])):.1f}, {np.max(np.abs(vibrations[0] - vibrations[1])):.1f} |"
     )
 
 
@@ -118,8 +120,8 @@ def main() -> None:
     reference = reaction(start, xtb)
     print(
         "Å, kJ/mol, 1/cm; differences from GFN2-xTB\n\n"
-        "| surface | barrier | difference | rms of the saddle | rms of the minimum | O-H at the saddle | imaginary | difference |"
-        "\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| surface | barrier | difference | rms of the saddle | rms of the minimum | O-H at the saddle | imaginary | difference "
+        "| frequencies of the minimum, mean and largest deviation |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     print(row("GFN2-xTB", reference, reference), flush=True)
     for name in arguments.recipes:
