@@ -109,7 +109,8 @@ def _require_ends(initial: Atoms, final: Atoms) -> None:
 def held(atoms: Atoms) -> Atoms:
     """A copy that holds its energy and forces."""
     copy = atoms.copy()
-    copy.calc = SinglePointCalculator(copy, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
+    forces = atoms.get_forces(apply_constraint=False)
+    copy.calc = SinglePointCalculator(copy, energy=atoms.get_potential_energy(), forces=forces)
     return copy
 
 

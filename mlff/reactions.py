@@ -16,6 +16,7 @@ from mlff.relaxation import internal_directions, relax, require_hessian
 from mlff.units import INVERSE_CM
 from mlff.vibrations import frequency_unit
 
+FLAT = 1e-6  # of the largest curvature: smaller negative ones are rounding
 END = 1e-5  # eV/Å, at the minima where a reaction path ends
 
 
@@ -50,14 +51,15 @@ def transition_state(atoms: Atoms, fmax: float = 1e-5, steps: int = 200, hessian
     Source: Hermes, Sargsyan, Najm, Zádor, J. Chem. Theory Comput. 18, 6974 (2022), doi 10.1021/acs.jctc.2c00395.
     """
     require_hessian(atoms)
+    internal_directions(atoms)  # refuses other constraints before anything moves
     calculator = Counted(atoms.calc)
     search = atoms.copy()
     search.calc = calculator
-    exact = (
-        {"hessian_function": calculator.get_hessian, "diag_every_n": hessian_every - 1 or -1} if hessian_every else {}
-    )
+    options = {"proj_rot": False} if atoms.constraints else {}  # Sella holds the rotation of fixed atoms as well
+    if hessian_every:
+        options |= {"hessian_function": calculator.get_hessian, "diag_every_n": hessian_every - 1 or -1}
     with _sella() as sella:
-        optimizer = sella.Sella(search, order=1, logfile=None, **exact)
+        optimizer = sella.Sella(search, order=1, logfile=None, **options)
         converged = optimizer.run(fmax=fmax, steps=steps)
     atoms.set_positions(search.positions, apply_constraint=False)
     if not converged:
@@ -90,11 +92,15 @@ def reaction_path(saddle: Atoms, step: float = 0.1, fmax: float = 0.01, steps: i
     Returns:
         the path from one minimum over the saddle to the other; its coordinate grows along it.
     Raises:
-        ValueError: no saddle; a side that does not end within `steps`, or that cannot be followed.
+        ValueError: no saddle; fixed atoms; a side that does not end within `steps`, or that cannot be followed.
         ImportError: Sella is not installed.
     Source: Fukui, Acc. Chem. Res. 14, 363 (1981), doi 10.1021/ar00072a001; Hermes et al. (2022), see `transition_state`.
     """
     require_hessian(saddle)
+    if saddle.constraints:
+        raise ValueError(
+            "saddle: with fixed atoms; the path of steepest descent is that of free ones, remove the constraints"
+        )
     calculator = Counted(saddle.calc)
     walker = saddle.copy()
     walker.calc = calculator
@@ -143,7 +149,7 @@ def _unstable_mode(atoms: Atoms) -> tuple[float, np.ndarray]:
     space, _ = np.linalg.qr(internal_directions(atoms) / roots[:, None])  # across mass-weighted rigid motions
     values, vectors = np.linalg.eigh(space.T @ (atoms.calc.get_hessian(atoms) / np.outer(roots, roots)) @ space)
     frequencies = np.sign(values) * np.sqrt(np.abs(values)) * frequency_unit() / INVERSE_CM
-    if (unstable := int(np.sum(values < 0))) != 1:
+    if (unstable := int(np.sum(values < -FLAT * values[-1]))) != 1:
         raise ValueError(
             f"atoms: {unstable} unstable modes there, a transition state has one (lowest frequencies, 1/cm: "
             f"{', '.join(f'{value:.0f}' for value in frequencies[:3])}); start closer to it, from mlff.band(…).highest"

@@ -46,7 +46,7 @@ def relax(atoms: Atoms, fmax: float = 1e-8, steps: int = 200) -> Relaxation:
     Arguments:
         atoms: with a calculator that has `get_hessian`; moved in place. Atoms fixed by FixAtoms stay where they are;
             rigid motions are left out only for atoms without constraints.
-        fmax: largest force on an atom at the end, eV/Å; a model's rounding is some 1e-10.
+        fmax: largest force on an atom at the end, eV/Å. Rounding leaves some 1e-10, of ill-conditioned fits up to 1e-6.
         steps: how many at most.
     Raises:
         ValueError: no Hessian; other constraints than FixAtoms; not relaxed after `steps`; forces that do not fall further.
@@ -58,8 +58,9 @@ def relax(atoms: Atoms, fmax: float = 1e-8, steps: int = 200) -> Relaxation:
     while True:
         values, vectors = surface.curvatures()
         slope = vectors.T @ surface.gradient
-        if surface.largest_force < fmax and values[0] > -SADDLE:
-            return Relaxation(count, surface.evaluations, surface.hessians, surface.largest_force, float(values[0]))
+        lowest = float(values.min(initial=np.inf))  # a single atom has none
+        if surface.largest_force < fmax and lowest > -SADDLE:
+            return Relaxation(count, surface.evaluations, surface.hessians, surface.largest_force, lowest)
         accepted = False
         while not accepted:
             if count == steps:
@@ -70,7 +71,7 @@ def relax(atoms: Atoms, fmax: float = 1e-8, steps: int = 200) -> Relaxation:
             if radius < SMALLEST_RADIUS:
                 raise ValueError(
                     f"fmax={fmax:.1e}: forces do not fall below {surface.largest_force:.1e} eV/Å, the rounding of this "
-                    "force field; ask for no less"
+                    "force field; ask for no less, or fit it with more noise"
                 )
             step = trust_region_step(values, slope, radius)
             promised = slope @ step + 0.5 * values @ step**2

@@ -1,9 +1,12 @@
 """Elastic bands against the closed solution of a double well."""
 
+import ase.build
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.emt import EMT
 from ase.mep import NEBTools
+from ase.optimize import BFGS
 from surfaces import DoubleWell
 
 import mlff
@@ -31,6 +34,27 @@ def test_a_band_over_a_known_barrier(ends):
     assert path.hessians == 0
     assert NEBTools(list(path.images)).get_barrier(fit=False)[0] == pytest.approx(path.barrier)
     assert ends[1].positions.min() > 0.5, "the ends are not moved"
+
+
+def test_a_crystal_takes_the_nearest_images():
+    """A vacancy of copper hops; it matters not in which cell the atom that fills it is written down."""
+    initial = ase.build.bulk("Cu", cubic=True) * (2, 1, 1)
+    place, hopping = initial.positions[0].copy(), 1
+    final = initial.copy()
+    final.positions[hopping] = place
+    barriers = []
+    for shift in (0, 1):
+        ends = [atoms[1:] for atoms in (initial, final)]
+        ends[1].positions[hopping - 1] += shift * ends[1].cell[1]
+        for end in ends:
+            end.calc = EMT()
+            BFGS(end, logfile=None).run(fmax=0.01)
+        path = mlff.band(*ends, images=3)
+        barriers.append(path.barrier)
+        assert path.energies[-1] == pytest.approx(path.energies[0], abs=1e-3)
+        assert np.argmax(path.energies) == 1
+    assert barriers[0] == pytest.approx(barriers[1], abs=1e-6)
+    assert 0.3 < barriers[0] < 1.5
 
 
 def test_the_coordinate_is_a_mass_weighted_length():

@@ -8,12 +8,11 @@ import sys
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.constraints import FixAtoms
 from ase.vibrations import Vibrations
 from surfaces import DoubleWell
 
 import mlff
-
-pytest.importorskip("sella")
 
 
 @pytest.fixture
@@ -37,6 +36,18 @@ def test_the_saddle_of_a_double_well(near, hessian_every):
     axis = (near.positions[1] - near.positions[0]) / r
     assert abs(saddle.mode[2] @ axis) > 0.95
     assert np.linalg.norm(saddle.mode) == pytest.approx(1.0)
+
+
+def test_fixed_atoms_stay_at_the_saddle(near):
+    """With the oxygens held the mass is that of the hydrogen; its way around their axis is no unstable mode."""
+    near.positions[:2] = [[-1, 0, 0], [1, 0, 0]]
+    near.set_constraint(FixAtoms([0, 1]))
+    saddle = mlff.transition_state(near)
+    np.testing.assert_allclose(near.positions[:2], [[-1, 0, 0], [1, 0, 0]], atol=1e-12)
+    assert near.positions[2, 0] == pytest.approx(0.0, abs=1e-5)
+    assert saddle.frequency == pytest.approx(-521.47 / np.sqrt(1.008), rel=1e-4)
+    with pytest.raises(ValueError, match="fixed atoms"):
+        mlff.reaction_path(near)
 
 
 def test_exact_hessians_spare_evaluations(near):

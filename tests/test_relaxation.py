@@ -5,7 +5,7 @@ import pytest
 from ase import Atoms
 from ase.constraints import FixAtoms, FixBondLength
 from ase.optimize import BFGS
-from surfaces import DoubleWell
+from surfaces import DoubleWell, Springs
 
 import mlff
 from mlff.relaxation import internal_directions, trust_region_step
@@ -56,6 +56,12 @@ def test_a_saddle_is_left():
     height = (atoms.positions[2] - atoms.positions[:2].mean(axis=0)) @ axis
     assert abs(height) == pytest.approx(0.5, abs=1e-5)
     assert atoms.get_potential_energy() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_single_atom_is_relaxed():
+    atoms = Atoms("He", [[0, 0, 0]])
+    atoms.calc = Springs(atoms.positions, np.zeros((3, 3)))
+    assert mlff.relax(atoms).steps == 0
 
 
 def test_fixed_atoms_stay(ethanol, ethanol_model):
