@@ -47,7 +47,7 @@ class Response:
     surroundings: tuple
 
     def to_force(self, force: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-        """dx*/dt under applied forces t f, where ∂E/∂x = t f: H dx* = f dt.
+        """dx*/dt under applied forces t f, where ∂E/∂x = t f: H dx*/dt = f.
 
         Of a free molecule the part of f that would accelerate or turn it is left out.
 
