@@ -41,6 +41,13 @@ _PUBLIC = {
     "elastic_constants": "elasticity",
     "phonon_force_constants": "phonons",
     "phonopy_of": "phonons",
+    "ideal_gas": "thermochemistry",
+    "harmonic": "thermochemistry",
+    "relax": "relaxation",
+    "response": "responses",
+    "transition_state": "reactions",
+    "reaction_path": "reactions",
+    "band": "bands",
     "self_check": "selfcheck",
 }
 

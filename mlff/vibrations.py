@@ -65,12 +65,23 @@ def motions(atoms: Atoms) -> tuple[Float[np.ndarray, "r coordinates"], Float[np.
     Translations, and for atoms that are not periodic rotations about the centre of mass: 6 rigid motions, 5 of linear
     molecules, 3 of periodic cells.
     """
+    return split(rigid_motions(atoms) * np.sqrt(np.repeat(atoms.get_masses(), 3)))
+
+
+def rigid_motions(atoms: Atoms) -> Float[np.ndarray, "r coordinates"]:
+    """Translations and, of atoms that are not periodic, infinitesimal rotations about the centre of mass, Cartesian."""
     centred = atoms.positions - atoms.get_center_of_mass()
-    rigid = [np.tile(axis, (len(atoms), 1)) for axis in np.eye(3)]
+    motions = [np.tile(axis, (len(atoms), 1)) for axis in np.eye(3)]
     if not atoms.pbc.any():
-        rigid += [np.cross(axis, centred) for axis in np.eye(3)]
-    weighted = np.array([motion.ravel() for motion in rigid]) * np.sqrt(np.repeat(atoms.get_masses(), 3))
-    u, singular, _ = np.linalg.svd(weighted.T, full_matrices=True)
+        motions += [np.cross(axis, centred) for axis in np.eye(3)]
+    return np.array([motion.ravel() for motion in motions])
+
+
+def split(
+    rigid: Float[np.ndarray, "r coordinates"],
+) -> tuple[Float[np.ndarray, "s coordinates"], Float[np.ndarray, "k coordinates"]]:
+    """Orthonormal bases of the motions given and of all that are orthogonal to them."""
+    u, singular, _ = np.linalg.svd(rigid.T, full_matrices=True)
     count = np.sum(singular > LINEAR * singular[0])
     return u[:, :count].T, u[:, count:].T
 

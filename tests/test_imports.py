@@ -12,7 +12,8 @@ ORDER = [
     "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
     "expansion", "gram", "second_order", "hessians", "carried", "solve", "functions",
     "derivatives", "prepared", "requests", "force_field", "archive", "sgdml", "export", "hyperparameters", "metrics", "fitting",
-    "calculator", "vibrations", "modes", "anharmonic", "elasticity", "phonons", "md", "selfcheck", "report", "learned", "recipes",
+    "calculator", "vibrations", "modes", "anharmonic", "elasticity", "phonons",
+    "relaxation", "responses", "thermochemistry", "bands", "reactions", "md", "selfcheck", "report", "learned", "recipes",
     "auditing.findings", "auditing.probes", "auditing.places", "auditing.crossings", "auditing.invariance",
     "auditing.numerics", "auditing.sight", "auditing.smoothness", "auditing.audit",
     "terminal", "options", "cli_fit", "cli", "__main__",
@@ -27,10 +28,18 @@ MAY_IMPORT_ASE = {
     "dataset",
     "calculator",
     "vibrations",
+<<<<<<< HEAD
     "modes",
     "anharmonic",
     "elasticity",
     "phonons",
+=======
+    "relaxation",
+    "responses",
+    "thermochemistry",
+    "bands",
+    "reactions",
+>>>>>>> 1e01778f0aeb49fc240066409721569ad56d34b0
     "md",
     "selfcheck",
     "cli",
