@@ -28,18 +28,15 @@ MAY_IMPORT_ASE = {
     "dataset",
     "calculator",
     "vibrations",
-<<<<<<< HEAD
     "modes",
     "anharmonic",
     "elasticity",
     "phonons",
-=======
     "relaxation",
     "responses",
     "thermochemistry",
     "bands",
     "reactions",
->>>>>>> 1e01778f0aeb49fc240066409721569ad56d34b0
     "md",
     "selfcheck",
     "cli",
