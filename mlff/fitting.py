@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mlff.archive import versions
-from mlff.carried import arguments_of
 from mlff.dataset import Dataset
 from mlff.exchange import check_symmetry
 from mlff.expansion import Expansion, composition
@@ -20,6 +19,7 @@ from mlff.hessians import require_unprojected
 from mlff.hyperparameters import Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
 from mlff.kernels import Kernel, SumKernel
 from mlff.labelled import LabelledFrames
+from mlff.labels import arguments_of
 from mlff.metrics import compare
 from mlff.neighbors import closest_pairs
 from mlff.operators import Operator, find_operator, order_of

@@ -8,11 +8,11 @@ import logging
 import numpy as np
 from scipy.spatial.distance import pdist
 
-from mlff.carried import Noise
 from mlff.force_field import ForceField
 from mlff.images import jets
 from mlff.kernels import GlobalKernel, Kernel, LocalKernel
 from mlff.labelled import LabelledFrames
+from mlff.labels import Noise
 from mlff.operators import find_operator
 from mlff.solve import IndefiniteMatrix, Progress, solve
 

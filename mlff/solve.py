@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mlff.carried import Carried, Noise, Term, carry
+from mlff.carried import Carried, carry
 from mlff.expansion import Expansion, composition
 from mlff.gram import Side, block
 from mlff.kernels import Kernel
 from mlff.labelled import LabelledFrames
+from mlff.labels import Noise
 from mlff.linalg.tiles import NotPositiveDefinite, SymmetricTiles
 from mlff.operators import find_operator
 from mlff.rows import orders
 from mlff.second_order import add_second_order
+from mlff.terms import Term
 
 TILE_ROWS = 2048
 SHARE_FRAMES = 12  # on whose labels the terms of a sum are given equal shares
