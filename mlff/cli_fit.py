@@ -12,12 +12,12 @@ from mlff.options import (
     AsJSON,
     Data,
     Key,
-    Labels,
     Radial,
     Reach,
     Recipe,
     Units,
     parse_keys,
+    parse_labels,
     parse_noise,
     require_writable,
 )  # fmt: skip
@@ -36,7 +36,10 @@ def fit(
         str | None, typer.Option(help="Your own descriptor, package.module:function, in place of a recipe.")
     ] = None,
     labels: Annotated[
-        Labels | None, typer.Option(help="Energies fix the constant, or are labels of their own; else as the recipe.")
+        str | None,
+        typer.Option(
+            help="What is fitted: forces, energy, both, or names with commas, energy,forces,hessian; else the recipe's."
+        ),
     ] = None,
     kernel: Annotated[
         Radial | None, typer.Option(help="Radial function; else the recipe's, with its length scale.")
@@ -65,11 +68,12 @@ def fit(
     from mlff.metrics import evaluate
     from mlff.report import fit_summary, write_report
 
+    wanted = parse_labels(labels)
     target = out or pathlib.Path(data.with_suffix(".mlff").name)
     require_writable(target)
     with terminal.progress() as progress:
         progress("read", 0.0)
-        everything = Dataset.read(data, units=units, keys=parse_keys(key), index=frames)
+        everything = Dataset.read(data, units=units, labels=wanted, keys=parse_keys(key), index=frames)
         held = None
         if train is not None:
             left = len(everything) - train
@@ -79,8 +83,7 @@ def fit(
             held = Dataset.read(test, units=units, keys=parse_keys(key))
         progress("read", 1.0)
         model, chosen = _model(everything, recipe, descriptor, kernel, lengthscale, reach, seed, progress)
-        if labels is not None:
-            chosen = ("energy", "forces") if labels == Labels.both else (labels.value,)
+        chosen = wanted or chosen
         if held is not None:
             _require_comparable(model, everything, held)
         fitted = fit_model(model, everything, chosen, parse_noise(noise), seed, progress)

@@ -15,7 +15,7 @@ from mlff.units import symbols
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Errors on a data set: MAE and RMSE of energies (eV) and force components (eV/Å).
+    """Errors on a data set: MAE and RMSE of energies (eV) and force components (eV/Å), MAE of Hessians (eV/Å²).
 
     Labels that the data lack give NaN, and so do energies of a model that was trained without any. `slope` is that of
     predicted against reference energies (1 when all is well, NaN when there are no energies); arrays of references and
@@ -31,10 +31,11 @@ class Evaluation:
     forces_mae_by_element: dict[str, float]
     energies: tuple[np.ndarray, np.ndarray] = dataclasses.field(repr=False)
     forces: tuple[np.ndarray, np.ndarray] = dataclasses.field(repr=False)
+    hessian_mae: float = float("nan")
 
     def summary(self) -> dict:
         """The numbers alone, for JSON; absent errors as None."""
-        names = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", "slope")
+        names = ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", "slope", "hessian_mae")
         numbers = {name: None if np.isnan(getattr(self, name)) else getattr(self, name) for name in names}
         return {**numbers, "n_test": self.n_test, "forces_mae_by_element": self.forces_mae_by_element}
 
@@ -42,6 +43,7 @@ class Evaluation:
         return (
             f"{self.n_test} frames: energy MAE {1e3 * self.energy_mae:.2f} meV, RMSE {1e3 * self.energy_rmse:.2f} meV; "
             f"forces MAE {1e3 * self.forces_mae:.2f} meV/Å, RMSE {1e3 * self.forces_rmse:.2f} meV/Å"
+            + ("" if np.isnan(self.hessian_mae) else f"; Hessian MAE {self.hessian_mae:.4f} eV/Å²")
         )
 
 
@@ -54,7 +56,20 @@ def evaluate(force_field: ForceField, data: Dataset) -> Evaluation:
     for frame in data:
         require_atoms(force_field, frame.numbers, data.source)
     require_disjoint(frozenset(force_field.record.get("fingerprints", ())), data)
-    return compare(force_field, data)
+    return dataclasses.replace(compare(force_field, data), hessian_mae=_hessian_mae(force_field, data))
+
+
+def _hessian_mae(force_field: ForceField, data: Dataset) -> float:
+    """Over all entries that there are; NaN without any, or where the kernel has no second derivative to compare."""
+    errors = []
+    for frame in data:
+        if "hessian" in frame.labels and force_field.label_order + 2 <= min(
+            r.order for r in force_field.kernel.radials
+        ):
+            numbers = frame.numbers if force_field.kernel.transferable else None
+            found = force_field.hessian(frame.positions, frame.cell, frame.system.pbc, numbers)
+            errors.append(np.abs(found - frame.labels["hessian"]).ravel())
+    return float(np.nanmean(np.concatenate(errors))) if errors else float("nan")
 
 
 def require_disjoint(fingerprints: frozenset[str], data: Dataset) -> None:

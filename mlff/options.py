@@ -40,14 +40,6 @@ class Reach(StrEnum):
     none = "none"
 
 
-class Labels(StrEnum):
-    """Which labels are fitted."""
-
-    forces = "forces"
-    energy = "energy"
-    both = "both"
-
-
 Units = Annotated[
     str | None, typer.Option(help="What the file holds: kcal/mol, hartree/bohr, eV … (energy, or energy/length).")
 ]
@@ -55,6 +47,16 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 Key = Annotated[list[str] | None, typer.Option(help="A label under another name, label=key; repeat for several.")]
 Data = Annotated[pathlib.Path, typer.Argument(help="Reference frames: anything ASE reads, or npz.")]
 Model = Annotated[pathlib.Path, typer.Argument(help="A model file that mlff fit wrote.")]
+
+
+def parse_labels(text: str | None) -> tuple[str, ...] | None:
+    """--labels forces, --labels energy,forces,hessian; "both" is energy,forces."""
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in ("energy,forces" if text == "both" else text).split(","))
+    if not all(names):
+        raise ValueError(f"--labels {text}: write names with commas between them, for example energy,forces,hessian")
+    return names
 
 
 def parse_keys(pairs: list[str] | None) -> dict[str, str]:

@@ -125,6 +125,17 @@ def test_orders_that_a_kernel_lacks_are_refused(frames):
     assert np.isfinite(smooth.hessian(MINIMUM)).all()  # labels of order 2 and a result of order 2: just so
 
 
+def test_evaluation_with_hessians(frames):
+    force_field = mlff.fit(KERNEL, having(frames[:5], "forces", "hessian"), ("forces", "hessian"))
+    test = having(frames[20:24], "energy", "forces", "hessian")
+    found = mlff.evaluate(force_field, test)
+    wanted = np.mean([np.abs(force_field.hessian(f.positions) - f.labels["hessian"]) for f in test])
+    assert found.hessian_mae == pytest.approx(wanted)
+    assert f"Hessian MAE {wanted:.4f}" in str(found)
+    assert found.summary()["hessian_mae"] == found.hessian_mae
+    assert np.isnan(mlff.evaluate(force_field, having(frames[20:24], "forces")).hessian_mae)
+
+
 def test_models_with_curvature_are_saved_and_loaded(frames, tmp_path):
     force_field = mlff.fit(KERNEL, having(frames[:3], "forces", "hessian"), ("forces", "hessian"))
     force_field.save(tmp_path / "w.mlff")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlff.options import Radial, Recipe, parse_keys, parse_noise
+from mlff.options import Radial, Recipe, parse_keys, parse_labels, parse_noise
 from mlff.radial import RADIALS
 from mlff.recipes import RECIPES
 
@@ -10,6 +10,14 @@ from mlff.recipes import RECIPES
 def test_every_recipe_and_radial_function_is_an_option():
     assert {recipe.value for recipe in Recipe} == set(RECIPES)
     assert {radial.value.replace("-", "") for radial in Radial} == {name.lower() for name in RADIALS}
+
+
+def test_labels():
+    assert parse_labels(None) is None
+    assert parse_labels("both") == ("energy", "forces")
+    assert parse_labels("forces, hessian") == ("forces", "hessian")
+    with pytest.raises(ValueError, match="names with commas"):
+        parse_labels("forces,,energy")
 
 
 def test_keys_and_noise():
