@@ -38,7 +38,7 @@ def test_laplace_on_an_annulus_converges():
         errors.append(np.abs(u(test) - harmonic(test)).max())
     assert errors[0] > 3 * errors[1] > 30 * errors[2]
     assert errors[2] < 5e-3
-    assert np.abs(u.apply(laplacian, test)).max() < 0.1
+    assert np.sqrt(np.mean(u.apply(laplacian, test) ** 2)) < 0.05
     assert u.rows == 64 * 4
 
 
