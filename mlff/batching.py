@@ -7,6 +7,7 @@ import numpy as np
 
 from mlff.precision import double_precision
 
+LIVE = 4  # XLA holds about one in so many of the intermediate arrays at once: measured, symmetry functions of 100 atoms
 DEFAULT_MEMORY = 16 * 2**20  # bytes in flight: about what stays in a core's cache, which is fastest
 
 
@@ -38,3 +39,18 @@ def map_chunks(function: Callable, arrays: tuple, chunk: int) -> Iterator[tuple[
         piece = jax.tree.map(lambda leaf: leaf[taken], arrays)  # noqa: B023
         results = compute(*piece)
         yield slice(start, stop), jax.tree.map(lambda leaf: np.asarray(leaf)[: stop - start], results)  # noqa: B023
+
+
+def working_bytes(function, *args) -> int:
+    """About how many bytes of intermediate arrays a function holds at once, from its trace; nothing is computed."""
+    return max(1, _traced_bytes(jax.make_jaxpr(function)(*args).jaxpr) // LIVE)
+
+
+def _traced_bytes(jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
+        inner = [value for value in inner if hasattr(value, "eqns")]
+        shapes = [variable.aval for variable in equation.outvars]
+        total += sum(map(_traced_bytes, inner)) if inner else sum(a.size * a.dtype.itemsize for a in shapes)
+    return total

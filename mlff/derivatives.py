@@ -17,7 +17,6 @@ from jaxtyping import Float, Integer
 
 from mlff.precision import Array
 
-LIVE = 4  # XLA holds about one in so many of the intermediate arrays at once: measured, symmetry functions of 100 atoms
 # symmetric strains of the Voigt components xx yy zz yz xz xy; shears by the engineering strain, 2 ε_yz
 _UNIT = np.eye(3)
 STRAINS = np.array(
@@ -124,18 +123,3 @@ def symmetric_tensor(chosen: Integer[np.ndarray, "c size"], values: Float[np.nda
     for order in itertools.permutations(range(len(places))):
         tensor[tuple(places[list(order)])] = values[ascending]
     return tensor
-
-
-def working_bytes(function, *args) -> int:
-    """About how many bytes of intermediate arrays a function holds at once, from its trace; nothing is computed."""
-    return max(1, _traced_bytes(jax.make_jaxpr(function)(*args).jaxpr) // LIVE)
-
-
-def _traced_bytes(jaxpr) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
-        inner = [value for value in inner if hasattr(value, "eqns")]
-        shapes = [variable.aval for variable in equation.outvars]
-        total += sum(map(_traced_bytes, inner)) if inner else sum(a.size * a.dtype.itemsize for a in shapes)
-    return total

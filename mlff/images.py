@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from descriptors.geometry import Neighbors
-from mlff.batching import chunk_size, map_chunks
+from mlff.batching import chunk_size, map_chunks, working_bytes
 from mlff.kernels import GlobalKernel, Kernel
 from mlff.labelled import Batch
 from mlff.neighbors import neighbor_lists, wants_list
@@ -23,6 +23,7 @@ from mlff.precision import double_precision
 from mlff.radial import RBF
 
 _MEMORY = 64 * 2**20
+_COLUMNS_MEMORY = 512 * 2**20  # of the arrays inside of one descriptor, for all columns of a Jacobian at once
 
 
 def surroundings(kernel: Kernel, batch: Batch, width: int = 0) -> tuple:
@@ -100,16 +101,49 @@ def _displaced(part, numbers, x, around, q, permutation=None):
     return part.features(moved[permutation], numbers, *exchanged((cell, neighbors), permutation))
 
 
-@functools.partial(jax.jit, static_argnames=("coordinates", "forward"))
-def _jets(parts, numbers, positions, around, coordinates: int, forward: bool):
+@functools.partial(jax.jit, static_argnames=("coordinates", "forward", "at_once"))
+def _jets(parts, numbers, positions, around, coordinates: int, forward: bool, at_once: int):
     def single(x, a):
         def features(q):
             return tuple(_displaced(part, numbers, x, a, q) for part in parts)
 
         origin = jnp.zeros(coordinates, x.dtype)
+        if forward and at_once < coordinates:
+            return features(origin), _by_columns(features, origin, at_once)
         return features(origin), (jax.jacfwd if forward else jax.jacrev)(features)(origin)
 
     return jax.vmap(single)(positions, around)
+
+
+def _by_columns(features, origin, at_once: int):
+    """The Jacobian, some columns after the other: what lies between is as large as the descriptor's own arrays for each."""
+
+    def column(direction):
+        return jax.jvp(features, (origin,), (direction,))[1]
+
+    columns = jax.lax.map(column, jnp.eye(len(origin), dtype=origin.dtype), batch_size=at_once)
+    return tuple(jnp.moveaxis(part, 0, -1) for part in columns)
+
+
+def _column_bytes(parts, numbers, x, around) -> int:
+    """Of the arrays between the coordinates of a frame and its features' derivatives along one of them."""
+    leaves, structure = jax.tree.flatten((parts, numbers, x, around))
+    leaves = tuple(jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves)
+    return _traced_column_bytes(structure, leaves)
+
+
+@functools.lru_cache(maxsize=256)
+@double_precision
+def _traced_column_bytes(structure, leaves: tuple) -> int:
+    def column(*arrays):
+        parts, numbers, x, around = jax.tree.unflatten(structure, arrays)
+
+        def features(q):
+            return tuple(_displaced(part, numbers, x, around, q) for part in parts)
+
+        return jax.jvp(features, (jnp.zeros(x.size),), (jnp.ones(x.size),))
+
+    return working_bytes(column, *leaves)
 
 
 def jets(kernel: Kernel, batch: Batch, coordinates: int | None = None) -> Iterator:
@@ -127,8 +161,12 @@ def jets(kernel: Kernel, batch: Batch, coordinates: int | None = None) -> Iterat
     shapes = [_shapes(part, batch.numbers, batch.positions, around) for part in parts]
     outputs = sum(e * size for part in shapes for e, size in part)
     forward = coordinates <= outputs
-    size = chunk_size(8 * 4 * outputs * coordinates, _MEMORY)
-    function = functools.partial(_jets, parts, batch.numbers, coordinates=coordinates, forward=forward)
+    first = jax.tree.map(lambda leaf: leaf[0], around)
+    at_once = chunk_size(_column_bytes(parts, batch.numbers, batch.positions[0], first), _COLUMNS_MEMORY)
+    size = chunk_size(8 * 4 * outputs * coordinates, _MEMORY) if at_once >= coordinates else 1
+    function = functools.partial(
+        _jets, parts, batch.numbers, coordinates=coordinates, forward=forward, at_once=min(at_once, coordinates)
+    )
     yield from map_chunks(function, (batch.positions, around), size)
 
 

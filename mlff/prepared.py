@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlff import derivatives
+from mlff.batching import working_bytes
 from mlff.expansion import Expansion
 
 _POLLING = 1e-3  # s
@@ -70,7 +71,7 @@ class Prepared:
         if self.width not in self._bytes:
             with jax.enable_x64(True):
                 gradient = jax.grad(lambda x: self.model.energy(x, self.numbers, *around))
-                self._bytes[self.width] = derivatives.working_bytes(gradient, positions)
+                self._bytes[self.width] = working_bytes(gradient, positions)
         return self._bytes[self.width]
 
 

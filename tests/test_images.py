@@ -1,11 +1,14 @@
 """Features, Jacobians and tangents at permuted images, against the definition."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 import mlff
-from descriptors import inverse_distances
+from descriptors import acsf, inverse_distances
+from mlff import images
 from mlff.images import image_tangents, jets, surroundings
 from mlff.labelled import LabelledFrames
 
@@ -106,3 +109,38 @@ def test_nearest_images_and_the_list_agree():
         by_list = kernel.descriptor(batch.positions[0], batch.numbers, cell, first)
         by_image = kernel.descriptor(batch.positions[0], batch.numbers, cell)
     np.testing.assert_allclose(by_list, by_image, atol=1e-12)
+
+
+def test_jacobians_in_columns_are_the_same(water, monkeypatch):
+    """Where the arrays inside of a descriptor are too large for all columns at once, they are computed some at a time."""
+    batch = LabelledFrames.of(water[:3]).batches[0]
+    kernel = mlff.LocalKernel(functools.partial(acsf, cutoff=5.0), mlff.RBF(lengthscale=1.0)).completed([8, 1, 1])
+    whole = [jacobians[0] for _, (_, jacobians) in jets(kernel, batch)]
+    monkeypatch.setattr(images, "_COLUMNS_MEMORY", 2 * images._column_bytes((kernel.bare(),), *first_of(kernel, batch)))
+    pieces = [(piece, jacobians[0]) for piece, (_, jacobians) in jets(kernel, batch)]
+    assert [piece.stop - piece.start for piece, _ in pieces] == [1, 1, 1]
+    np.testing.assert_allclose(
+        np.concatenate([part for _, part in pieces]), np.concatenate(whole), rtol=1e-12, atol=1e-14
+    )
+
+
+def first_of(kernel, batch):
+    cells, neighbors = images.surroundings(kernel, batch)
+    return batch.numbers, batch.positions[0], (cells[0], neighbors)
+
+
+def test_second_derivatives_along_a_basis(water, rng):
+    batch = LabelledFrames.of(water[:2]).batches[0]
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=2.0)).completed([8, 1, 1])
+    basis = np.linalg.qr(rng.standard_normal((9, 3)))[0].T
+
+    def features(q):
+        return inverse_distances((batch.positions[1].ravel() + q).reshape(3, 3)) / 2.0
+
+    with jax.enable_x64(True):
+        second = np.asarray(jax.hessian(features)(np.zeros(9)))
+    full = np.einsum("dxy,ix,jy->dij", second, basis, basis)
+    first, last = np.triu_indices(3)
+    np.testing.assert_allclose(images.bends(kernel, batch, 1, basis)[0], full[:, first, last], rtol=1e-10, atol=1e-12)
+    turned = images.bends(kernel, batch, 1, basis, np.array([0, 2, 1]))[0]
+    np.testing.assert_allclose(turned, full[[1, 0, 2]][:, first, last], rtol=1e-10, atol=1e-12)
