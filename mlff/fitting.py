@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import numbers
 import time
@@ -22,7 +21,7 @@ from mlff.labelled import LabelledFrames
 from mlff.labels import arguments_of
 from mlff.metrics import compare
 from mlff.neighbors import closest_pairs
-from mlff.operators import Operator, find_operator, order_of
+from mlff.operators import HESSIAN, Operator, find_operator, order_of
 from mlff.radial import require_order
 from mlff.solve import IndefiniteMatrix, Progress, constant_elements, solve
 from mlff.symmetry import Permutations
@@ -78,7 +77,7 @@ def fit(
     order = _highest_order(frames, operators)
     for radial in kernel.radials:
         require_order(radial, order, 1, f"a force field from {' and '.join(labels)}")
-    if "hessian" in labels and not isinstance(operators["hessian"].function, functools.partial):
+    if operators.get("hessian") is HESSIAN:
         require_unprojected(frames)
     trials = []
     ones = [1.0] * len(kernel.leaves)
