@@ -74,11 +74,11 @@ def measured_rows(batch: Batch, piece: slice, operators: dict[Operator, float], 
                     f"{batch.index[piece][start]}, its label {operator.name} has {values.shape[1]}"
                 )
             for k, value in enumerate(values):
-                own = measured(found, k, value, level)
-                if len(own.labels):
-                    rows[start + k].append(own)
-    for i, own in zip(batch.index[piece], rows, strict=True):
-        if not own:
+                there = measured(found, k, value, level)
+                if len(there.labels):
+                    rows[start + k].append(there)
+    for i, parts in zip(batch.index[piece], rows, strict=True):
+        if not parts:
             raise ValueError(f"labels: frame {i} has none of {', '.join(op.name for op in operators)}; leave it out")
     return rows
 

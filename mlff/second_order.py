@@ -139,16 +139,13 @@ class _Frames:
         factors[count:, count:] = 4.0 * f2
         right = other.left().swapaxes(2, 3)
         total = _contract(self.left(), np.einsum("xytek,ytekp->xtekp", factors, right))
-        G = np.stack(
-            [_outer(self.own.curved[..., p], other.own.curved[..., p]).swapaxes(2, 3) for p in self.parts]
-        )  # b t e k s u, first as (t e s k u)
-        bent = np.einsum(
-            "bctek,btekr->ctekr",
-            f3.reshape(count, blocks, *around),
-            (self.p[:, None, ..., None] * q[None, ..., None, :]).reshape(count, *around, -1),
-        )
-        X = 8.0 * bent + 2.0 * np.einsum("bdtek,btekr->dtekr", f2, G.reshape(blocks, *around, -1))
-        mixed = _contract(X, G.reshape(X.shape)).reshape(-1, self.size, other.size, self.size, other.size)
+        # the last axis holds a c
+        G = np.stack([_outer(self.own.curved[..., part], other.own.curved[..., part]) for part in self.parts])
+        G = G.swapaxes(3, 4).reshape(blocks, *around, -1)
+        products = (self.p[:, None, ..., None] * q[None, ..., None, :]).reshape(count, *around, -1)
+        X = 8.0 * np.einsum("xdtek,xtekr->dtekr", f3.reshape(count, blocks, *around), products)
+        X += 2.0 * np.einsum("bdtek,btekr->dtekr", f2, G)
+        mixed = _contract(X, G).reshape(-1, self.size, other.size, self.size, other.size)
         mixed = mixed.swapaxes(2, 3)  # t a a′ c c′
         mixed = mixed + mixed.swapaxes(3, 4)
         mixed = mixed + mixed.swapaxes(1, 2)
