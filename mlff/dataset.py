@@ -118,11 +118,11 @@ class Dataset(Sequence[Frame]):
         Raises:
             ValueError: both have the same label of one geometry.
         """
-        places: dict[bytes, int] = {frame.fingerprint(): i for i, frame in enumerate(self.frames)}
+        places = {_place(frame): i for i, frame in enumerate(self.frames)}
         frames = list(self.frames)
         for i, frame in zip(other.indices, other.frames, strict=True):
-            place = places.get(frame.fingerprint())
-            if place is None:
+            place = places.setdefault(_place(frame), len(frames))
+            if place == len(frames):
                 frames.append(frame)
                 continue
             if both := sorted(set(frame.labels) & set(frames[place].labels)):
@@ -224,6 +224,12 @@ class Dataset(Sequence[Frame]):
         """
         self.require(name)
         return np.stack([frame.labels[name] for frame in self.frames])
+
+
+def _place(frame: Frame) -> tuple[bytes, ...]:
+    """The geometry to the digits that text files keep."""
+    rounded = [(np.round(array, 6) + 0.0).tobytes() for array in (frame.positions, frame.cell)]
+    return (*rounded, np.asarray(frame.numbers, dtype=np.int32).tobytes(), np.asarray(frame.system.pbc).tobytes())
 
 
 def _slice(index: str, total: int) -> slice | list[int]:

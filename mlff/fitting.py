@@ -21,7 +21,7 @@ from mlff.labelled import LabelledFrames
 from mlff.labels import arguments_of
 from mlff.metrics import compare
 from mlff.neighbors import closest_pairs
-from mlff.operators import HESSIAN, Operator, find_operator, order_of
+from mlff.operators import HESSIAN, OPERATORS, Operator, find_operator, order_of
 from mlff.radial import require_order
 from mlff.solve import IndefiniteMatrix, Progress, constant_elements, solve
 from mlff.symmetry import Permutations
@@ -95,6 +95,7 @@ def fit(
         label_order=order,
         record={
             "labels": list(labels),
+            "own_operators": [name for name, operator in operators.items() if OPERATORS.get(name) is not operator],
             "noise": stated,
             "units": data.units,
             "source": data.source,
@@ -147,7 +148,7 @@ def _with_amplitudes(kernel: Kernel, amplitudes: tuple[float, ...]) -> Kernel:
 def _start_geometry(frames: LabelledFrames) -> dict:
     """The frame of lowest energy an atom, or without energies the one of smallest forces: where to start a simulation."""
     best, lowest = None, np.inf
-    for batch in frames.batches:
+    for batch in frames.having("energy").batches or frames.batches:
         if "energy" in batch.labels:
             worth = batch.labels["energy"] / len(batch.numbers)
         else:
@@ -203,8 +204,7 @@ def _operators(labels) -> dict[str, Operator]:
 def _highest_order(frames: LabelledFrames, operators: dict[str, Operator]) -> int:
     orders = []
     for name, operator in operators.items():
-        batch = frames.having(name).batches[0]
-        orders.append(order_of(operator, batch.positions[0], tuple(a[0] for a in arguments_of(batch, operator))))
+        orders += [order_of(operator, b.positions, arguments_of(b, operator)) for b in frames.having(name).batches]
     return max(orders)
 
 
@@ -212,6 +212,9 @@ def _labelled(model: Kernel, data: Dataset, labels: tuple[str, ...]) -> Labelled
     for name in labels:
         data.require_some(name)
     for i, frame in zip(data.indices, data, strict=True):
+        for name in ("energy", "forces", "stress"):
+            if not np.isfinite(frame.labels.get(name, 0.0)).all():
+                raise ValueError(f"{data.source}: {name} of frame {i} is not finite; leave the label out of the frame")
         if not set(labels) & set(frame.labels):
             raise ValueError(
                 f"{data.source}: frame {i} has none of the labels that are fitted ({', '.join(labels)}); leave it out"

@@ -85,7 +85,7 @@ class Function:
         """
         points = np.asarray(points, dtype=np.float64)
         wrapped = _wrapped("result", operator)
-        order = order_of(wrapped, points[:1], (), highest=None)
+        order = order_of(wrapped, points[:, None], (), highest=None)
         require_order(self.kernel.radial, self.label_order, order, f"a derivative of order {order}")
         size = chunk_size(self.model.bytes_per_geometry * (1 + points.shape[1]) ** order)
         found = [values for _, values in map_chunks(functools.partial(_apply, operator, self.model), (points,), size)]
@@ -114,7 +114,7 @@ def fit_function(conditions: Sequence[Condition], radial: Radial) -> Function:
                 f"conditions: points of condition {i} have shape {points.shape}, expected (m, {dimension})"
             )
         operator = _wrapped(f"condition {i}", condition.operator)
-        highest = max(highest, order_of(operator, points[:1], ()))
+        highest = max(highest, order_of(operator, points[:, None], ()))
         values = np.asarray(condition.values, dtype=np.float64)
         size = _size(operator, points[:1])
         values = np.broadcast_to(values, (len(points), size)) if values.ndim == 0 else values.reshape(len(points), -1)
@@ -127,7 +127,7 @@ def fit_function(conditions: Sequence[Condition], radial: Radial) -> Function:
         )  # fmt: skip
         start += len(points)
     kernel = GlobalKernel(coordinates, radial)
-    require_order(radial, highest, 0, f"a function from derivatives of order {highest}")
+    require_order(radial, highest, highest, f"a function from derivatives of order {highest}")
     solution = solve(kernel, LabelledFrames(tuple(batches)), noise)
     return Function(solution.model, kernel.replace(amplitude=solution.amplitudes[0]), highest, solution.rows)
 

@@ -12,7 +12,7 @@ from mlff.force_field import ForceField
 from mlff.images import jets
 from mlff.kernels import GlobalKernel, Kernel, LocalKernel
 from mlff.labelled import LabelledFrames
-from mlff.labels import Noise
+from mlff.labels import Noise, describe
 from mlff.operators import find_operator
 from mlff.solve import IndefiniteMatrix, Progress, solve
 
@@ -101,15 +101,27 @@ def search_lengthscale(
             f"lengthscale: {len(frames)} training frames are too few to find one by validation "
             f"(at least {MIN_FRAMES}); give it, for example Matern52(lengthscale=10.0)"
         )
-    if not {find_operator(label).name for label in noise} & set(VALIDATED):
+    fitted = {find_operator(label).name for label in noise}
+    validated = next((name for name in VALIDATED if name in fitted), None)
+    if validated is None:
         raise ValueError(
             "lengthscale: it is found by the errors of forces or energies, and neither is fitted; give one"
         )
-    order = frames.index[np.random.default_rng(seed).permutation(len(frames))]
-    held = max(1, min(MAX_VALIDATION, len(frames) // 5))
-    turns = min(5, -(-ENOUGH // held), len(frames) // held)
+    # frames without the label that tells how good a length scale is are of use in training alone
+    telling = frames.having(validated)
+    if len(telling) < MIN_FRAMES:
+        raise ValueError(
+            f"lengthscale: {len(telling)} training frames with {validated} are too few to find one by validation "
+            f"(at least {MIN_FRAMES}); give it, for example Matern52(lengthscale=10.0)"
+        )
+    others = np.setdiff1d(frames.index, telling.index)
+    order = telling.index[np.random.default_rng(seed).permutation(len(telling))]
+    held = max(1, min(MAX_VALIDATION, len(telling) // 5))
+    turns = min(5, -(-ENOUGH // held), len(telling) // held)
     folds = [np.roll(order, -turn * held) for turn in range(turns)]
-    splits = [(frames.take(fold[held : held + MAX_FIT]), frames.take(fold[:held])) for fold in folds]
+    splits = [
+        (frames.take(np.concatenate([fold[held : held + MAX_FIT], others])), frames.take(fold[:held])) for fold in folds
+    ]
     starts = [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in kernel.leaves]
     start = next(s for s, leaf in zip(starts, kernel.leaves, strict=True) if leaf.radial.lengthscale is None)
     errors: dict[int, float] = {}
@@ -119,7 +131,7 @@ def search_lengthscale(
         if k not in errors:
             progress("length scale", min(0.95, len(errors) / 9))
             trial = with_lengthscales(kernel, starts, FACTOR**k)
-            mistakes = [_validation_error(trial, *split, noise, atomic_energies) for split in splits]
+            mistakes = [_validation_error(trial, *split, noise, atomic_energies, validated) for split in splits]
             errors[k] = float(np.sqrt(np.mean(np.square(mistakes))))
             trials.append(Trial(start * FACTOR**k, errors[k]))
             logger.info("length scale %.4g: validation RMSE %.4g", trials[-1].lengthscale, errors[k])
@@ -134,19 +146,20 @@ def search_lengthscale(
     if not np.isfinite(errors[best]):
         raise ValueError(
             f"lengthscale: no kernel matrix around the data's scale ({start:.3g}) is positive definite with noise "
-            f"{noise}; raise noise, or give a length scale"
+            f"{describe(noise)}; raise noise, or give a length scale"
         )
     good = [k for k, value in errors.items() if value <= (1.0 + TIE) * errors[best]]
     return with_lengthscales(kernel, starts, FACTOR ** min(good)), trials
 
 
-def _validation_error(kernel, training: LabelledFrames, validation: LabelledFrames, noise, atomic_energies) -> float:
+def _validation_error(
+    kernel, training: LabelledFrames, validation: LabelledFrames, noise, atomic_energies, name: str
+) -> float:
     try:
         solution = solve(kernel, training, noise, atomic_energies)
     except IndefiniteMatrix:
         return np.inf  # no candidate
-    fitted, squares = {find_operator(label).name for label in noise}, []
-    name = next(name for name in VALIDATED if name in fitted)
+    squares = []
     for batch in validation.having(name).batches:
         force_field = ForceField(solution.model, batch.numbers, kernel, 1)
         energies, forces = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc)

@@ -51,17 +51,18 @@ class LabelledFrames:
         members: dict[tuple, dict[tuple, list[int]]] = {}
         for i, frame in enumerate(data):
             # labels that come in any number (curvatures along vectors) share an array where they are as many
-            names = tuple((name, np.shape(value)) for name, value in sorted(frame.labels.items()))
+            names = tuple((name, np.shape(value)) for name, value in sorted(frame.labels.items()) if np.size(value))
             kind = (np.asarray(frame.numbers, dtype=np.int32).tobytes(), names)
-            members.setdefault(tuple(sorted(frame.labels)), {}).setdefault(kind, []).append(i)
+            members.setdefault(tuple(name for name, _ in names), {}).setdefault(kind, []).append(i)
         batches = []
         for index in (index for kinds in members.values() for index in kinds.values()):
             frames = [data[i] for i in index]
-            names = tuple(frames[0].labels)
+            names = tuple(name for name, value in frames[0].labels.items() if np.size(value))
             batches.append(
                 Batch(
-                    np.stack([frame.positions for frame in frames]), frames[0].numbers,
-                    np.stack([frame.cell for frame in frames]), np.stack([frame.system.pbc for frame in frames]),
+                    np.stack([np.asarray(frame.positions, dtype=np.float64) for frame in frames]), frames[0].numbers,
+                    np.stack([np.asarray(frame.cell, dtype=np.float64) for frame in frames]),
+                    np.stack([frame.system.pbc for frame in frames]),
                     {name: np.stack([frame.labels[name] for frame in frames]) for name in names}, np.array(index),
                 )
             )  # fmt: skip

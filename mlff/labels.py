@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from mlff.images import bends
 from mlff.kernels import Kernel
 from mlff.labelled import Batch
-from mlff.operators import Operator, functionals, order_of
+from mlff.operators import Operator, find_operator, functionals, order_of
 from mlff.rows import Rows, measured, pack, restricted, seen, span, stack, visible
 
 Noise = Mapping[str | Operator, float]
@@ -39,6 +40,11 @@ class Labels:
         return len(self.rows.labels)
 
 
+def describe(noise: Noise) -> str:
+    """Names and standard deviations, for messages."""
+    return ", ".join(f"{find_operator(label).name} {value:.3g}" for label, value in noise.items())
+
+
 def arguments_of(batch: Batch, operator: Operator) -> tuple[np.ndarray, ...]:
     """What an operator is given beside the energy and the positions, each with one entry a frame.
 
@@ -60,7 +66,9 @@ def measured_rows(batch: Batch, piece: slice, operators: dict[Operator, float], 
     for operator, level in operators.items():
         arguments = tuple(argument[piece] for argument in arguments_of(batch, operator))
         positions = batch.positions[piece]
-        order = order_of(operator, positions[0], tuple(argument[0] for argument in arguments))
+        order = order_of(operator, positions, arguments)
+        if order > 1:
+            _require_memory(operator, batch.labels[operator.name][0].size, coordinates)
         # of second order, a frame has (3n)⁴ coefficients at most: one at a time
         step = len(positions) if order < 2 else 1
         for start in range(0, len(positions), step):
@@ -68,6 +76,10 @@ def measured_rows(batch: Batch, piece: slice, operators: dict[Operator, float], 
             own = tuple(argument[some] for argument in arguments)
             found = functionals(operator, order, coordinates, positions[some], own)
             values = batch.labels[operator.name][piece][some].reshape(len(found.values), -1)
+            finite = [np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in found if part is not None]
+            if not (whole := np.all(finite, axis=0)).all():
+                i = batch.index[piece][some][int(np.argmin(whole))]
+                raise ValueError(f"labels: operator {operator.name} is not finite at frame {i}; are its arguments?")
             if found.values.shape != values.shape:
                 raise ValueError(
                     f"labels: operator {operator.name} returns {found.values.shape[1]} numbers for frame "
@@ -83,11 +95,27 @@ def measured_rows(batch: Batch, piece: slice, operators: dict[Operator, float], 
     return rows
 
 
+def _require_memory(operator: Operator, rows: int, coordinates: int) -> None:
+    """Refuse labels of second order whose coefficients alone would fill the machine, before they are computed."""
+    needed, present = 2 * 8 * rows * coordinates**2, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > present / 4:
+        raise ValueError(
+            f"labels: {operator.name} has {rows} numbers a frame of {coordinates} coordinates, {needed / 2**30:.0f} GiB of "
+            "coefficients; give products H·v (hessian_products) or curvatures along some directions instead"
+        )
+
+
 def carried_labels(kernel: Kernel, batch: Batch, i: int, parts: list[Rows], jacobians: list[np.ndarray]):
     """One frame: its labels in the basis of those that descriptors see, and for every part of the kernel the tangents of
     their rows and the first derivatives that second-order labels see."""
     basis = span(parts)
     bent = [bends(part, batch, i, basis) for part in kernel.parts] if len(basis) else None
+    for part, second in zip(kernel.parts, bent or (), strict=bent is not None):
+        if not np.isfinite(second).all():
+            raise ValueError(
+                f"descriptor {part.leaves[0].descriptor.name} has a second derivative that is not finite at training frame "
+                f"{batch.index[i]}; guard its square roots, norms and divisions there"
+            )
     along = [(jacobian @ basis.T).transpose(0, 2, 1) for jacobian in jacobians]  # (e, k, D)
     inner = seen(along)
     kept, tangents, unseen = [], [[] for _ in jacobians], 0.0

@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from mlff.batching import map_chunks
 from mlff.precision import double_precision
 
 HIGHEST = 2  # order of derivative that a label may have
 _PROBES = 5  # polynomials up to this degree tell an operator's order
 _ZERO = 1e-9
+_AT_ONCE = 16  # geometries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,26 +140,33 @@ class Functionals(NamedTuple):
     matrices: Float[np.ndarray, "m rows coordinates coordinates"] | None
 
 
-def order_of(operator: Operator, x: np.ndarray, arguments: tuple, highest: int | None = HIGHEST) -> int:
-    """The highest derivative that an operator takes at a geometry, of those up to the fourth.
+def order_of(operator: Operator, positions: np.ndarray, arguments: tuple, highest: int | None = HIGHEST) -> int:
+    """The highest derivative that an operator takes at some geometries, of those up to the fourth.
 
     Homogeneous polynomials of every degree about x are given to it: one of degree k answers to the k-th derivative alone.
 
+    Arguments:
+        positions: shape (m, n, 3); arguments: what the operator takes beside them, with the same leading axis.
     Raises:
-        ValueError: it is not linear, or takes more than `highest` derivatives.
+        ValueError: it is not linear, gives nothing, or takes more than `highest` derivatives.
     """
     try:
-        answers = _answers(operator, x, arguments)
+        function = functools.partial(_answers, operator)
+        answers = [found for _, found in map_chunks(function, (positions, arguments), _AT_ONCE)]
     except Exception as error:  # whatever the user's own function raises
         raise ValueError(
             f"labels: operator {operator.name} cannot be applied to a smooth function ({error})"
         ) from error
-    sizes, excess = np.asarray(answers[0]), float(answers[1])
+    sizes, excess = (np.concatenate(part).max(axis=0) for part in zip(*answers, strict=True))
     if not np.isfinite(sizes).all():
         raise ValueError(f"labels: operator {operator.name} of a smooth function is not finite")
-    if excess > _ZERO * max(1.0, sizes.max()):
+    if excess > _ZERO * sizes.max():
         raise ValueError(f"labels: operator {operator.name} is not linear in the energy, so it is no label operator")
-    order = int(np.max(np.flatnonzero(sizes > _ZERO * max(sizes.max(), 1e-300)), initial=0))
+    if not sizes.any():
+        raise ValueError(
+            f"labels: operator {operator.name} gives zero for every polynomial up to the fourth degree; are its arguments zero?"
+        )
+    order = int(np.max(np.flatnonzero(sizes > _ZERO * sizes.max())))
     if highest is not None and order > highest:
         raise ValueError(
             f"labels: operator {operator.name} takes derivatives of order {order}; labels have at most {highest}"
@@ -165,9 +174,12 @@ def order_of(operator: Operator, x: np.ndarray, arguments: tuple, highest: int |
     return order
 
 
-@double_precision
 @functools.partial(jax.jit, static_argnums=0)
-def _answers(operator: Operator, x, arguments):
+def _answers(operator: Operator, positions, arguments):
+    return jax.vmap(functools.partial(_answers_at, operator))(positions, arguments)
+
+
+def _answers_at(operator: Operator, x, arguments):
     """Sizes of what it makes of a polynomial of each degree, and how far it is from linear."""
     # directions that no symmetry and no axis prefers
     along = jnp.asarray(np.random.default_rng(5).standard_normal((2, x.size + 9)))

@@ -13,6 +13,7 @@ rotations, and at planar or linear geometries the modes that the first derivativ
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -54,10 +55,12 @@ def measured(functionals: Functionals, frame: int, labels: Float[np.ndarray, " r
     values, directions, matrices = (
         np.zeros((*functionals.values[frame].shape, 0, 0)) if array is None else array[frame] for array in functionals
     )
+    coefficients = np.concatenate([values[:, None], directions, matrices.reshape(len(values), -1)], axis=1)
+    size = np.abs(coefficients).max(initial=0.0) or 1.0
     kinds: dict[bytes, list[int]] = {}
     for i in np.flatnonzero(~np.isnan(labels)):
-        functional = np.concatenate([values[i : i + 1], directions[i], matrices[i].ravel()])
-        kinds.setdefault((functional.round(12) + 0.0).tobytes(), []).append(int(i))
+        functional = hashlib.sha256(((coefficients[i] / size).round(12) + 0.0).tobytes()).digest()
+        kinds.setdefault(functional, []).append(int(i))
     first = [members[0] for members in kinds.values()]
     weights = np.sqrt([len(members) for members in kinds.values()])
     means = np.array([labels[members].mean() for members in kinds.values()])

@@ -30,6 +30,8 @@ from mlff.rows import pairs
 
 _MEMORY = 16 * 2**20  # bytes of the intermediate arrays of the pairs of frames that are worked on at once
 
+_LARGE = 512 * 2**20  # bytes of one pair
+
 
 def add_second_order(
     result: Float[np.ndarray, "m r n q"], radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]
@@ -59,7 +61,12 @@ def add_second_order(
         if one.curved and two.curved:
             result[i, :, j] += ours.weights @ one.with_second_order(two, f) @ theirs.weights.swapaxes(1, 2)
 
-    map_threads(add, range(0, len(first), step))
+    starts = range(0, len(first), step)
+    if _bytes_per_pair(rows, columns, len(parts)) > _LARGE:
+        for start in starts:  # one pair fills the memory that all threads may take
+            add(start)
+    else:
+        map_threads(add, starts)
 
 
 def _bytes_per_pair(rows: Side, columns: Side, blocks: int) -> int:

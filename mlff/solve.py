@@ -13,9 +13,8 @@ from mlff.expansion import Expansion, composition
 from mlff.gram import Side, block
 from mlff.kernels import Kernel
 from mlff.labelled import LabelledFrames
-from mlff.labels import Noise
+from mlff.labels import Noise, describe
 from mlff.linalg.tiles import NotPositiveDefinite, SymmetricTiles
-from mlff.operators import find_operator
 from mlff.rows import orders
 from mlff.second_order import add_second_order
 from mlff.terms import Term
@@ -106,7 +105,7 @@ def _indefinite(error: NotPositiveDefinite, kernel, carried: Carried, frames, no
     scales = ", ".join(f"{np.min(radial.lengthscale):.4g}" for radial in kernel.radials)
     return IndefiniteMatrix(
         f"the kernel matrix is not positive definite at training frame {frame} of {len(ends)}: its labels follow from "
-        f"the earlier frames' to rounding; raise noise (now {_describe(noise)}), shorten the length scale "
+        f"the earlier frames' to rounding; raise noise (now {describe(noise)}), shorten the length scale "
         f"(now {scales}), or remove near-duplicate frames"
     )
 
@@ -128,11 +127,14 @@ def _groups(carried: Carried) -> list[slice]:
     for section in carried.sections:
         start = section.start
         while start < section.stop:
-            fits = int(np.searchsorted(np.cumsum(counts[start : section.stop]), TILE_ROWS, side="right"))
-            stop = min(start + max(1, fits), section.stop)
+            own = counts[start : section.stop]
+            # frames with fewer rows are padded to the fullest, which must not cost more than a tile again
+            padded = np.arange(1, len(own) + 1) * np.maximum.accumulate(own)
+            fitting = (np.cumsum(own) <= TILE_ROWS) & (padded <= 2 * TILE_ROWS)
+            stop = start + max(1, len(own) if fitting.all() else int(np.argmin(fitting)))
             groups.append(slice(start, stop))
             start = stop
-    return groups
+    return [group for group in groups if counts[group].any()]
 
 
 def _right_hand_sides(carried: Carried, frames: LabelledFrames, elements) -> tuple[np.ndarray, np.ndarray]:
@@ -178,6 +180,8 @@ def _product(carried: Carried, term: Term, rows: slice, group: slice, columns: l
     """The kernel of one term between the labels of two groups of frames, (m, r, n, q), padded as the sides are."""
     ours, theirs = ([label.size for label in carried.labels[part]] for part in (rows, group))
     total = np.zeros((len(ours), max(ours), len(theirs), max(theirs)))
+    if not total.size:
+        return total  # a lone atom has no row of forces
     for channel, column in enumerate(columns):
         row = term.row(carried.labels, rows, channel)
         if row.points.shape[1] and column.points.shape[1]:
@@ -206,7 +210,3 @@ def _assemble(carried: Carried, shares: np.ndarray, progress: Progress) -> Symme
             done += 1
             progress("assemble", done / total)
     return matrix
-
-
-def _describe(noise: Noise) -> str:
-    return ", ".join(f"{find_operator(label).name} {value:.3g}" for label, value in noise.items())

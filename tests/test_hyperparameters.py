@@ -49,7 +49,7 @@ def test_small_sets_are_held_out_in_turn(frames, monkeypatch):
 
     seen = []
 
-    def spy(kernel, training, validation, noise, atomic_energies):
+    def spy(kernel, training, validation, noise, atomic_energies, name):
         seen.append((training.batches[0].positions, validation.batches[0].positions))
         return 1.0 / kernel.radial.lengthscale + kernel.radial.lengthscale
 
@@ -63,3 +63,13 @@ def test_small_sets_are_held_out_in_turn(frames, monkeypatch):
     for training, validation in first:
         assert len(training) == 8
         assert not {x.tobytes() for x in training} & {x.tobytes() for x in validation}
+
+
+def test_frames_without_the_validated_label_stay_in_training(water):
+    """A few frames with forces among many with energies alone: every fold holds out some of the few."""
+    bare = [mlff.Frame(f.system, {"energy": f.labels["energy"]}) for f in water[6:30]]
+    data = mlff.Dataset([*bare[:12], *water[:6], *bare[12:]])
+    force_field = mlff.fit(KERNEL, data, ("energy", "forces"), {"energy": 1e-4, "forces": 1e-3})
+    assert len(force_field.record["lengthscales_tried"]) > 2
+    with pytest.raises(ValueError, match="4 training frames with forces are too few"):
+        mlff.fit(KERNEL, mlff.Dataset([*bare, *water[:4]]), ("energy", "forces"), {"energy": 1e-4, "forces": 1e-3})

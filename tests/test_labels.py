@@ -11,6 +11,9 @@ from ase.calculators.morse import MorsePotential
 
 import mlff
 from descriptors import acsf, inverse_distances
+from mlff import solve as solver
+from mlff.carried import carry
+from mlff.labelled import LabelledFrames
 
 KERNEL = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.5))
 MINIMUM = np.array([[0.0, 0, 0.0], [0, 0.78, -0.58], [0, -0.78, -0.58]])
@@ -177,3 +180,59 @@ def test_stress_labels():
     without, alone, together = (error(labels) for labels in (("forces",), ("stress",), ("forces", "stress")))
     assert together < 0.5 * without
     assert alone < 0.2
+
+
+def test_lone_atoms_have_no_rows_of_forces(frames):
+    """Isolated atoms beside molecules, forces alone fitted: they add nothing, and are no error."""
+    lone = [
+        mlff.Frame(
+            mlff.System(np.zeros((1, 3)), np.array([z], np.int32), np.zeros((3, 3)), np.zeros(3, bool)),
+            {"energy": -1.0, "forces": np.zeros((1, 3))},
+        )
+        for z in (1, 8)
+    ]
+    kernel = mlff.LocalKernel(functools.partial(acsf, cutoff=4.0), mlff.RBF(lengthscale=2.0))
+    molecules = having(frames[:6], "forces")
+    with_them = mlff.fit(kernel, mlff.Dataset([lone[0], *molecules, lone[1]]), ("forces",), 1e-4)
+    without = mlff.fit(kernel, molecules, ("forces",), 1e-4)
+    assert with_them.record["rows"] == without.record["rows"] == 6 * 3
+    x, numbers = frames[20].positions, np.array([8, 1, 1])
+    np.testing.assert_allclose(with_them.forces(x, numbers=numbers), without.forces(x), atol=1e-8)
+
+
+def test_frames_of_unequal_numbers_of_labels_do_not_share_a_tile(frames):
+    """One whole Hessian among frames with a few entries each: padding all of them to the fullest would be quadratic."""
+    few = np.full((9, 9), np.nan)
+    few[0, 0] = 1.0
+    sparse = [
+        mlff.Frame(f.system, {"hessian": np.where(np.isnan(few), np.nan, f.labels["hessian"])}) for f in frames[1:30]
+    ]
+    data = mlff.Dataset([mlff.Frame(frames[0].system, {"hessian": frames[0].labels["hessian"]}), *sparse])
+    carried = carry(KERNEL.completed([8, 1, 1]), LabelledFrames.of(data), {"hessian": 1e-3}, lambda *_: None)
+    assert [label.size for label in carried.labels][:3] == [9, 1, 1]
+    for tile, most in ((4, 8), (2048, 4096)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(solver, "TILE_ROWS", tile)
+            groups = solver._groups(carried)
+        assert [i for group in groups for i in range(group.start, group.stop)] == list(range(30))
+        for group in groups:
+            sizes = [label.size for label in carried.labels[group]]
+            assert len(sizes) == 1 or len(sizes) * max(sizes) <= most
+
+
+def test_labels_that_are_not_finite_are_named(frames):
+    broken = mlff.Frame(frames[1].system, {**frames[1].labels, "energy": np.nan})
+    with pytest.raises(ValueError, match="energy of frame 1 is not finite"):
+        mlff.fit(KERNEL, mlff.Dataset([frames[0], broken]), ("forces",), 1e-3)
+
+
+def test_empty_labels_and_vectors_that_are_zero(frames):
+    """No curvature in one frame, and a zero vector in another, take nothing from the others."""
+    labels = dict(frames[0].labels)
+    labels["curvatures"], labels["curvature_vectors"] = np.zeros(0), np.zeros((0, 2, 3, 3))
+    still = dict(frames[1].labels)
+    still["curvatures"], still["curvature_vectors"] = np.zeros(4), np.zeros((4, 2, 3, 3))
+    data = mlff.Dataset([mlff.Frame(frames[1].system, still), *frames[2:5], mlff.Frame(frames[0].system, labels)])
+    force_field = mlff.fit(KERNEL, data, ("forces", "curvatures"), {"forces": 1e-4, "curvatures": 1e-4})
+    assert force_field.record["rows"] == 5 * 3 + 3 * 4
+    assert force_field.label_order == 2

@@ -28,9 +28,9 @@ def x(rng):
 
 
 def single(operator, x, *arguments):
-    order = order_of(operator, x, arguments)
-    coordinates = x.size + 9 * operator.strain
-    found = functionals(operator, order, coordinates, x[None], tuple(np.asarray(a)[None] for a in arguments))
+    arguments = tuple(np.asarray(argument)[None] for argument in arguments)
+    order = order_of(operator, x[None], arguments)
+    found = functionals(operator, order, x.size + 9 * operator.strain, x[None], arguments)
     return order, *(None if array is None else array[0] for array in found)
 
 
@@ -117,7 +117,15 @@ def test_projected_hessian_is_free_of_rigid_motions_and_keeps_the_rest(masses, x
 )
 def test_refusals(function, message, x):
     with pytest.raises(ValueError, match=message):
-        order_of(Operator("bad", function, "eV"), x, ())
+        order_of(Operator("bad", function, "eV"), x[None], ())
+
+
+def test_the_order_is_that_of_all_frames(x, rng):
+    """A vector that is zero in the first frame says nothing of the operator."""
+    vectors = np.stack([np.zeros((1, 3, 3)), rng.standard_normal((1, 3, 3))])
+    assert order_of(HESSIAN_PRODUCTS, np.stack([x, x]), (vectors,)) == 2
+    with pytest.raises(ValueError, match="gives zero for every polynomial"):
+        order_of(HESSIAN_PRODUCTS, x[None], (vectors[:1],))
 
 
 def test_names():
