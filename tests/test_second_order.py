@@ -250,3 +250,60 @@ def test_planar_benzene_keeps_its_modes_out_of_the_plane():
     upwards = np.zeros((12, 3))
     upwards[:6, 2] = [1, -1, 1, -1, 1, -1]
     assert upwards.ravel() @ hessian @ upwards.ravel() > 1.0
+
+
+# -- crystals: strains beside displacements -------------------------------------------------------------------------------
+
+
+SHIFTS = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=3)))
+
+
+def crowding(positions, cell):
+    """Eight numbers an atom of a crystal, from its images in the next cells."""
+    vectors = positions[:, None, None] - positions[:, None] + SHIFTS @ cell
+    squares = jnp.sum(vectors**2, axis=-1)
+    return jnp.stack([jnp.sum(jnp.exp(-squares / w), axis=(1, 2)) for w in np.linspace(2.0, 20.0, 8)], axis=1)
+
+
+def test_stresses_and_operators_of_ones_own_match_nested_differentiation(rng):
+    """In displacements and the nine entries of a strain; an operator that mixes orders and depends on the geometry."""
+    mixed = mlff.Operator(
+        "mixed", lambda u, x: u(x) + x[0, 1] * jax.grad(u)(x)[1, 2] + jnp.trace(jax.hessian(u)(x)[0, :, 0]), "eV"
+    )
+    cells = np.array([np.diag([4.0, 4.2, 4.5]) + 0.3 * rng.standard_normal((3, 3)) for _ in range(2)])
+    x = np.array([[0.1, 0.2, 0.0], [1.6, 1.3, 1.4]]) + 0.1 * rng.standard_normal((2, 2, 3))
+    labels = {
+        "energy": rng.standard_normal(2), "forces": rng.standard_normal((2, 2, 3)), "stress": rng.standard_normal((2, 3, 3)),
+        "hessian": np.stack([np.eye(6)] * 2), "mixed": rng.standard_normal((2, 1)),
+    }  # fmt: skip
+    frames = LabelledFrames.uniform(x, np.array([14, 14]), labels, cells)
+    kernel = mlff.LocalKernel(crowding, mlff.RBF(lengthscale=2.0), amplitude=1.0).completed([14, 14])
+    noise = dict.fromkeys(("energy", "forces", "stress", "hessian", mixed), 1.0)
+    carried = carry(kernel, frames, noise, lambda *_: None)
+    found, _ = system_matrix(kernel, frames, tuple(noise))
+    (batch,) = frames.batches
+
+    def k(i, j, p, q):
+        systems = []
+        for frame, y in ((i, p), (j, q)):
+            deformation = jnp.eye(3) + y[6:].reshape(3, 3)
+            moved = (batch.positions[frame] + y[:6].reshape(2, 3)) @ deformation
+            systems.append(System(moved, batch.numbers, batch.cells[frame] @ deformation, batch.pbc[frame]))
+        return kernel.evaluate(*systems)
+
+    def every(i, j):
+        def of_second(q):
+            return taylor(lambda p: k(i, j, p, q))(jnp.zeros(15))
+
+        q = jnp.zeros(15)
+        slopes, bends = jax.jacfwd(of_second)(q), jax.jacfwd(jax.jacfwd(of_second))(q)
+        return jnp.concatenate([of_second(q)[:, None], slopes, bends.reshape(len(slopes), -1)], axis=1)
+
+    own = [coefficients(label) for label in carried.labels]
+    with jax.enable_x64(True):
+        whole = [
+            [own[i] @ np.asarray(jax.jit(every, static_argnums=(0, 1))(i, j)) @ own[j].T for j in (0, 1)]
+            for i in (0, 1)
+        ]
+    properties.assert_matches_dense(found, np.block(whole), 1e-10)
+    assert len(own[0]) == 1 + 3 + 6 + 1 + 6  # energy, relative forces, stresses, mixture, relative second derivatives
