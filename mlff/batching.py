@@ -1,5 +1,6 @@
 """Batches of any size through a compiled function, in chunks that fit a memory budget and few shapes."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import jax
@@ -9,6 +10,11 @@ from mlff.precision import double_precision
 
 LIVE = 4  # XLA holds about one in so many of the intermediate arrays at once: measured, symmetry functions of 100 atoms
 DEFAULT_MEMORY = 16 * 2**20  # bytes in flight: about what stays in a core's cache, which is fastest
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def chunk_size(bytes_per_item: int, memory: int = DEFAULT_MEMORY) -> int:

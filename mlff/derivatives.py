@@ -80,14 +80,16 @@ def _along(function, direction):
     return lambda x: jax.jvp(function, (x,), (direction,))[1]
 
 
+def strained(model, numbers, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"], neighbors, strain):
+    """E(x (1 + ε), cell (1 + ε)): positions and cell deform, the neighbours stay."""
+    deformation = jnp.eye(3) + strain
+    return model.energy(positions @ deformation, numbers, cell @ deformation, neighbors)
+
+
 def stress(model, numbers, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"], neighbors) -> Float[Array, "3 3"]:
-    """∂E/∂ε/V: positions and cell deform by 1 + ε, the neighbours stay."""
-
-    def strained(strain):
-        deformation = jnp.eye(3) + strain
-        return model.energy(positions @ deformation, numbers, cell @ deformation, neighbors)
-
-    return jax.grad(strained)(jnp.zeros((3, 3))) / jnp.abs(jnp.linalg.det(cell))
+    """∂E/∂ε/V."""
+    slope = jax.grad(strained, argnums=5)(model, numbers, positions, cell, neighbors, jnp.zeros((3, 3)))
+    return slope / jnp.abs(jnp.linalg.det(cell))
 
 
 def strain_derivatives(
@@ -96,8 +98,7 @@ def strain_derivatives(
     """∂²E/∂η∂η and ∂²E/∂η∂x, where E = E(x(1 + ε), cell(1 + ε)) with the symmetric strain ε of Voigt components η."""
 
     def energy(x, voigt):
-        deformation = jnp.eye(3) + jnp.tensordot(voigt, STRAINS, axes=1)
-        return model.energy(x @ deformation, numbers, cell @ deformation, neighbors)
+        return strained(model, numbers, x, cell, neighbors, jnp.tensordot(voigt, STRAINS, axes=1))
 
     def gradients(voigt):
         return jax.grad(energy, argnums=(0, 1))(positions, voigt)

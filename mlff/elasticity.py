@@ -7,7 +7,7 @@ from ase import Atoms
 from jaxtyping import Float
 
 from mlff.calculator import located
-from mlff.vibrations import require_relaxed
+from mlff.vibrations import require_relaxed, rigid_motions, split
 
 FLOPPY = 1e-8  # of the stiffest motion: what is softer moves at no cost, and no second derivative tells where to
 
@@ -39,15 +39,13 @@ def elastic_constants(atoms: Atoms, relaxed: bool = True) -> Float[np.ndarray, "
     mixed = mixed.reshape(6, -1)
     if relaxed:
         require_relaxed(atoms, "elastic_constants")
-        pure = pure - mixed @ _response(force_field.hessian(**geometry), mixed)
+        _, internal = split(rigid_motions(atoms))
+        pure = pure - mixed @ _response(force_field.hessian(**geometry), mixed, internal)
     return 0.5 * (pure + pure.T) / atoms.get_volume()
 
 
-def _response(hessian: np.ndarray, mixed: np.ndarray) -> np.ndarray:
-    """H⁺ applied to the forces that strains exert, shape (3n, 6)."""
-    atoms = len(hessian) // 3
-    translations = np.tile(np.eye(3), atoms) / np.sqrt(atoms)
-    internal = np.linalg.svd(translations, full_matrices=True)[2][3:]
+def _response(hessian: np.ndarray, mixed: np.ndarray, internal: np.ndarray) -> np.ndarray:
+    """H⁺ applied to the forces that strains exert, in directions other than translations, shape (3n, 6)."""
     values, vectors = np.linalg.eigh(internal @ hessian @ internal.T)
     if not len(values):
         return np.zeros(mixed.T.shape)

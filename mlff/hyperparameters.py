@@ -96,11 +96,6 @@ def search_lengthscale(
     Raises:
         ValueError: fewer than 5 frames, or no length scale gives a positive definite matrix.
     """
-    if len(frames) < MIN_FRAMES:
-        raise ValueError(
-            f"lengthscale: {len(frames)} training frames are too few to find one by validation "
-            f"(at least {MIN_FRAMES}); give it, for example Matern52(lengthscale=10.0)"
-        )
     fitted = {find_operator(label).name for label in noise}
     validated = next((name for name in VALIDATED if name in fitted), None)
     if validated is None:
@@ -110,8 +105,9 @@ def search_lengthscale(
     # frames without the label that tells how good a length scale is are of use in training alone
     telling = frames.having(validated)
     if len(telling) < MIN_FRAMES:
+        with_it = "" if len(telling) == len(frames) else f" with {validated}"
         raise ValueError(
-            f"lengthscale: {len(telling)} training frames with {validated} are too few to find one by validation "
+            f"lengthscale: {len(telling)} training frames{with_it} are too few to find one by validation "
             f"(at least {MIN_FRAMES}); give it, for example Matern52(lengthscale=10.0)"
         )
     others = np.setdiff1d(frames.index, telling.index)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 
 import numpy as np
 
+from mlff.batching import machine_memory
 from mlff.images import bends
 from mlff.kernels import Kernel
 from mlff.labelled import Batch
@@ -97,8 +97,8 @@ def measured_rows(batch: Batch, piece: slice, operators: dict[Operator, float], 
 
 def _require_memory(operator: Operator, rows: int, coordinates: int) -> None:
     """Refuse labels of second order whose coefficients alone would fill the machine, before they are computed."""
-    needed, present = 2 * 8 * rows * coordinates**2, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > present / 4:
+    needed = 2 * 8 * rows * coordinates**2
+    if needed > machine_memory() / 4:
         raise ValueError(
             f"labels: {operator.name} has {rows} numbers a frame of {coordinates} coordinates, {needed / 2**30:.0f} GiB of "
             "coefficients; give products H·v (hessian_products) or curvatures along some directions instead"

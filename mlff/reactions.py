@@ -12,8 +12,8 @@ import numpy as np
 from ase import Atoms
 
 from mlff.bands import Counted, Path, held
-from mlff.relaxation import internal_directions, relax, require_hessian
-from mlff.vibrations import wavenumbers
+from mlff.relaxation import internal_directions, relax
+from mlff.vibrations import require_hessian, wavenumbers
 
 FLAT = 1e-6  # of the largest curvature: smaller negative ones are rounding
 END = 1e-5  # eV/Å, at the minima where a reaction path ends

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.vibrations import VibrationsData
 
 from mlff.frames import LABELS, Frame
 from mlff.system import System
@@ -144,6 +143,8 @@ def read_vibrations(path: pathlib.Path, units: str | None, keys: dict[str, str])
     Raises:
         ValueError: the file is of another kind, or units or keys are given that it does not need.
     """
+    from ase.vibrations import VibrationsData  # which takes a third of a second, and few files need it
+
     if units is not None or keys:
         raise ValueError(f"{path.name}: VibrationsData are in eV and Å; leave units and keys out")
     try:

@@ -11,7 +11,7 @@ from ase.vibrations import VibrationsData
 from jaxtyping import Float
 from scipy.optimize import brentq
 
-from mlff.vibrations import rigid_motions, split
+from mlff.vibrations import require_hessian, rigid_motions, split
 
 FIRST_RADIUS, LARGEST_RADIUS, SMALLEST_RADIUS = 0.2, 0.5, 1e-10  # Å, of the displacement of all atoms together
 NOISE = 1e-7  # eV; of smaller changes the energy's digits say nothing, then the forces must fall instead
@@ -128,12 +128,6 @@ def trust_region_step(
     if values[0] < 0.0:
         result[0] = np.copysign(np.sqrt(max(radius**2 - result[1:] @ result[1:], 0.0)), result[0])
     return result
-
-
-def require_hessian(atoms: Atoms) -> None:
-    """Refuse atoms whose calculator has no `get_hessian`."""
-    if not hasattr(atoms.calc, "get_hessian"):
-        raise ValueError("atoms.calc: no calculator with get_hessian; attach mlff.Calculator(force_field)")
 
 
 class _Surface:

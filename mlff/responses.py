@@ -12,6 +12,7 @@ from ase import Atoms
 from jaxtyping import Float
 
 from mlff.calculator import Calculator
+from mlff.derivatives import strained
 from mlff.expansion import Expansion
 from mlff.images import surroundings
 from mlff.labelled import Batch
@@ -152,12 +153,7 @@ def _strained(model: Expansion, numbers, positions, cell, neighbors, strain):
     """∂²E/∂x∂ε : ε, with positions and cell deformed by 1 + ε."""
 
     def gradient(t):
-        deformation = jnp.eye(3) + t * strain
-
-        def energy(x):
-            return model.energy(x @ deformation, numbers, cell @ deformation, neighbors)
-
-        return jax.grad(energy)(positions)
+        return jax.grad(strained, argnums=2)(model, numbers, positions, cell, neighbors, t * strain)
 
     return jax.jvp(gradient, (0.0,), (1.0,))[1]
 

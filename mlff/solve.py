@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from mlff.batching import machine_memory
 from mlff.carried import Carried, carry
 from mlff.expansion import Expansion, composition
 from mlff.gram import Side, block
@@ -113,7 +113,7 @@ def _indefinite(error: NotPositiveDefinite, kernel, carried: Carried, frames, no
 def _require_memory(rows: int) -> None:
     """Refuse a matrix that cannot fit, before any work is done."""
     needed = 8 * rows * (rows + TILE_ROWS) // 2
-    present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    present = machine_memory()
     if needed > present:
         raise ValueError(
             f"{rows} linear equations need {needed / 2**30:.1f} GiB, this machine has {present / 2**30:.1f}; "

@@ -27,8 +27,7 @@ def normal_modes(atoms: Atoms) -> VibrationsData:
     Raises:
         ValueError: the calculator has no Hessian.
     """
-    if not hasattr(atoms.calc, "get_hessian"):
-        raise ValueError("atoms.calc: no calculator with get_hessian; attach mlff.Calculator(force_field)")
+    require_hessian(atoms)
     moving = VibrationsData.indices_from_constraints(atoms)
     if isinstance(atoms.calc, Calculator) and len(moving) < len(atoms):
         return VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms, moving=moving), indices=moving)
@@ -84,6 +83,12 @@ def split(
     u, singular, _ = np.linalg.svd(rigid.T, full_matrices=True)
     count = np.sum(singular > LINEAR * singular[0])
     return u[:, :count].T, u[:, count:].T
+
+
+def require_hessian(atoms: Atoms) -> None:
+    """Refuse atoms whose calculator has no `get_hessian`."""
+    if not hasattr(atoms.calc, "get_hessian"):
+        raise ValueError("atoms.calc: no calculator with get_hessian; attach mlff.Calculator(force_field)")
 
 
 def require_relaxed(atoms: Atoms, what: str) -> None:
