@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.distance import cdist
 
-from mlff.linalg.threads import map_threads
+from mlff.linalg.threads import map_threads, processors
 from mlff.precision import double_precision
 from mlff.radial import Radial
 
@@ -82,7 +82,8 @@ def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> 
     with_values = bool(rows.values.any() or columns.values.any())
     result = np.empty((m, r, n, q))
     inner = D + len(parts) * k + with_values
-    step = max(1, _CACHE // (8 * e * (r + q) * inner))
+    step = max(1, min(-(-m // processors()), _CACHE // (8 * e * (r + q) * inner)))
+    own = [_along(columns.tangents[..., part], columns.points[..., part]) for part in parts]
 
     def fill(start: int) -> None:
         some = slice(start, start + step)
@@ -91,6 +92,7 @@ def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> 
             Side(*(array[some] for array in rows)),
             columns,
             parts,
+            own,
             (f[some], f1[:, some], f2[:, :, some]),
             with_values,
         )
@@ -114,7 +116,12 @@ def squares(
     return s.reshape(len(parts), m, e, n, k)
 
 
-def _fill(result, rows: Side, columns: Side, parts, derivatives, with_values: bool) -> None:
+def _along(tangents: Float[np.ndarray, "n k q D"], points: Float[np.ndarray, "n k D"]) -> Float[np.ndarray, "n k q"]:
+    """T·φ, every tangent along its own point."""
+    return np.matmul(tangents, points[..., None])[..., 0]
+
+
+def _fill(result, rows: Side, columns: Side, parts, offsets, derivatives, with_values: bool) -> None:
     """The blocks of a few frames as rows with all frames as columns.
 
     left · right, the inner axis holding for every environment the D features, a point's (T·δ) for every block of
@@ -129,7 +136,7 @@ def _fill(result, rows: Side, columns: Side, parts, derivatives, with_values: bo
     left[..., :D] = rows.tangents.transpose(0, 2, 1, 3)
     if with_values:
         left[..., -1] = rows.values.transpose(0, 2, 1)
-    own = [np.einsum("merd,med->mer", rows.tangents[..., part], rows.points[..., part]) for part in parts]
+    own = [_along(rows.tangents[..., part], rows.points[..., part]) for part in parts]
     features = rows.points.reshape(m * e, D)
     tangents = rows.tangents.reshape(m * e * r, D)
     for j in range(n):
@@ -137,7 +144,7 @@ def _fill(result, rows: Side, columns: Side, parts, derivatives, with_values: bo
         along = []  # δ·T′, a block of features at a time
         for b, part in enumerate(parts):
             w = (features[:, part] @ theirs[..., part].reshape(k * q, -1).T).reshape(m, e, k, q)
-            w -= np.einsum("kd,kqd->kq", points[:, part], theirs[..., part])
+            w -= offsets[b][j]
             along.append(w)
             across = own[b][..., None] - (tangents[:, part] @ points[:, part].T).reshape(m, e, r, k)  # T·δ
             left[..., D + b * k : D + (b + 1) * k] = across.transpose(0, 2, 1, 3)

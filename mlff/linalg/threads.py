@@ -19,7 +19,12 @@ def _controller() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController()
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def map_threads(function: Callable, items: Iterable) -> list:
     """`function` of every item, in order, on as many threads as there are processors; NumPy releases the lock."""
-    with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(processors()) as pool:
         return list(pool.map(function, items))
