@@ -83,6 +83,9 @@ def train_schnet(
     `schnet_energy(positions=…, numbers=…, **trained.keywords)` is the energy it learned, eV. A Gaussian process on the
     features is deep kernel learning, in two stages. Of elements that the data lack it knows nothing.
 
+    A kernel fitted to the same frames searches its length scale on frames that the network has seen, so the errors of
+    that search are too small, and the length scale comes out long; features trained on other frames have neither fault.
+
     Arguments:
         data: frames with energies and forces, of any compositions and cells.
         features, interactions, radial, cutoff: the network, as in `schnet_features`; cutoff in Å.
