@@ -23,6 +23,7 @@ from descriptors import (
     fchl19,
     inverse_distances,
     mbdf,
+    periodic_distances,
     powered_distances,
     schnet_features,
     soap,
@@ -35,8 +36,8 @@ MOLECULAR = {
     "exponential_distances": exponential_distances, "coulomb_matrix": coulomb_matrix,
     "coulomb_spectrum": coulomb_spectrum, "sorted_coulomb_matrix": sorted_coulomb_matrix,
 }  # fmt: skip
-LOCAL = {
-    "acsf": acsf, "fchl19": fchl19, "soap": soap, "mbdf": mbdf,
+PERIODIC = {
+    "periodic_distances": functools.partial(periodic_distances, cutoff=6.0), "acsf": acsf, "fchl19": fchl19, "soap": soap, "mbdf": mbdf,
     "schnet_features": functools.partial(schnet_features, parameters=schnet_parameters(0)),
 }  # fmt: skip
 CRYSTAL_CUTOFF = 4.0  # Å, in the crystal: two shells, and cells far smaller than twice of it
@@ -55,7 +56,7 @@ def silicon() -> mlff.Dataset:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--descriptors", nargs="*", default=[*MOLECULAR, *LOCAL])
+    parser.add_argument("--descriptors", nargs="*", default=[*MOLECULAR, *PERIODIC])
     parser.add_argument(
         "--datasets", nargs="*", default=[path.stem for path in sorted(DATASETS.glob("*.extxyz"))] + ["silicon"]
     )
@@ -67,7 +68,7 @@ def main():
             if source == "silicon" and name in MOLECULAR:
                 continue  # takes no cell
             started = time.perf_counter()
-            descriptor = {**MOLECULAR, **LOCAL}[name]
+            descriptor = {**MOLECULAR, **PERIODIC}[name]
             if source == "silicon":
                 descriptor = functools.partial(descriptor, cutoff=CRYSTAL_CUTOFF)
             audit = mlff.audit(descriptor, data, count=2)
