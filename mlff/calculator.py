@@ -14,6 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from scipy.spatial.distance import pdist
 
 from mlff.archive import load
+from mlff.export import ExportedForceField
 from mlff.force_field import ForceField
 from mlff.neighbors import REACH, closest_pairs
 from mlff.requests import require_atoms
@@ -33,7 +34,7 @@ class Calculator(ASECalculator):
     after `get_hessian`.
 
     Arguments:
-        force_field: a `ForceField`, or the path of a model file.
+        force_field: a `ForceField`, an `ExportedForceField`, or the path of a model file.
     Raises:
         ValueError: on calculation, atoms that differ from the force field's in number, kind or order.
     """
@@ -41,13 +42,12 @@ class Calculator(ASECalculator):
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "hessian"]
     ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
 
-    def __init__(self, force_field: ForceField | str | pathlib.Path, **kwargs):
+    def __init__(self, force_field: ForceField | ExportedForceField | str | pathlib.Path, **kwargs):
         super().__init__(**kwargs)
-        self.force_field = force_field if isinstance(force_field, ForceField) else load(force_field)
-        self._periodic = "cell" in self.force_field.kernel.uses
+        self.force_field = load(force_field) if isinstance(force_field, (str, pathlib.Path)) else force_field
         self._named: set[str] = set()
         self._limits: dict[bytes, np.ndarray] = {}
-        if self._periodic:
+        if self.force_field.takes_cell:
             self.implemented_properties = [*self.implemented_properties, "stress"]
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
@@ -60,16 +60,16 @@ class Calculator(ASECalculator):
             self._name_close_atoms(atoms)
         where = self._where(atoms)
         if "energy" not in self.results:
-            energy, forces = model.energy_and_forces(*where)
+            energy, forces = model.energy_and_forces(**where)
             self.results.update(energy=energy, free_energy=energy, forces=forces)
         if "stress" in properties:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(model.stress(*where))
+            self.results["stress"] = full_3x3_to_voigt_6_stress(model.stress(**where))
         if "hessian" in properties:
-            self.results["hessian"] = model.hessian(*where)
+            self.results["hessian"] = model.hessian(**where)
 
     def _name_close_atoms(self, atoms) -> None:
         """A warning, once for each pair of elements, when two atoms come closer than any in the training frames."""
-        known = self.force_field.record.get("closest")
+        known = self.force_field.closest
         if not known:
             return
         if not atoms.pbc.any():  # the quick answer, which is all that most steps of a simulation need
@@ -101,23 +101,29 @@ class Calculator(ASECalculator):
         """The force field, and the geometry of the atoms as keyword arguments of its methods.
 
         Raises:
-            ValueError: atoms that the force field cannot take.
+            ValueError: atoms that the force field cannot take, or an exported one, which has no such methods.
         """
+        if not isinstance(self.force_field, ForceField):
+            raise ValueError(
+                "atoms.calc: an exported force field holds energy, forces and the whole Hessian; for other derivatives attach "
+                "mlff.Calculator(mlff.load(…)) of its model file"
+            )
         self._require(atoms)
-        names = ("positions", "cell", "pbc", "numbers")
-        return self.force_field, dict(zip(names, self._where(atoms), strict=True))
+        return self.force_field, self._where(atoms)
 
     def _require(self, atoms) -> None:
         require_atoms(self.force_field, atoms.numbers, "atoms")
-        if not self._periodic and atoms.pbc.any():
+        if atoms.pbc.any() and not self.force_field.takes_cell:
             raise ValueError(
-                f"atoms: periodic, but the descriptor {self.force_field.kernel.leaves[0].descriptor.name} takes no cell; "
-                "set atoms.pbc = False for an isolated molecule"
+                f"atoms: periodic, but {self.force_field} takes no cell; set atoms.pbc = False for an isolated molecule"
             )
 
-    def _where(self, atoms) -> tuple:
-        numbers = atoms.numbers if self.force_field.kernel.transferable else None
-        return atoms.positions, atoms.cell.array, atoms.pbc, numbers
+    def _where(self, atoms) -> dict:
+        """The geometry as arguments of the force field's methods."""
+        if isinstance(self.force_field, ExportedForceField):
+            return {"positions": atoms.positions}
+        numbers = atoms.numbers if self.force_field.transferable else None
+        return {"positions": atoms.positions, "cell": atoms.cell.array, "pbc": atoms.pbc, "numbers": numbers}
 
 
 def located(atoms, what: str) -> tuple[ForceField, dict]:

@@ -30,7 +30,7 @@ from mlff.radial import require_order
 from mlff.units import formula
 
 MAGIC = b"mlff-export"
-VERSION = 1
+VERSION = 2
 PLATFORMS = ("cpu", "cuda")
 LIFETIME = (
     "JAX promises to run it with a jaxlib built up to 6 months after the one named here, or up to 3 weeks before it"
@@ -46,11 +46,16 @@ class ExportedForceField:
 
     Attributes:
         numbers: atomic numbers, shape (n,).
+        closest: the smallest distance between two atoms of each pair of elements in the training frames, Å.
         header: what the file says of itself: units, versions, date, what JAX promises.
     """
 
+    takes_cell = False
+    transferable = False
+
     def __init__(self, header: dict, weights: list, programs: dict[str, jax.export.Exported]):
         self.numbers = np.array(header["numbers"], dtype=np.int32)
+        self.closest = header["closest"]
         self.header = header
         with jax.enable_x64(True):
             self._weights = [jnp.asarray(array) for array in weights]
@@ -135,6 +140,7 @@ def save(force_field: ForceField, prepared, path) -> None:
         "version": VERSION,
         "force_field": repr(force_field),
         "numbers": np.asarray(prepared.numbers).tolist(),
+        "closest": force_field.closest,
         "units": {"energy": "eV", "length": "Å"},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),

@@ -50,6 +50,21 @@ class ForceField(struct.PyTreeNode):
         made_for = "any composition" if self.numbers is None else formula(self.numbers)
         return f"ForceField({made_for}, {self.kernel.label}, {self.model.size} points)"
 
+    @functools.cached_property
+    def takes_cell(self) -> bool:
+        """Whether the energy depends on a cell."""
+        return "cell" in self.kernel.uses
+
+    @property
+    def transferable(self) -> bool:
+        """Whether it takes any composition of the elements that it knows."""
+        return self.kernel.transferable
+
+    @property
+    def closest(self) -> dict[str, float]:
+        """The smallest distance between two atoms of each pair of elements in the training frames, Å; keys such as "C-H"."""
+        return self.record.get("closest") or {}
+
     def energy(self, positions: Positions, cell=None, pbc=None, numbers=None) -> float | np.ndarray:
         """Potential energy, eV: a float for positions of shape (n, 3), an array (m,) for (m, n, 3)."""
         return self.energy_and_forces(positions, cell, pbc, numbers)[0]
@@ -296,10 +311,6 @@ class ForceField(struct.PyTreeNode):
     def _own(self) -> Prepared | None:
         return None if self.numbers is None else self._prepare(np.asarray(self.numbers, dtype=np.int32))
 
-    @functools.cached_property
-    def _takes_cell(self) -> bool:
-        return "cell" in self.kernel.uses
-
     @property
     def _name(self) -> str:
         return self.kernel.leaves[0].descriptor.name
@@ -317,7 +328,7 @@ class ForceField(struct.PyTreeNode):
                 f"received {positions.shape}"
             )
         single = positions.ndim == 2
-        if not self._takes_cell:
+        if not self.takes_cell:
             if not single:
                 self._require_finite(positions)
             return prepared, positions, (_NO_CELL if single else np.zeros((len(positions), 3, 3)), None)
@@ -335,7 +346,7 @@ class ForceField(struct.PyTreeNode):
 
     def _strainable(self, what: str, positions, cell, pbc, numbers) -> tuple:
         """Prepared model, positions, cell and neighbours of one geometry whose cell can be deformed."""
-        if not self._takes_cell:
+        if not self.takes_cell:
             raise ValueError(f"{what}: descriptor {self._name} takes no cell, so there is no {what}")
         one_geometry(f"the {what}", positions)
         prepared, positions, (_, neighbors) = self._checked(positions, cell, pbc, numbers)

@@ -68,7 +68,7 @@ def _hessian_mae(force_field: ForceField, data: Dataset) -> float:
         if "hessian" in frame.labels and force_field.label_order + 2 <= min(
             r.order for r in force_field.kernel.radials
         ):
-            numbers = frame.numbers if force_field.kernel.transferable else None
+            numbers = frame.numbers if force_field.transferable else None
             found = force_field.hessian(frame.positions, frame.cell, frame.system.pbc, numbers)
             errors.append(np.abs(found - frame.labels["hessian"]).ravel())
     return float(np.nanmean(np.concatenate(errors))) if errors else float("nan")
@@ -115,7 +115,7 @@ def _predict(force_field: ForceField, data: Dataset) -> tuple[np.ndarray, np.nda
     """Energies, shape (m,), and forces of all frames in their order, flattened; frames of equal atoms go together."""
     energies, forces = np.empty(len(data)), [np.empty(0)] * len(data)
     for batch in LabelledFrames.of(data).batches:
-        theirs = None if not force_field.kernel.transferable else batch.numbers
+        theirs = None if not force_field.transferable else batch.numbers
         energies[batch.index], found = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc, theirs)
         for i, force in zip(batch.index, found, strict=True):
             forces[i] = force.ravel()

@@ -14,7 +14,7 @@ def require_atoms(force_field, numbers: np.ndarray, where: str) -> None:
     Raises:
         ValueError: naming both.
     """
-    if not force_field.kernel.transferable:
+    if not force_field.transferable:
         require_same_order(force_field.numbers, numbers, where)
         return
     known = next(leaf.elements for leaf in force_field.kernel.leaves)

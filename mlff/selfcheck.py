@@ -41,7 +41,7 @@ def self_check(force_field: ForceField, system: System, temperature: float = 300
     """
     rng = np.random.default_rng(seed)
     positions, cell, pbc = system.positions, system.cell, system.pbc
-    numbers = system.numbers if force_field.kernel.transferable else None
+    numbers = system.numbers if force_field.transferable else None
 
     def predict(x, vectors=cell):
         return force_field.energy_and_forces(x, vectors, pbc, numbers)
@@ -76,7 +76,7 @@ def _exchanges(force_field: ForceField, numbers: np.ndarray, rng: np.random.Gene
     if used is not None:
         return used.indices
     exchange = np.arange(len(numbers))
-    if force_field.kernel.transferable:
+    if force_field.transferable:
         for z in np.unique(numbers):
             exchange[numbers == z] = rng.permutation(exchange[numbers == z])
     return exchange[None]

@@ -35,7 +35,7 @@ def test_forces_against_ases_own_differences(atoms):
 def test_nothing_is_stale_and_nothing_is_computed_twice(atoms, monkeypatch):
     calls = []
     original = mlff.ForceField.energy_and_forces
-    monkeypatch.setattr(mlff.ForceField, "energy_and_forces", lambda *args: calls.append(1) or original(*args))
+    monkeypatch.setattr(mlff.ForceField, "energy_and_forces", lambda *a, **k: calls.append(1) or original(*a, **k))
     first = atoms.get_potential_energy()
     hessian = atoms.calc.get_hessian(atoms)
     atoms.get_forces(), atoms.get_potential_energy()

@@ -7,10 +7,13 @@ import subprocess
 import sys
 
 import ase
+import ase.units
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.md.verlet import VelocityVerlet
 
 import mlff
 from descriptors import inverse_distances
@@ -105,6 +108,28 @@ def test_the_same_numbers_in_a_process_without_the_descriptor(folder, exported, 
     assert results["hessian"].shape == (9, 9)
 
 
+def test_it_is_an_ase_calculator(artifact, exported, water, caplog):
+    """Dynamics with exported programs go where those of the model go; what they do not hold is refused by name."""
+    ends = []
+    for force_field in (exported, mlff.load_export(artifact)):
+        atoms = ase.Atoms(water[0].numbers, water[0].positions, calculator=mlff.Calculator(force_field))
+        atoms.set_momenta(np.random.default_rng(2).standard_normal((3, 3)))
+        VelocityVerlet(atoms, timestep=0.5 * ase.units.fs).run(50)
+        ends.append(atoms)
+    np.testing.assert_allclose(ends[1].positions, ends[0].positions, rtol=0, atol=1e-9)
+    assert type(ends[1].get_potential_energy()) is float
+    np.testing.assert_allclose(ends[1].calc.get_hessian(ends[1]), ends[0].calc.get_hessian(ends[0]), rtol=0, atol=1e-7)
+    with pytest.raises(ValueError, match="an exported force field holds energy, forces and the whole Hessian"):
+        mlff.lowest_modes(ends[1], 2)
+    with pytest.raises(PropertyNotImplementedError):
+        ends[1].get_stress()
+    with pytest.raises(ValueError, match=r"atoms: the force field is for OHH, in this order of atoms, received HOH"):
+        mlff.Calculator(mlff.load_export(artifact)).get_potential_energy(ends[1][[1, 0, 2]])
+    ends[1].positions = 0.8 * ends[1].positions
+    ends[1].get_forces()
+    assert "in the training frames the closest are" in caplog.text
+
+
 def test_chunks_of_a_batch_and_single_geometries(artifact, exported, water):
     force_field = mlff.load_export(artifact)
     positions = water[:13].uniform_positions()
@@ -187,7 +212,7 @@ def test_another_format_version(artifact, exported, monkeypatch):
     monkeypatch.setattr(export, "VERSION", 99)
     exported.export(artifact)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format version 99, this mlff reads 1; export it again"):
+    with pytest.raises(ValueError, match="format version 99, this mlff reads 2; export it again"):
         mlff.load_export(artifact)
 
 

@@ -14,8 +14,8 @@ def test_sound(ethanol_model, ethanol):
 def test_catches_forces_that_are_no_gradient(water_model, water, monkeypatch):
     original = mlff.ForceField.energy_and_forces
 
-    def wrong(self, positions, *args):
-        energy, forces = original(self, positions, *args)
+    def wrong(self, positions, *args, **geometry):
+        energy, forces = original(self, positions, *args, **geometry)
         return energy, 1.001 * forces
 
     monkeypatch.setattr(mlff.ForceField, "energy_and_forces", wrong)
