@@ -23,7 +23,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from mlff.archive import versions, write_whole
-from mlff.batching import DEFAULT_MEMORY, chunk_size, map_chunks
+from mlff.batching import DEFAULT_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
 from mlff.force_field import ForceField
 from mlff.precision import double_precision
 from mlff.radial import require_order
@@ -35,7 +35,6 @@ PLATFORMS = ("cpu", "cuda")
 LIFETIME = (
     "JAX promises to run it with a jaxlib built up to 6 months after the one named here, or up to 3 weeks before it"
 )
-HESSIAN_MEMORY = 256 * 2**20  # bytes of intermediate arrays
 REMEDY = "export it again from its model file, mlff.load(…).export(…)"
 
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
@@ -128,11 +127,12 @@ def save(force_field: ForceField, prepared, path) -> None:
             "export: the force field is of periodic frames, whose neighbour lists are made outside of its programs; only "
             "those of molecules can be exported, force_field.save(path) takes any"
         )
+    needed = prepared.bytes_per_gradient(np.zeros((prepared.atoms, 3)), (np.zeros((3, 3)), None))
     programs, refusal = {"energy_and_forces": _energy_and_forces(prepared)}, None
     try:
         for radial in force_field.kernel.radials:
             require_order(radial, force_field.label_order, 2, "the Hessian")
-        programs["hessian"] = _hessian(prepared)
+        programs["hessian"] = _hessian(prepared, chunk_size(needed, HESSIAN_MEMORY))
     except ValueError as error:
         refusal = str(error)
     header = {
@@ -150,7 +150,7 @@ def save(force_field: ForceField, prepared, path) -> None:
         "programs": list(programs),
         "no_hessian": refusal,
         "weights": len(prepared.leaves),
-        "bytes_per_geometry": prepared.bytes_per_geometry,
+        "bytes_per_geometry": needed,
     }
     arrays = {f"weights.{i}": np.array(leaf, order="C") for i, leaf in enumerate(prepared.leaves)}
     arrays |= {name: np.frombuffer(program.serialize(), dtype=np.uint8) for name, program in programs.items()}
@@ -204,8 +204,8 @@ def _energy_and_forces(prepared) -> jax.export.Exported:
 
 
 @double_precision
-def _hessian(prepared) -> jax.export.Exported:
-    rows = min(3 * prepared.atoms, chunk_size(prepared.bytes_per_geometry, HESSIAN_MEMORY))
+def _hessian(prepared, rows: int) -> jax.export.Exported:
+    rows = min(rows, 3 * prepared.atoms)
 
     def hessian(weights, positions):
         return prepared.functions.hessian(

@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float, Integer
 
-from mlff.batching import DEFAULT_MEMORY, chunk_size, map_chunks
+from mlff.batching import DEFAULT_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
 from mlff.derivatives import symmetric_tensor, unordered_choices
 from mlff.expansion import Expansion
 from mlff.images import surroundings
@@ -24,7 +24,6 @@ from mlff.units import formula
 
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
 Vectors = Float[np.ndarray | jax.Array, "*k n 3"]
-_HESSIAN_MEMORY = 32 * 2**20  # bytes in flight; more is slower: measured, ethanol, 1-hexanol and 100 atoms
 _NO_CELL = np.zeros((3, 3))
 
 
@@ -97,7 +96,8 @@ class ForceField(struct.PyTreeNode):
             if not np.isfinite(packed).all():
                 self._refuse(positions)
             return float(packed[0]), packed[1:].reshape(positions.shape).copy()
-        size = chunk_size(prepared.bytes_per_geometry, memory)
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (positions, around))
+        size = chunk_size(prepared.bytes_per_gradient(*one), memory)
         function = functools.partial(prepared.functions.batch, prepared.leaves, prepared.numbers)
         packed = np.empty((len(positions), 1 + 3 * prepared.atoms))
         for piece, result in map_chunks(function, (positions, around), size):
@@ -112,7 +112,7 @@ class ForceField(struct.PyTreeNode):
         cell=None,
         pbc=None,
         numbers=None,
-        memory: int = _HESSIAN_MEMORY,
+        memory: int = HESSIAN_MEMORY,
         moving: Integer[np.ndarray, " m"] | Sequence[int] | None = None,
     ) -> np.ndarray:
         """Second derivatives ∂²E/∂x², eV/Å², shape (3n, 3n), row = 3·atom + xyz; forward over reverse.
@@ -129,7 +129,7 @@ class ForceField(struct.PyTreeNode):
         one_geometry("the Hessian", positions)
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         atoms = None if moving is None else chosen_atoms(moving, prepared.atoms)
-        rows = chunk_size(prepared.bytes_per_direction(positions, around), memory)
+        rows = chunk_size(prepared.bytes_per_gradient(positions, around), memory)
         rows = min(rows, positions.size if atoms is None else 3 * len(atoms))
         with jax.enable_x64(True):
             arguments = (prepared.leaves, prepared.numbers, positions, *around, atoms)
@@ -142,7 +142,7 @@ class ForceField(struct.PyTreeNode):
         cell=None,
         pbc=None,
         numbers=None,
-        memory: int = _HESSIAN_MEMORY,
+        memory: int = HESSIAN_MEMORY,
     ) -> np.ndarray:
         """Products H·v of the Hessian with vectors, without the Hessian: the gradient differentiated along v.
 
@@ -171,7 +171,7 @@ class ForceField(struct.PyTreeNode):
         cell=None,
         pbc=None,
         numbers=None,
-        memory: int = _HESSIAN_MEMORY,
+        memory: int = HESSIAN_MEMORY,
     ) -> np.ndarray:
         """Mixed derivatives of the energy along straight lines, one for each of c sets of directions.
 
@@ -203,7 +203,7 @@ class ForceField(struct.PyTreeNode):
         cell=None,
         pbc=None,
         numbers=None,
-        memory: int = _HESSIAN_MEMORY,
+        memory: int = HESSIAN_MEMORY,
     ) -> np.ndarray:
         """Force constants along directions, such as normal modes: quadratic, cubic or quartic.
 
@@ -358,7 +358,7 @@ class ForceField(struct.PyTreeNode):
     def _gradients_along(self, prepared: Prepared, positions: np.ndarray, around: tuple, sets: np.ndarray, memory: int):
         """(slice of the sets, derivatives of the gradient along their directions), chunk by chunk."""
         # every forward pass doubles what the function computes
-        size = chunk_size(prepared.bytes_per_direction(positions, around) << max(0, sets.shape[1] - 1), memory)
+        size = chunk_size(prepared.bytes_per_gradient(positions, around) << max(0, sets.shape[1] - 1), memory)
         function = functools.partial(
             prepared.functions.gradient_along, prepared.leaves, prepared.numbers, positions, *around
         )

@@ -54,7 +54,6 @@ class Prepared:
     leaves: list
     numbers: jax.Array
     atoms: int
-    bytes_per_geometry: int
     width: int = 0
     _bytes: dict[int, int] = dataclasses.field(default_factory=dict)
 
@@ -64,14 +63,15 @@ class Prepared:
             model = jax.tree.map(jnp.asarray, model)
             leaves, structure = jax.tree.flatten(model)
             on_device = jnp.asarray(numbers, dtype=jnp.int32)
-        return cls(_compiled(structure), model, leaves, on_device, len(numbers), model.bytes_per_geometry)
+        return cls(_compiled(structure), model, leaves, on_device, len(numbers))
 
-    def bytes_per_direction(self, positions: np.ndarray, around: tuple) -> int:
-        """Size of the intermediate arrays of a gradient, and so of its derivative along one direction, for chunking."""
+    def bytes_per_gradient(self, positions, around: tuple) -> int:
+        """Size of the intermediate arrays of the gradient of one geometry, descriptor and expansion, and so of its
+        derivative along one direction: what chunks are sized by. Only the shapes of the arguments matter."""
         if self.width not in self._bytes:
             with jax.enable_x64(True):
-                gradient = jax.grad(lambda x: self.model.energy(x, self.numbers, *around))
-                self._bytes[self.width] = working_bytes(gradient, positions)
+                gradient = jax.grad(lambda x, cell, neighbors: self.model.energy(x, self.numbers, cell, neighbors))
+                self._bytes[self.width] = working_bytes(gradient, positions, *around)
         return self._bytes[self.width]
 
 

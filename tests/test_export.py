@@ -133,7 +133,7 @@ def test_it_is_an_ase_calculator(artifact, exported, water, caplog):
 def test_chunks_of_a_batch_and_single_geometries(artifact, exported, water):
     force_field = mlff.load_export(artifact)
     positions = water[:13].uniform_positions()
-    energies, forces = force_field.energy_and_forces(positions, memory=4 * exported.model.bytes_per_geometry)
+    energies, forces = force_field.energy_and_forces(positions, memory=4 * force_field.header["bytes_per_geometry"])
     np.testing.assert_allclose(energies, exported.energy(positions), rtol=0, atol=1e-10)
     np.testing.assert_allclose(forces, exported.forces(positions), rtol=0, atol=1e-10)
     assert energies.shape == (13,)

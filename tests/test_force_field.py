@@ -150,13 +150,34 @@ def test_invariances(ethanol_model, ethanol):
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_batches_that_do_not_divide(ethanol_model, ethanol, count):
     x = ethanol[:count].uniform_positions()
-    energies, forces = ethanol_model.energy_and_forces(x, memory=9 * ethanol_model.model.bytes_per_geometry)
+    energies, forces = ethanol_model.energy_and_forces(x, memory=10 * ethanol_model.model.bytes_per_geometry)
     assert energies.shape == (count,)
     assert forces.shape == (count, 9, 3)
     single = [ethanol_model.energy_and_forces(y) for y in x]
     np.testing.assert_allclose(energies, [e for e, _ in single], atol=1e-9)
     np.testing.assert_allclose(forces, [f for _, f in single], atol=1e-9)
     np.testing.assert_allclose(ethanol_model.energy(x), energies, atol=1e-9)
+
+
+def averaged_waves(positions):
+    """Means of sin(kq) over 50 000 values of k: large inside, three features outside."""
+    k = jnp.linspace(0.0, 1.0, 50_000, dtype=positions.dtype)
+    return jnp.mean(jnp.sin(k[:, None] * inverse_distances(positions)), axis=0)
+
+
+def test_a_batch_is_as_large_as_the_arrays_inside_the_descriptor_allow(water, monkeypatch):
+    force_field = mlff.fit(mlff.GlobalKernel(averaged_waves, mlff.RBF(lengthscale=0.5)), water[:3], noise=0.1)
+    sizes, original = [], mlff.force_field.map_chunks
+
+    def recorded(function, arrays, chunk):
+        sizes.append(chunk)
+        return original(function, arrays, chunk)
+
+    monkeypatch.setattr(mlff.force_field, "map_chunks", recorded)
+    x = water[:40].uniform_positions()
+    energies = force_field.energy(x)
+    assert 4 <= sizes[0] <= 16 * 2**20 / (8 * 3 * 50_000)  # an array of this size lives at least
+    np.testing.assert_allclose(energies, [force_field.energy(y) for y in x], atol=1e-9)
 
 
 def test_results_are_double_whatever_the_users_setting(ethanol_model, ethanol):
