@@ -56,3 +56,19 @@ def test_names_the_row_of_a_break_down(matrix, row):
     with pytest.raises(NotPositiveDefinite) as caught:
         cut(matrix, [0, 10, 20, 37]).cholesky()
     assert caught.value.row == row
+
+
+def test_a_pivot_of_rounding_is_none(rng):
+    """A row that follows from the others but for a few units of the last place factorises, and is refused."""
+    half = rng.standard_normal((40, 40))
+    half[25] = half[3] + half[17]
+    matrix = half @ half.T
+    for share, singular in ((1e-15, True), (1e-12, False)):
+        matrix[25, 25] = (half[25] @ half[25]) * (1.0 + share)
+        tiles = cut(matrix, [0, 13, 31, 40])
+        if singular:
+            with pytest.raises(NotPositiveDefinite) as caught:
+                tiles.cholesky()
+            assert caught.value.row == 25
+        else:
+            tiles.cholesky()

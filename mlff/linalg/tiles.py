@@ -15,6 +15,11 @@ from scipy.linalg.blas import dgemm, dtrsm
 from scipy.linalg.lapack import dpotrf
 
 
+# A pivot that is left with so little of its diagonal entry is rounding. Measured: energies that spread over 0.2 eV then
+# depend on the order of the training frames by 1 meV, at ten times smaller pivots by 50 meV.
+LOST = 100 * np.finfo(float).eps
+
+
 class NotPositiveDefinite(ValueError):
     """Raised by `SymmetricTiles.cholesky`; `row` is where the factorisation broke down."""
 
@@ -54,8 +59,9 @@ class SymmetricTiles:
         """Replace the matrix A by its factor L, A = L Lᵀ; n³/3 multiply-adds.
 
         Raises:
-            NotPositiveDefinite: with the row; the tiles are then spoilt.
+            NotPositiveDefinite: it is not, or singular to rounding, L_ii² < 100 ε A_ii; the tiles are then spoilt.
         """
+        needed = LOST * self.diagonal()
         # A C-contiguous tile is, transposed, the Fortran array that BLAS works on in place:
         # every product below is written for the transposes.
         count = len(self.tiles)
@@ -69,6 +75,9 @@ class SymmetricTiles:
             _, info = dpotrf(self.tiles[j][j].T, lower=False, clean=True, overwrite_a=True)
             if info > 0:
                 raise NotPositiveDefinite(int(self.offsets[j]) + info - 1)
+            lost = np.diagonal(self.tiles[j][j]) ** 2 < needed[self.offsets[j] : self.offsets[j + 1]]
+            if lost.any():
+                raise NotPositiveDefinite(int(self.offsets[j] + np.argmax(lost)))
             for i in range(j + 1, count):
                 dtrsm(1.0, self.tiles[j][j].T, self.tiles[i][j].T, lower=False, trans_a=True, overwrite_b=True)
             progress((j + 1) ** 2 * (3 * count - 2 * j - 2) / count**3)
