@@ -14,7 +14,6 @@ from jaxtyping import Float
 from scipy.linalg.blas import dgemm, dtrsm
 from scipy.linalg.lapack import dpotrf
 
-
 # A pivot that is left with so little of its diagonal entry is rounding. Measured: energies that spread over 0.2 eV then
 # depend on the order of the training frames by 1 meV, at ten times smaller pivots by 50 meV.
 LOST = 100 * np.finfo(float).eps
