@@ -106,7 +106,7 @@ def test_a_local_force_field_takes_atoms_in_any_order(water):
     from descriptors import fchl19
 
     kernel = mlff.LocalKernel(functools.partial(fchl19, radial2=4, radial3=3), mlff.RBF(lengthscale=2.0))
-    force_field = mlff.fit(kernel, water[:10], labels=("energy", "forces"), noise=1e-3)
+    force_field = mlff.fit(kernel, water[:10], labels=("energy", "forces"), noise={"energy": 1e-3, "forces": 1e-3})
     atoms = water[20].to_ase()
     atoms.calc = mlff.Calculator(force_field)
     turned = atoms[[2, 0, 1]]

@@ -133,7 +133,9 @@ def test_two_molecules_far_apart_have_twice_the_energy(water):
 def test_lone_atoms_have_the_energy_of_their_element(water):
     kernel = mlff.LocalKernel(SMALL_FCHL, mlff.RBF(lengthscale=2.0))
     atoms = {"H": -13.0, "O": -70.0}
-    force_field = mlff.fit(kernel, water[:10], labels=("energy", "forces"), noise=1e-3, atomic_energies=atoms)
+    force_field = mlff.fit(
+        kernel, water[:10], labels=("energy", "forces"), noise={"energy": 1e-3, "forces": 1e-3}, atomic_energies=atoms
+    )
     assert force_field.model.constants.tolist() == [-13.0, -70.0]
     energy, forces = force_field.energy_and_forces(np.zeros((1, 3)), numbers=[8])
     assert np.isfinite(energy)
