@@ -10,6 +10,7 @@ from mlff.precision import double_precision
 
 LIVE = 4  # XLA holds about one in so many of the intermediate arrays at once: measured, symmetry functions of 100 atoms
 DEFAULT_MEMORY = 16 * 2**20  # bytes in flight: about what stays in a core's cache, which is fastest
+BATCH_MEMORY = 256 * 2**20  # bytes of one chunk, with what the descriptors hold: bounds it where cache does not matter
 HESSIAN_MEMORY = 32 * 2**20  # of columns of a Hessian; more is slower: measured, ethanol, 1-hexanol and 100 atoms
 
 

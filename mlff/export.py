@@ -23,7 +23,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from mlff.archive import versions, write_whole
-from mlff.batching import DEFAULT_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
+from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
 from mlff.force_field import ForceField
 from mlff.precision import double_precision
 from mlff.radial import require_order
@@ -72,7 +72,7 @@ class ExportedForceField:
         return self.energy_and_forces(positions)[1]
 
     def energy_and_forces(
-        self, positions: Positions, memory: int = DEFAULT_MEMORY
+        self, positions: Positions, memory: int = BATCH_MEMORY
     ) -> tuple[float | np.ndarray, np.ndarray]:
         """Energy and forces.
 
@@ -87,7 +87,8 @@ class ExportedForceField:
         positions = self._checked(positions, (2, 3))
         frames = positions.reshape(-1, *positions.shape[-2:])
         energies, forces = np.empty(len(frames)), np.empty(frames.shape)
-        program, size = self._programs["energy_and_forces"], chunk_size(self.header["bytes_per_geometry"], memory)
+        program = self._programs["energy_and_forces"]
+        size = min(self.header["batch"], chunk_size(self.header["bytes_per_geometry"], memory))
         for piece, (energy, force) in map_chunks(lambda x: program(self._weights, x), (frames,), size):
             energies[piece], forces[piece] = energy, force
         if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
@@ -127,7 +128,8 @@ def save(force_field: ForceField, prepared, path) -> None:
             "export: the force field is of periodic frames, whose neighbour lists are made outside of its programs; only "
             "those of molecules can be exported, force_field.save(path) takes any"
         )
-    needed = prepared.bytes_per_gradient(np.zeros((prepared.atoms, 3)), (np.zeros((3, 3)), None))
+    one = np.zeros((prepared.atoms, 3)), (np.zeros((3, 3)), None)
+    needed = prepared.bytes_per_gradient(*one)
     programs, refusal = {"energy_and_forces": _energy_and_forces(prepared)}, None
     try:
         for radial in force_field.kernel.radials:
@@ -151,6 +153,7 @@ def save(force_field: ForceField, prepared, path) -> None:
         "no_hessian": refusal,
         "weights": len(prepared.leaves),
         "bytes_per_geometry": needed,
+        "batch": prepared.batch_size(*one, BATCH_MEMORY),
     }
     arrays = {f"weights.{i}": np.array(leaf, order="C") for i, leaf in enumerate(prepared.leaves)}
     arrays |= {name: np.frombuffer(program.serialize(), dtype=np.uint8) for name, program in programs.items()}

@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float, Integer
 
-from mlff.batching import DEFAULT_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
+from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
 from mlff.derivatives import symmetric_tensor, unordered_choices
 from mlff.expansion import Expansion
 from mlff.images import surroundings
@@ -73,7 +73,7 @@ class ForceField(struct.PyTreeNode):
         return self.energy_and_forces(positions, cell, pbc, numbers)[1]
 
     def energy_and_forces(
-        self, positions: Positions, cell=None, pbc=None, numbers=None, memory: int = DEFAULT_MEMORY
+        self, positions: Positions, cell=None, pbc=None, numbers=None, memory: int = BATCH_MEMORY
     ) -> tuple[float | np.ndarray, np.ndarray]:
         """Energy and forces by one reverse pass.
 
@@ -97,7 +97,7 @@ class ForceField(struct.PyTreeNode):
                 self._refuse(positions)
             return float(packed[0]), packed[1:].reshape(positions.shape).copy()
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (positions, around))
-        size = chunk_size(prepared.bytes_per_gradient(*one), memory)
+        size = prepared.batch_size(*one, memory)
         function = functools.partial(prepared.functions.batch, prepared.leaves, prepared.numbers)
         packed = np.empty((len(positions), 1 + 3 * prepared.atoms))
         for piece, result in map_chunks(function, (positions, around), size):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlff import derivatives
-from mlff.batching import working_bytes
+from mlff.batching import chunk_size, working_bytes
 from mlff.expansion import Expansion
 
 _POLLING = 1e-3  # s
@@ -64,6 +64,12 @@ class Prepared:
             leaves, structure = jax.tree.flatten(model)
             on_device = jnp.asarray(numbers, dtype=jnp.int32)
         return cls(_compiled(structure), model, leaves, on_device, len(numbers))
+
+    def batch_size(self, positions, around: tuple, memory: int) -> int:
+        """Geometries a chunk: few enough for the distances to all points to stay in cache, and for everything that the
+        descriptors hold to stay within `memory`."""
+        cached = chunk_size(self.model.bytes_per_geometry)
+        return min(cached, chunk_size(self.bytes_per_gradient(positions, around), memory))
 
     def bytes_per_gradient(self, positions, around: tuple) -> int:
         """Size of the intermediate arrays of the gradient of one geometry, descriptor and expansion, and so of its
