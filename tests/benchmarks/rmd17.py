@@ -16,7 +16,7 @@ import pathlib
 import time
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 import mlff
 from mlff.archive import write_whole
@@ -103,7 +103,10 @@ def figure(results: list[dict]) -> Figure:
         axis.set_title(molecule)
         axis.set_xlabel("training frames")
         axis.set_xticks([50, 100, 200, 500, 1000], ["50", "100", "200", "500", "1000"])
-        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_minor_locator(NullLocator())
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("force MAE (meV/Å)")
     handles, labels = axes[0].get_legend_handles_labels()
