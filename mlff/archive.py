@@ -6,9 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
-import tempfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,6 +16,7 @@ from safetensors.numpy import save as save_tensors
 
 from mlff.descriptor import Descriptor, import_descriptor
 from mlff.expansion import Channel, Curvature, Expansion, Part
+from mlff.files import write_whole
 from mlff.force_field import ForceField
 from mlff.kernels import GlobalKernel, LocalKernel, ProductKernel, SumKernel
 from mlff.radial import RADIALS
@@ -42,26 +41,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "unknown"
     return found
-
-
-def write_whole(path, content: bytes) -> None:
-    """Write a file so that its name never refers to half of it: a temporary neighbour, then an atomic rename."""
-    path = pathlib.Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
 
 
 def save(force_field: ForceField, path) -> None:

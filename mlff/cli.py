@@ -46,8 +46,9 @@ def test(
     mlff test ethanol.mlff other.extxyz --plot parity.png
     mlff test ethanol.mlff test.npz --units kcal/mol --json
     """
-    from mlff.archive import load, write_whole
+    from mlff.archive import load
     from mlff.dataset import Dataset
+    from mlff.files import write_whole
     from mlff.metrics import evaluate
 
     with terminal.progress() as progress:

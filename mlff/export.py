@@ -22,8 +22,9 @@ from jaxtyping import Float
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from mlff.archive import versions, write_whole
+from mlff.archive import versions
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
+from mlff.files import write_whole
 from mlff.force_field import ForceField
 from mlff.precision import double_precision
 from mlff.radial import require_order

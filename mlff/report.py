@@ -11,7 +11,8 @@ import sys
 import numpy as np
 from matplotlib.figure import Figure
 
-from mlff.archive import plain, write_whole
+from mlff.archive import plain
+from mlff.files import write_whole
 from mlff.force_field import ForceField
 from mlff.metrics import Evaluation
 from mlff.selfcheck import Check

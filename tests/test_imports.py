@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
-    "precision", "batching", "units", "system", "frames", "readers", "checks", "dataset", "labelled", "neighbors",
+    "files", "precision", "batching", "units", "system", "frames", "readers", "checks", "dataset", "labelled", "neighbors",
     "linalg.tiles", "linalg.threads",
     "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
     "expansion", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import mlff
 from descriptors import inverse_distances
-from mlff.archive import write_whole
+from mlff.files import write_whole
 from mlff.recipes import recipe
 from mlff.report import png
 from mlff.vibrations import motions, wavenumbers

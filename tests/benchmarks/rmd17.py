@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 import mlff
-from mlff.archive import write_whole
+from mlff.files import write_whole
 from mlff.recipes import RECIPES, recipe
 from mlff.report import peak_memory_mb, png
 

@@ -1,0 +1,87 @@
+"""Files that are written: checked and locked before the work, then written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+
+from filelock import FileLock, Timeout
+
+
+def write_whole(path, content: bytes) -> None:
+    """Write a file so that its name never refers to half of it: a temporary neighbour, then an atomic rename."""
+    path = pathlib.Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+@contextlib.contextmanager
+def reserved(outputs: Mapping[str, pathlib.Path | None], inputs: Sequence[pathlib.Path] = ()) -> Iterator[None]:
+    """Keep output files for this process while it works: what cannot be written shows before the work, not after it.
+
+    Arguments:
+        outputs: files to be written, by the name under which the user gave them ("--out"); None for one that is not asked for.
+        inputs: files that the work reads, which an output must not replace.
+    Raises:
+        ValueError: an output is a folder, an input or another output, its folder is missing or cannot be written to, or
+            another process is writing it.
+    """
+    given = {option: pathlib.Path(path) for option, path in outputs.items() if path is not None}
+    taken = {_real(path): f"{path} is read" for path in inputs}
+    with contextlib.ExitStack() as held:
+        for option, path in given.items():
+            if path.is_dir():
+                raise ValueError(f"{option} {path}: is a folder; name a file in it")
+            if not path.parent.is_dir():
+                raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first")
+            if (use := taken.setdefault(_real(path), f"{option} writes it")) != f"{option} writes it":
+                raise ValueError(f"{option} {path}: would replace a file that is in use ({use}); name another file")
+            held.enter_context(_locked(option, path))
+        yield
+
+
+@contextlib.contextmanager
+def _locked(option: str, path: pathlib.Path) -> Iterator[None]:
+    """Hold the lock beside a file, which the system takes back when the process dies, however it does."""
+    place = path.with_name(f".{path.name}.lock")
+    try:
+        open(place, "a").close()
+    except OSError as error:
+        raise ValueError(
+            f"{option} {path}: cannot be written ({error.strerror}); choose a folder that you may write to"
+        ) from error
+    lock = FileLock(place, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"{option} {path}: another process is writing it; wait for it, or name another file"
+        ) from error
+    try:
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ValueError(f"{option} {path}: cannot be written to; change its permissions, or name another file")
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open
+            os.unlink(place)
+        lock.release()
+
+
+def _real(path) -> str:
+    return os.path.realpath(path)

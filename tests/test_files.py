@@ -1,0 +1,89 @@
+"""Output files: whole or not at all, kept for one process, never an input."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mlff.files import reserved, write_whole
+
+
+def test_killed_while_writing_leaves_the_old_file(tmp_path):
+    """kill −9 between writing and renaming: the name still refers to the old content."""
+    (tmp_path / "m.mlff").write_bytes(b"old")
+    script = (
+        "import os, signal, mlff.files as a\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "a.write_whole('m.mlff', b'new' * 1000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "m.mlff").read_bytes() == b"old"
+
+
+def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        write_whole(tmp_path / "m.mlff", b"new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_never_replaces_an_input(tmp_path):
+    """By whatever name it goes: another spelling, a link."""
+    data = tmp_path / "d.extxyz"
+    data.write_text("frames")
+    (tmp_path / "link").symlink_to(data)
+    for same in (data, tmp_path / ".." / tmp_path.name / "d.extxyz", tmp_path / "link"):
+        with (
+            pytest.raises(ValueError, match=r"--out .*would replace a file that is in use"),
+            reserved({"--out": same}, [data]),
+        ):
+            pass
+    assert data.read_text() == "frames"
+
+
+def test_two_outputs_are_two_files(tmp_path):
+    outputs = {"--out": tmp_path / "a", "--plot": tmp_path / "a"}
+    with pytest.raises(ValueError, match=r"--plot .*\(--out writes it\)"), reserved(outputs):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_shows_before_the_work(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path, message in (
+        (tmp_path / "folder", "is a folder"),
+        (tmp_path / "none" / "m.mlff", "there is no folder"),
+        (pathlib.Path("/proc/m.mlff"), "cannot be written"),
+    ):
+        with pytest.raises(ValueError, match=message), reserved({"--out": path, "--plot": None}):
+            pass
+
+
+def test_another_process_is_refused_until_the_first_ends_however_it_does(tmp_path):
+    script = (
+        "import pathlib, sys, time\n"
+        "from mlff.files import reserved\n"
+        "with reserved({'--out': pathlib.Path('run.traj')}):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    with (
+        pytest.raises(ValueError, match=r"--out .*another process is writing it"),
+        reserved({"--out": tmp_path / "run.traj"}),
+    ):
+        pass
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    first.stdout.close()
+    with reserved({"--out": tmp_path / "run.traj"}):
+        assert [path.name for path in tmp_path.iterdir()] == [".run.traj.lock"]
+    assert not list(tmp_path.iterdir())
