@@ -1,10 +1,10 @@
 """Batches of any size through a compiled function, in chunks that fit a memory budget and few shapes."""
 
-import os
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
+import psutil
 
 from mlff.precision import double_precision
 
@@ -16,7 +16,7 @@ HESSIAN_MEMORY = 32 * 2**20  # of columns of a Hessian; more is slower: measured
 
 def machine_memory() -> int:
     """Bytes of memory that this machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return psutil.virtual_memory().total
 
 
 def chunk_size(bytes_per_item: int, memory: int = DEFAULT_MEMORY) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import pathlib
+import threading
 from typing import ClassVar
 
 import numpy as np
@@ -31,7 +32,7 @@ class Calculator(ASECalculator):
 
     Results: `energy` and `free_energy` (eV, Python floats), `forces` (eV/Å, float64), `stress` (eV/Å³, Voigt order
     xx yy zz yz xz xy, tension positive) where the descriptor takes a cell, and `hessian` (eV/Å², shape (3n, 3n))
-    after `get_hessian`.
+    after `get_hessian`. One calculator may serve several threads, which take turns.
 
     Arguments:
         force_field: a `ForceField`, an `ExportedForceField`, or the path of a model file.
@@ -45,10 +46,26 @@ class Calculator(ASECalculator):
     def __init__(self, force_field: ForceField | ExportedForceField | str | pathlib.Path, **kwargs):
         super().__init__(**kwargs)
         self.force_field = load(force_field) if isinstance(force_field, (str, pathlib.Path)) else force_field
+        self._turn = threading.RLock()
         self._named: set[str] = set()
         self._limits: dict[bytes, np.ndarray] = {}
         if self.force_field.takes_cell:
             self.implemented_properties = [*self.implemented_properties, "stress"]
+
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        # from the look at what is known to the answer, `results` are those of one thread's atoms
+        with self._turn:
+            return super().get_property(name, atoms, allow_calculation)
+
+    def get_potential_energy(self, atoms=None, force_consistent=False):
+        with self._turn:
+            return super().get_potential_energy(atoms, force_consistent)
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_turn"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _turn=threading.RLock())
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
         super().calculate(atoms, properties, system_changes)

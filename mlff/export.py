@@ -26,7 +26,7 @@ from mlff.archive import versions
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
 from mlff.files import write_whole
 from mlff.force_field import ForceField
-from mlff.precision import double_precision
+from mlff.precision import double_precision, doubled
 from mlff.radial import require_order
 from mlff.units import formula
 
@@ -57,7 +57,7 @@ class ExportedForceField:
         self.numbers = np.array(header["numbers"], dtype=np.int32)
         self.closest = header["closest"]
         self.header = header
-        with jax.enable_x64(True):
+        with doubled():
             self._weights = [jnp.asarray(array) for array in weights]
         self._programs = {name: jax.jit(program.call) for name, program in programs.items()}
 

@@ -17,6 +17,7 @@ from mlff.expansion import Expansion
 from mlff.images import surroundings
 from mlff.kernels import Kernel
 from mlff.labelled import Batch
+from mlff.precision import doubled
 from mlff.prepared import Prepared, arrived
 from mlff.radial import require_order
 from mlff.requests import chosen_atoms, displacements, one_geometry, require_atoms
@@ -91,7 +92,7 @@ class ForceField(struct.PyTreeNode):
         """
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         if positions.ndim == 2:
-            with jax.enable_x64(True):
+            with doubled():
                 packed = arrived(prepared.functions.single(prepared.leaves, prepared.numbers, positions, *around))
             if not np.isfinite(packed).all():
                 self._refuse(positions)
@@ -131,7 +132,7 @@ class ForceField(struct.PyTreeNode):
         atoms = None if moving is None else chosen_atoms(moving, prepared.atoms)
         rows = chunk_size(prepared.bytes_per_gradient(positions, around), memory)
         rows = min(rows, positions.size if atoms is None else 3 * len(atoms))
-        with jax.enable_x64(True):
+        with doubled():
             arguments = (prepared.leaves, prepared.numbers, positions, *around, atoms)
             return np.array(prepared.functions.hessian(*arguments, rows_at_once=rows))
 
@@ -240,7 +241,7 @@ class ForceField(struct.PyTreeNode):
             ValueError: the descriptor takes no cell, so that no stress is defined.
         """
         prepared, *geometry = self._strainable("stress", positions, cell, pbc, numbers)
-        with jax.enable_x64(True):
+        with doubled():
             return np.array(prepared.functions.stress(prepared.leaves, prepared.numbers, *geometry))
 
     def strain_derivatives(
@@ -258,7 +259,7 @@ class ForceField(struct.PyTreeNode):
         """
         self.require_derivative(2, "the second derivative by strain")
         prepared, *geometry = self._strainable("strain", positions, cell, pbc, numbers)
-        with jax.enable_x64(True):
+        with doubled():
             pure, mixed = prepared.functions.strain_derivatives(prepared.leaves, prepared.numbers, *geometry)
             return np.array(pure), np.array(mixed)
 

@@ -21,7 +21,7 @@ from mlff.expansion import Expansion
 from mlff.kernels import GlobalKernel
 from mlff.labelled import Batch, LabelledFrames
 from mlff.operators import Operator, order_of
-from mlff.precision import Array
+from mlff.precision import Array, doubled
 from mlff.radial import Radial, require_order
 from mlff.solve import solve
 
@@ -142,7 +142,7 @@ def _on_rows(operator: Callable, u, x):
 
 
 def _size(operator: Operator, x) -> int:
-    with jax.enable_x64(True):
+    with doubled():
         return int(np.prod(jax.eval_shape(lambda y: operator.function(lambda z: (z**2).sum(), y), x).shape, dtype=int))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from mlff import derivatives
 from mlff.batching import chunk_size, working_bytes
 from mlff.expansion import Expansion
+from mlff.precision import doubled
 
 _POLLING = 1e-3  # s
 
@@ -59,7 +60,7 @@ class Prepared:
 
     @classmethod
     def of(cls, model: Expansion, numbers: np.ndarray) -> Prepared:
-        with jax.enable_x64(True):
+        with doubled():
             model = jax.tree.map(jnp.asarray, model)
             leaves, structure = jax.tree.flatten(model)
             on_device = jnp.asarray(numbers, dtype=jnp.int32)
@@ -75,7 +76,7 @@ class Prepared:
         """Size of the intermediate arrays of the gradient of one geometry, descriptor and expansion, and so of its
         derivative along one direction: what chunks are sized by. Only the shapes of the arguments matter."""
         if self.width not in self._bytes:
-            with jax.enable_x64(True):
+            with doubled():
                 gradient = jax.grad(lambda x, cell, neighbors: self.model.energy(x, self.numbers, cell, neighbors))
                 self._bytes[self.width] = working_bytes(gradient, positions, *around)
         return self._bytes[self.width]

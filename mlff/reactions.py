@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from mlff.bands import Counted, Path, held
+from mlff.precision import doubled
 from mlff.relaxation import internal_directions, relax
 from mlff.vibrations import require_hessian, wavenumbers
 
@@ -172,7 +173,7 @@ def _sella() -> Iterator:
         raise ImportError('sella is not installed, which finds transition states: pip install "mlff[sella]"') from error
     finally:
         _put_back(settings, environment)
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    with doubled(), jax.numpy_dtype_promotion("standard"):
         yield sella
 
 

@@ -1,5 +1,9 @@
 """The ASE calculator: results as ASE wants them, nothing stale, wrong atoms refused."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -116,3 +120,30 @@ def test_a_local_force_field_takes_atoms_in_any_order(water):
     turned.numbers[0] = 16
     with pytest.raises(ValueError, match="the force field knows H, O, not S"):
         turned.get_potential_energy()
+
+
+def test_one_calculator_serves_many_threads(water, water_model):
+    """Every thread gets the energy and forces of its own atoms."""
+    calculator = mlff.Calculator(water_model)
+    expected = [water_model.energy_and_forces(frame.positions) for frame in water[:16]]
+
+    def work(k: int) -> bool:
+        atoms = Atoms("OH2", calculator=calculator)
+        right = True
+        for _ in range(30):
+            k = (k + 1) % 16
+            atoms.positions = water[k].positions
+            right &= atoms.get_potential_energy() == expected[k][0]
+            right &= atoms.get_potential_energy(force_consistent=True) == expected[k][0]
+            right &= bool((atoms.get_forces() == expected[k][1]).all())
+        return right
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(work, range(16)))
+
+
+def test_copies_and_pickles(atoms):
+    energy = atoms.get_potential_energy()
+    for twin in (copy.deepcopy(atoms.calc), pickle.loads(pickle.dumps(atoms.calc))):
+        atoms.calc = twin
+        assert atoms.get_potential_energy() == energy

@@ -1,5 +1,7 @@
 """Small products on threads of our own, BLAS on one."""
 
+import os
+
 import numpy as np
 import threadpoolctl
 
@@ -24,3 +26,9 @@ def test_an_error_inside_arrives():
 
     with pytest.raises(ZeroDivisionError):
         map_threads(lambda x: 1 / x, [1, 0])
+
+
+def test_systems_that_do_not_keep_processes_to_processors(monkeypatch):
+    """macOS and Windows have no `sched_getaffinity`."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert map_threads(lambda x: -x, [1, 2]) == [-1, -2]

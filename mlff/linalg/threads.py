@@ -21,7 +21,9 @@ def _controller() -> threadpoolctl.ThreadpoolController:
 
 def processors() -> int:
     """How many processors this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # Linux, where a process may be kept to some of them
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def map_threads(function: Callable, items: Iterable) -> list:
