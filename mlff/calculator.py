@@ -15,6 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from scipy.spatial.distance import pdist
 
 from mlff.archive import load
+from mlff.coverage import OUTSIDE
 from mlff.export import ExportedForceField
 from mlff.force_field import ForceField
 from mlff.neighbors import REACH, closest_pairs
@@ -23,6 +24,7 @@ from mlff.units import symbols
 
 logger = logging.getLogger(__name__)
 
+LOOK_AGAIN = 0.1  # Å; when an atom has moved by that much, the distance from the training frames is taken again
 CLOSER = 0.95  # of the closest distance in the training frames: nearer than that is named
 _GEOMETRY = frozenset({"positions", "numbers", "cell", "pbc"})
 
@@ -32,7 +34,8 @@ class Calculator(ASECalculator):
 
     Results: `energy` and `free_energy` (eV, Python floats), `forces` (eV/Å, float64), `stress` (eV/Å³, Voigt order
     xx yy zz yz xz xy, tension positive) where the descriptor takes a cell, and `hessian` (eV/Å², shape (3n, 3n))
-    after `get_hessian`. One calculator may serve several threads, which take turns.
+    after `get_hessian`. A warning is logged where atoms come closer, or a geometry lies farther from the training frames,
+    than these show. One calculator may serve several threads, which take turns.
 
     Arguments:
         force_field: a `ForceField`, an `ExportedForceField`, or the path of a model file.
@@ -48,6 +51,8 @@ class Calculator(ASECalculator):
         self.force_field = load(force_field) if isinstance(force_field, (str, pathlib.Path)) else force_field
         self._turn = threading.RLock()
         self._named: set[str] = set()
+        self._looked: np.ndarray | None = None
+        self._farthest = OUTSIDE
         self._limits: dict[bytes, np.ndarray] = {}
         if self.force_field.takes_cell:
             self.implemented_properties = [*self.implemented_properties, "stress"]
@@ -76,6 +81,7 @@ class Calculator(ASECalculator):
             self._require(atoms)
             self._name_close_atoms(atoms)
         where = self._where(atoms)
+        self._name_distant_geometry(where)
         if "energy" not in self.results:
             energy, forces = model.energy_and_forces(**where)
             self.results.update(energy=energy, free_energy=energy, forces=forces)
@@ -106,6 +112,23 @@ class Calculator(ASECalculator):
                     "atoms %s are %.2f Å apart, in the training frames the closest are %s: the force field guesses there",
                     pair, distance, seen,
                 )  # fmt: skip
+
+    def _name_distant_geometry(self, where: dict) -> None:
+        """A warning when the geometry leaves what the training frames show, and again whenever it is twice as far."""
+        if isinstance(self.force_field, ExportedForceField):
+            return
+        geometry = np.concatenate([where["positions"], where["cell"]])
+        known = self._looked is not None and self._looked.shape == geometry.shape
+        if known and not (np.abs(geometry - self._looked) > LOOK_AGAIN).any():
+            return
+        self._looked = geometry
+        distance = self.force_field.training_distance(**where)
+        if distance > self._farthest:
+            self._farthest = 2.0 * distance
+            logger.warning(
+                "the geometry lies %.1f times as far from the nearest training frame as those lie from each other: the force "
+                "field guesses there", distance,
+            )  # fmt: skip
 
     def get_hessian(self, atoms=None, moving=None) -> np.ndarray:
         """Hessian of the energy, eV/Å², shape (3n, 3n), row = 3·atom + xyz; of the atoms `moving` alone, their block."""

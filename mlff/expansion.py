@@ -112,6 +112,12 @@ class Channel(struct.PyTreeNode):
             energy += self.curvature.energy(slopes[..., some], second, x, _slices(sizes))
         return energy if self.values is None else energy + jnp.sum(value @ self.values)
 
+    def nearest(self, features: Float[Array, "e D"]) -> Float[Array, " e"]:
+        """|φ_e − φ_k| of the nearest point of each environment, in length scales; of several blocks, of all together."""
+        x = features - self.origin
+        squares = jnp.sum(x**2, axis=1)[:, None] + jnp.sum(self.offsets[:, 0], axis=0) - 2.0 * (x @ self.points.T)
+        return jnp.sqrt(jnp.maximum(jnp.min(squares, axis=1), 0.0))
+
 
 class Part(struct.PyTreeNode):
     """One term of a sum of kernels.
@@ -132,21 +138,31 @@ class Part(struct.PyTreeNode):
 
     def energy(self, positions, numbers, cell, neighbors) -> Float[Array, ""]:
         """This term's share of the energy."""
+        features = self._features(positions, numbers, cell, neighbors)
+        present = [
+            channel.energy(self.kernel.radial, seen, self.sizes)
+            for channel, seen in zip(self.channels, features, strict=True)
+            if len(seen) and len(channel.points)
+        ]
+        return sum(present, start=jnp.zeros((), features[0].dtype))
+
+    def nearest(self, positions, numbers, cell, neighbors) -> list[Float[Array, " e"]]:
+        """Distances of the environments of every channel to their nearest points; of a molecule, of its nearest image."""
+        distances = [
+            channel.nearest(seen) if len(seen) and len(channel.points) else jnp.zeros(0)
+            for channel, seen in zip(self.channels, self._features(positions, numbers, cell, neighbors), strict=True)
+        ]
+        return distances if self.counts is not None else [jnp.min(distances[0], keepdims=True)]
+
+    def _features(self, positions, numbers, cell, neighbors) -> list[Float[Array, "e D"]]:
+        """What is compared with the points of every channel: the environments of its species, a molecule's images."""
         features = self.kernel.features(positions, numbers, cell, neighbors)
-        radial = self.kernel.radial
         if self.counts is None:
-            seen = features if self.images is None else features[0][self.images]
-            return self.channels[0].energy(radial, seen, self.sizes)
+            return [features if self.images is None else features[0][self.images]]
         numbers = jnp.asarray(numbers)
         species = jnp.searchsorted(jnp.asarray(self.kernel.elements, numbers.dtype), numbers)
         features = features[jnp.argsort(species, stable=True)]
-        edges = np.cumsum([0, *self.counts])
-        present = [
-            channel.energy(radial, features[a:b], self.sizes)
-            for channel, (a, b) in zip(self.channels, itertools.pairwise(edges), strict=True)
-            if b > a and len(channel.points)
-        ]
-        return sum(present, start=jnp.zeros((), features.dtype))
+        return [features[a:b] for a, b in itertools.pairwise(np.cumsum([0, *self.counts]))]
 
 
 class Expansion(struct.PyTreeNode):

@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Float, Integer
 
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
+from mlff.coverage import spacings
 from mlff.derivatives import symmetric_tensor, unordered_choices
 from mlff.expansion import Expansion
 from mlff.images import surroundings
@@ -263,6 +264,24 @@ class ForceField(struct.PyTreeNode):
             pure, mixed = prepared.functions.strain_derivatives(prepared.leaves, prepared.numbers, *geometry)
             return np.array(pure), np.array(mixed)
 
+    def training_distance(
+        self, positions: Float[np.ndarray | jax.Array, "n 3"], cell=None, pbc=None, numbers=None
+    ) -> float:
+        """How far a geometry lies from the training frames, in units of how far these lie from each other.
+
+        About 0.5 to 1.3 for frames like those; the force field guesses where it is larger (see `mlff.coverage`).
+
+        Arguments:
+            positions: shape (n, 3), Å; the others as for `energy_and_forces`.
+        Raises:
+            ValueError: as `energy_and_forces`.
+        """
+        one_geometry("the distance from the training frames", positions)
+        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        with doubled():
+            arguments = (prepared.leaves, self._spacings, prepared.numbers, positions, *around)
+            return float(prepared.functions.training_distance(*arguments))
+
     def require_derivative(self, order: int, what: str) -> None:
         """Refuse a derivative of the energy that does not exist everywhere.
 
@@ -311,6 +330,10 @@ class ForceField(struct.PyTreeNode):
     @functools.cached_property
     def _own(self) -> Prepared | None:
         return None if self.numbers is None else self._prepare(np.asarray(self.numbers, dtype=np.int32))
+
+    @functools.cached_property
+    def _spacings(self) -> tuple[np.ndarray, ...]:
+        return spacings(self.model)
 
     @property
     def _name(self) -> str:

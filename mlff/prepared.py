@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlff import derivatives
+from mlff import coverage, derivatives
 from mlff.batching import chunk_size, working_bytes
 from mlff.expansion import Expansion
 from mlff.precision import doubled
@@ -41,6 +41,7 @@ class Compiled:
         self.gradient_along = flat(derivatives.gradient_along)
         self.stress = flat(derivatives.stress)
         self.strain_derivatives = flat(derivatives.strain_derivatives)
+        self.training_distance = flat(coverage.training_distance)
 
 
 _compiled = functools.lru_cache(maxsize=64)(Compiled)

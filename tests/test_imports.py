@@ -10,7 +10,7 @@ ORDER = [
     "files", "precision", "batching", "units", "system", "frames", "readers", "checks", "dataset", "labelled", "neighbors",
     "linalg.tiles", "linalg.threads",
     "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
-    "expansion", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",
+    "expansion", "coverage", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",
     "derivatives", "prepared", "requests", "force_field", "archive", "sgdml", "export", "hyperparameters", "metrics", "fitting",
     "calculator", "vibrations", "modes", "anharmonic", "elasticity", "phonons",
     "relaxation", "responses", "thermochemistry", "bands", "reactions", "md", "selfcheck", "report", "learned", "recipes",
