@@ -27,8 +27,9 @@ from ase import Atoms
 from jaxtyping import Float
 
 from mlff.calculator import located
+from mlff.motion import motions
 from mlff.units import INVERSE_CM
-from mlff.vibrations import FREQUENCY_UNIT, motions, require_relaxed
+from mlff.vibrations import FREQUENCY_UNIT, require_relaxed
 
 CLOSE = 200.0  # 1/cm, within which two levels can be in resonance
 SHIFT = 1.0  # 1/cm, by which the perturbation theory of a resonance is wrong before it is left out
@@ -80,14 +81,14 @@ def anharmonic_frequencies(atoms: Atoms) -> Anharmonic:
     force_field, geometry = located(atoms, "anharmonic_frequencies")
     if atoms.pbc.any() or atoms.constraints:
         raise ValueError("atoms: anharmonic_frequencies takes a free molecule; no periodic cell and no constraints")
-    rigid, internal = motions(atoms)
-    if len(rigid) == 5 and len(atoms) > 2:
+    free = motions(atoms)
+    if len(free.rigid) == 5 and len(atoms) > 2:
         raise ValueError(
             "atoms: anharmonic_frequencies takes no linear molecule of more than two atoms, frequencies does"
         )
     force_field.require_derivative(4, "a quartic force constant")
     require_relaxed(atoms, "anharmonic_frequencies")
-    energies, modes = _normal_modes(atoms, internal, force_field.hessian(**geometry))
+    energies, modes = _normal_modes(atoms, free.internal, force_field.hessian(**geometry))
     directions = modes / np.sqrt(atoms.get_masses())[:, None] * (FREQUENCY_UNIT / np.sqrt(energies))[:, None, None]
     cubic = force_field.force_constants(directions=directions, order=3, **geometry)
     pairs = np.array(list(itertools.combinations_with_replacement(range(len(energies)), 2)))
@@ -96,7 +97,9 @@ def anharmonic_frequencies(atoms: Atoms) -> Anharmonic:
         directions=directions[pairs[:, [0, 0, 1, 1]]], **geometry
     )
     quartic.T[tuple(pairs.T)] = quartic[tuple(pairs.T)]
-    rotational, coriolis = _rotation(atoms, modes) if len(rigid) == 6 else (np.zeros(3), np.zeros((3, *quartic.shape)))
+    rotational, coriolis = (
+        _rotation(atoms, modes) if len(free.rigid) == 6 else (np.zeros(3), np.zeros((3, *quartic.shape)))
+    )
     return perturbed(*(array / INVERSE_CM for array in (energies, cubic, quartic)), rotational / INVERSE_CM, coriolis)
 
 

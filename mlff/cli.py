@@ -8,13 +8,10 @@ from typing import Annotated
 
 import typer
 
-from mlff import cli_fit, terminal
-from mlff.options import AsJSON, Data, Key, Model, Units, parse_keys, require_writable
+from mlff import cli_fit, cli_md, terminal
+from mlff.options import AsJSON, Data, Key, Model, Units, parse_keys
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-
-SHORTEST_DRIFT = 500.0  # fs; over less a slope is fluctuation
 
 
 @app.callback()
@@ -71,70 +68,7 @@ def test(
         terminal.say(f"  forces on {symbol}: MAE {1e3 * error:.2f} meV/Å")
 
 
-@app.command()
-def md(
-    model: Model,
-    start: Annotated[
-        pathlib.Path | None, typer.Option(help="Geometry to start from; else the model's own, relaxed.")
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Time steps.")] = 2000,
-    timestep: Annotated[float, typer.Option(help="fs")] = 0.5,
-    temperature: Annotated[float, typer.Option(help="Of the thermostat and of the first velocities, K.")] = 300.0,
-    nve: Annotated[bool, typer.Option("--nve", help="Constant energy after the first velocities.")] = False,
-    friction: Annotated[float, typer.Option(help="Of the thermostat, 1/fs.")] = 0.01,
-    interval: Annotated[int, typer.Option(help="Steps between frames.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of velocities and thermostat.")] = 0,
-    out: Annotated[pathlib.Path, typer.Option(help="ASE trajectory to write.")] = pathlib.Path("md.traj"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last frame of --out up to --steps.")] = False,
-    as_json: AsJSON = False,
-) -> None:
-    """Molecular dynamics with a force field, through ASE.
-
-    \b
-    mlff md ethanol.mlff --temperature 300 --steps 20000 --out run.traj
-    mlff md ethanol.mlff --nve --temperature 500 --steps 40000
-    """
-    import numpy as np
-
-    from mlff import md as dynamics
-    from mlff.archive import load
-    from mlff.calculator import Calculator
-
-    if steps < 1:
-        raise ValueError(f"--steps {steps} must be at least 1")
-    force_field = load(model)
-    require_writable(out)
-    if out.exists() and out.stat().st_size and not resume:
-        raise ValueError(f"--out {out} exists; go on with --resume, or name another file")
-    first = 0
-    if resume:
-        atoms, first = dynamics.resume(out)
-        if first >= steps:
-            raise ValueError(f"--resume: {out} is at step {first} already, nothing is left up to --steps {steps}")
-        atoms.calc = Calculator(force_field)
-    else:
-        atoms = _start(force_field, start)
-        dynamics.thermalise(atoms, temperature, np.random.default_rng(seed))
-    with terminal.progress() as progress:
-        result = dynamics.run(
-            atoms, steps - first, timestep, None if nve else temperature, friction, interval, seed, out, first, progress
-        )
-    summary = {
-        "steps": steps,
-        "first_step": first,
-        "temperature_mean": float(result.temperatures.mean()),
-        "energy_mean": float(result.total.mean()),
-        "drift_mev_per_atom_per_ps": result.drift if nve and np.ptp(result.times) >= SHORTEST_DRIFT else None,
-        "trajectory": str(out),
-    }
-    if as_json:
-        return terminal.print_json(summary)
-    terminal.say(
-        f"{steps - first} steps of {timestep} fs from step {first}: mean temperature {summary['temperature_mean']:.0f} K"
-    )
-    if summary["drift_mev_per_atom_per_ps"] is not None:
-        terminal.say(f"drift of the total energy {result.drift:.4f} meV/atom/ps")
-    terminal.say(f"wrote {out}")
+app.command()(cli_md.md)
 
 
 @app.command()
@@ -214,32 +148,6 @@ def audit(
         )
     if not found.passed:
         raise typer.Exit(1)
-
-
-# -- shared by the commands ----------------------------------------------------------------------------------------
-
-
-def _start(force_field, path: pathlib.Path | None):
-    """Atoms with the calculator: those of a file, or a training geometry relaxed."""
-    from ase import Atoms
-    from ase.optimize import BFGS
-
-    from mlff.calculator import Calculator
-    from mlff.readers import read_geometry
-    from mlff.requests import require_atoms
-
-    if path is not None:
-        atoms = read_geometry(path).to_ase()
-        require_atoms(force_field, atoms.numbers, str(path))
-        atoms.calc = Calculator(force_field)
-        return atoms
-    record = force_field.record
-    atoms = Atoms(
-        record["geometry_numbers"], record["geometry"], cell=record["geometry_cell"], pbc=record["geometry_pbc"]
-    )
-    atoms.calc = Calculator(force_field)
-    BFGS(atoms, logfile=None).run(fmax=0.05, steps=200)
-    return atoms
 
 
 def main() -> None:

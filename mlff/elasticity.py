@@ -7,7 +7,8 @@ from ase import Atoms
 from jaxtyping import Float
 
 from mlff.calculator import located
-from mlff.vibrations import require_relaxed, rigid_motions, split
+from mlff.motion import motions
+from mlff.vibrations import require_relaxed
 
 FLOPPY = 1e-8  # of the stiffest motion: what is softer moves at no cost, and no second derivative tells where to
 
@@ -39,7 +40,7 @@ def elastic_constants(atoms: Atoms, relaxed: bool = True) -> Float[np.ndarray, "
     mixed = mixed.reshape(6, -1)
     if relaxed:
         require_relaxed(atoms, "elastic_constants")
-        _, internal = split(rigid_motions(atoms))
+        internal = motions(atoms, np.ones(len(atoms))).internal
         pure = pure - mixed @ _response(force_field.hessian(**geometry), mixed, internal)
     return 0.5 * (pure + pure.T) / atoms.get_volume()
 

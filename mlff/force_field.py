@@ -363,9 +363,7 @@ class ForceField(struct.PyTreeNode):
         cells = np.broadcast_to(_NO_CELL if cell is None else np.asarray(cell, dtype=np.float64), (len(frames), 3, 3))
         periodic = np.any(cells != 0.0, axis=-1) if pbc is None else np.broadcast_to(pbc, (len(frames), 3))
         batch = Batch(frames, np.asarray(prepared.numbers), cells, periodic, {}, np.arange(len(frames)))
-        around = surroundings(self.kernel, batch, prepared.width)
-        if around[1] is not None:
-            prepared.width = around[1].indices.shape[-1]
+        around = surroundings(self.kernel, batch)
         return prepared, positions, jax.tree.map(lambda leaf: leaf[0], around) if single else around
 
     def _strainable(self, what: str, positions, cell, pbc, numbers) -> tuple:

@@ -26,14 +26,14 @@ _MEMORY = 64 * 2**20
 _COLUMNS_MEMORY = 512 * 2**20  # of the arrays inside of one descriptor, for all columns of a Jacobian at once
 
 
-def surroundings(kernel: Kernel, batch: Batch, width: int = 0) -> tuple:
+def surroundings(kernel: Kernel, batch: Batch) -> tuple:
     """What the descriptors are given beside positions and numbers: (cells, neighbour lists or None), a frame each."""
     cells = np.where(batch.pbc.any(axis=1)[:, None, None], batch.cells, 0.0)
     for leaf in kernel.leaves:
         if "neighbors" not in leaf.descriptor.uses and leaf.descriptor.cutoff is not None:
             _require_nearest_image(leaf.descriptor, batch)
     if "neighbors" in kernel.uses and wants_list(len(batch.numbers), batch.pbc.any(axis=0)):
-        return cells, neighbor_lists(batch.positions, batch.cells, batch.pbc, kernel.cutoff, width)
+        return cells, neighbor_lists(batch.positions, batch.cells, batch.pbc, kernel.cutoff)
     return cells, None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable
@@ -10,12 +11,18 @@ import numpy as np
 from ase import Atoms
 from ase.io.trajectory import Trajectory
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
+from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
+from mlff.checkpoints import Checkpoint, Settings, fingerprint, remove_remains, resume
+from mlff.files import reserved
+from mlff.motion import motions
 from mlff.units import FEMTOSECOND, KB
 
-DIVERGED = 50.0  # Å; an atom further than this from the centre of an isolated molecule has left it
+__all__ = ["Checkpoint", "Run", "Settings", "advance", "begin", "internal_temperature", "resume", "run", "thermalise"]
+
+AWAY = 50.0  # Å beyond twice the first size; an atom so far from the centre of a molecule has left it
+BLOCKS = 10  # of a run, whose means tell how well the whole mean is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +30,7 @@ class Run:
     """What a run recorded, every `interval` steps.
 
     times: fs, shape (k,); total, potential: eV, shape (k,); positions: Å, shape (k, n, 3); temperatures: of the internal
-    degrees of freedom, K, shape (k,): kinetic energy less that of the motion and rotation of the whole, over 3n − 6
-    degrees (3n − 5 linear, 3n − 3 periodic).
+    degrees of freedom, K, shape (k,), see `internal_temperature`.
     """
 
     times: np.ndarray
@@ -39,31 +45,45 @@ class Run:
         slope = np.polyfit(self.times / 1000.0, self.total, 1)[0]
         return float(1000.0 * slope / self.positions.shape[1])
 
+    @property
+    def temperature_error(self) -> float | None:
+        """Standard error of the mean temperature, K, from the means of ten blocks; None of fewer than 20 records."""
+        if len(self.temperatures) < 2 * BLOCKS:
+            return None
+        means = [block.mean() for block in np.array_split(self.temperatures, BLOCKS)]
+        return float(np.std(means, ddof=1) / np.sqrt(BLOCKS))
+
 
 def internal_temperature(atoms: Atoms) -> float:
-    """Temperature of the internal degrees of freedom, K; motion and rotation of the whole stay out of energy and count."""
-    momenta, degrees = atoms.get_momenta(), 3 * len(atoms) - 3
-    energy = atoms.get_kinetic_energy() - np.sum(momenta.sum(axis=0) ** 2) / (2 * atoms.get_masses().sum())
-    if not atoms.pbc.any():
-        inertia = atoms.get_moments_of_inertia(vectors=True)
-        turning = inertia[0] > 1e-4 * inertia[0].max()
-        along = inertia[1][turning] @ atoms.get_angular_momentum()
-        energy -= np.sum(along**2 / (2 * inertia[0][turning]))
-        degrees -= int(turning.sum())
-    return float(2 * energy / (degrees * KB)) if degrees > 0 else 0.0
+    """Temperature of the internal degrees of freedom, K: 2K/(f k), 0 where there are none.
+
+    K is the kinetic energy of the motions that constraints allow less the rigid ones, f their number, m − r of
+    `mlff.motion`: 3n − 6 of a free molecule, 3n − 5 of a linear one, 3n − 3 of a cell, 3 a moving atom where others are fixed.
+    """
+    free = motions(atoms)
+    if free.degrees == 0:
+        return 0.0
+    velocities = free.internal_part(atoms.get_momenta().ravel() / np.sqrt(np.repeat(atoms.get_masses(), 3)))
+    return float(velocities @ velocities / (free.degrees * KB))
 
 
 def thermalise(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
-    """Maxwell–Boltzmann momenta at `temperature` (K), without motion or rotation of the whole molecule.
+    """Draw momenta of the internal degrees of freedom at `temperature` (K), in place of those that the atoms have.
+
+        p = √m Π √(kT) ξ,  ξ normally distributed, Π the projector on internal motions in coordinates √m x
+
+    Exactly canonical: nothing is scaled, so that kinetic energies have mean f kT/2 and variance f (kT)²/2. The whole neither
+    moves nor, where it is periodic in no direction, turns; fixed atoms rest.
 
     Raises:
-        ValueError: a temperature that is negative or not finite.
+        ValueError: a temperature that is negative or not finite; constraints that are not of single atoms.
     """
     if not 0 <= temperature < np.inf:
         raise ValueError(f"temperature={temperature} (K) must not be negative")
-    thermalize_momenta(atoms, temperature, rng=rng)
-    Stationary(atoms)
-    ZeroRotation(atoms)
+    roots = np.sqrt(np.repeat(atoms.get_masses(), 3))
+    drawn = np.sqrt(KB * temperature) * rng.standard_normal(3 * len(atoms))
+    momenta = roots * motions(atoms).internal_part(drawn)
+    atoms.set_momenta(momenta.reshape(-1, 3), apply_constraint=False)
 
 
 def run(
@@ -75,7 +95,6 @@ def run(
     interval: int = 20,
     seed: int = 0,
     trajectory: str | pathlib.Path | None = None,
-    first_step: int = 0,
     progress: Callable[[str, float], None] = lambda stage, fraction: None,
 ) -> Run:
     """Run molecular dynamics from the present positions and momenta.
@@ -86,75 +105,109 @@ def run(
         timestep: fs.
         temperature: of a Langevin thermostat, K; None for NVE.
         friction: of the thermostat, 1/fs.
-        interval: steps between records, and frames of the trajectory.
+        interval: steps between records, and frames of the trajectory; the last step is recorded as well.
         seed: of the thermostat's noise.
-        trajectory: an ASE trajectory to append frames to; each carries its step, so that a run can be resumed.
-        first_step: step number of the present geometry, when resuming.
+        trajectory: an ASE trajectory to write, locked for this process until the end; `resume` and `advance` go on with it.
     Raises:
-        ValueError: arguments out of range; the molecule flies apart (the step and atom are named).
+        ValueError: arguments out of range; a trajectory that exists or that another process writes; an atom flies away (the
+            step and atom are named): further from the centre than twice the largest distance at the start and 50 Å.
     """
-    if steps < 1 or interval < 1 or not 0 < timestep < np.inf:
-        raise ValueError(f"steps={steps}, interval={interval} and timestep={timestep} must be positive")
-    if temperature is not None and not (0 <= temperature < np.inf and 0 <= friction < np.inf):
-        raise ValueError(f"temperature={temperature} (K) and friction={friction} (1/fs) must not be negative")
-    atoms.get_potential_energy()  # what is wrong with the atoms shows before anything is written
-    if temperature is None:
-        dynamics = VelocityVerlet(atoms, timestep * FEMTOSECOND)
-    else:
-        dynamics = Langevin(
-            atoms, timestep * FEMTOSECOND, temperature_K=temperature, friction=friction / FEMTOSECOND,
-            fixcm=False, rng=np.random.default_rng([seed, first_step]),
-        )  # fmt: skip
-    records: list[tuple] = []
-    writer = Trajectory(trajectory, "a", atoms) if trajectory is not None else None
-
-    def record() -> None:
-        step = first_step + dynamics.nsteps
-        _require_bound(atoms, step)
-        potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
-        records.append(
-            (step * timestep, potential + kinetic, potential, internal_temperature(atoms), atoms.positions.copy())
-        )
-        if writer is not None and (dynamics.nsteps > 0 or first_step == 0):
-            atoms.info["step"] = step
-            writer.write()
-        progress("dynamics", dynamics.nsteps / steps)
-
-    dynamics.attach(record, interval=interval)
-    try:
-        dynamics.run(steps)
-        if steps % interval:
-            record()
-    finally:
-        if writer is not None:
-            writer.close()
-    times, total, potential, temperatures, positions = map(np.array, zip(*records, strict=True))
-    return Run(times, total, potential, temperatures, positions)
+    settings = Settings(timestep, temperature, friction, interval, seed)
+    with reserved({"trajectory": trajectory}):
+        checkpoint = begin(atoms, settings)
+        if trajectory is not None:
+            remove_remains(pathlib.Path(trajectory))
+        return advance(checkpoint, steps, trajectory, progress)
 
 
-def resume(trajectory: str | pathlib.Path) -> tuple[Atoms, int]:
-    """Last whole frame of a trajectory that `run` wrote, with its momenta, and its step.
+def begin(atoms: Atoms, settings: Settings) -> Checkpoint:
+    """A run at its step 0.
 
     Raises:
-        ValueError: no such trajectory, or not one of `run`.
+        ValueError: constraints that are not of single atoms, or atoms that the calculator does not take.
     """
-    try:
-        with Trajectory(trajectory, "r") as reader:
-            atoms = reader[-1]
-            step = int(atoms.info["step"])
-    except (OSError, IndexError, KeyError, ValueError) as error:
+    atoms.get_potential_energy()
+    motions(atoms)
+    noise = np.random.PCG64([settings.seed, 0]).state
+    bound = AWAY + 2.0 * float(_distances(atoms).max())
+    return Checkpoint(atoms, 0, settings, noise, bound, fingerprint(atoms.calc))
+
+
+def advance(
+    checkpoint: Checkpoint,
+    steps: int,
+    trajectory: str | pathlib.Path | None = None,
+    progress: Callable[[str, float], None] = lambda stage, fraction: None,
+) -> Run:
+    """Make more steps of a run, to the same bits wherever it was interrupted:
+
+        checkpoint = md.resume("run.traj")
+        checkpoint.atoms.calc = mlff.Calculator(mlff.load("ethanol.mlff"))
+        md.advance(checkpoint, 20_000, "run.traj")
+
+    The bits are those of one machine and one set of software versions. Frames lie at multiples of the interval from step 0.
+
+    Arguments:
+        checkpoint: from `begin` or `resume`; its atoms are moved, with a calculator of the model that the run began with.
+        steps: time steps to make.
+        trajectory: to append frames to; that nobody else writes it is left to the caller (`mlff.files.reserved`).
+    Raises:
+        ValueError: no steps; another model; an atom flies away.
+    """
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be positive")
+    atoms, settings = checkpoint.atoms, checkpoint.settings
+    if (model := fingerprint(atoms.calc)) != checkpoint.model:
         raise ValueError(
-            f"{trajectory}: no trajectory of mlff md to resume ({error or 'it is empty'}); leave out --resume"
-        ) from error
-    atoms.calc = None
-    return atoms, step
+            f"checkpoint: the run began with the model {checkpoint.model}, received {model}; go on with that one"
+        )
+    noise = _generator(checkpoint.noise)
+    dynamics = _integrator(atoms, settings, noise)
+    dynamics.nsteps = checkpoint.step
+    ends = (checkpoint.step, checkpoint.step + steps)
+    records: list[tuple] = []
+    with contextlib.nullcontext() if trajectory is None else Trajectory(trajectory, "a") as writer:
+        for _ in dynamics.irun(steps):
+            if (step := dynamics.nsteps) % settings.interval and step not in ends:
+                continue
+            _require_bound(atoms, step, checkpoint.bound)
+            records.append(_record(atoms, step * settings.timestep))
+            if writer is not None and (step == 0 or step > checkpoint.step):
+                writer.write(dataclasses.replace(checkpoint, step=step, noise=noise.bit_generator.state).frame())
+            progress("dynamics", (step - checkpoint.step) / steps)
+    return Run(*map(np.array, zip(*records, strict=True)))
 
 
-def _require_bound(atoms: Atoms, step: int) -> None:
-    if atoms.pbc.any():
-        return
-    distances = np.linalg.norm(atoms.positions - atoms.positions.mean(axis=0), axis=1)
-    if not np.isfinite(distances).all() or distances.max() > DIVERGED:
+def _record(atoms: Atoms, time: float) -> tuple:
+    potential = atoms.get_potential_energy()
+    total = potential + atoms.get_kinetic_energy()
+    return time, total, potential, internal_temperature(atoms), atoms.positions.copy()
+
+
+def _generator(state: dict) -> np.random.Generator:
+    noise = np.random.PCG64()
+    noise.state = state
+    return np.random.Generator(noise)
+
+
+def _integrator(atoms: Atoms, settings: Settings, noise: np.random.Generator) -> MolecularDynamics:
+    timestep = settings.timestep * FEMTOSECOND
+    if settings.temperature is None:
+        return VelocityVerlet(atoms, timestep)
+    friction = settings.friction / FEMTOSECOND
+    return Langevin(atoms, timestep, temperature_K=settings.temperature, friction=friction, fixcm=False, rng=noise)
+
+
+def _distances(atoms: Atoms) -> np.ndarray:
+    """Of the atoms from their centre, Å, in directions that are not periodic, shape (n,)."""
+    centred = atoms.positions - atoms.positions.mean(axis=0)
+    periodic = np.linalg.qr(atoms.cell.array[atoms.pbc].T)[0]
+    return np.linalg.norm(centred - centred @ periodic @ periodic.T, axis=1)
+
+
+def _require_bound(atoms: Atoms, step: int, bound: float) -> None:
+    distances = _distances(atoms)
+    if not distances.max() <= bound:
         raise ValueError(
             f"step {step}: atom {int(np.argmax(distances))} has left the molecule; the run went where the force field "
             "has no data: train on such geometries, or lower temperature or time step"

@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 from ase import Atoms
-from ase.vibrations import VibrationsData
 from jaxtyping import Float
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from mlff.calculator import located
-from mlff.vibrations import motions, wavenumbers
+from mlff.motion import motions
+from mlff.vibrations import wavenumbers
 
 TOLERANCE = (
     1e-8  # of residuals, relative to the largest eigenvalue; eigenvalues are good to its square over their distance
@@ -40,9 +40,9 @@ def lowest_modes(atoms: Atoms, k: int, seed: int = 0) -> Modes:
 
         M^(−½) H M^(−½) w = λ w,  on the space without rigid motions: R is moved from 0 to the top of the spectrum
 
-    Rigid motions are those of `frequencies`. Where constraints (FixAtoms, FixCartesian) fix atoms the others alone move, and
-    nothing is rigid. One Lanczos vector meets one of several equal eigenvalues only by rounding; so what was found is
-    deflated and the lowest of the rest looked for, until that is none of the k lowest.
+    Rigid motions are those of `frequencies`; where constraints fix atoms, those that they leave free. One Lanczos vector
+    meets one of several equal eigenvalues only by rounding; so what was found is deflated and the lowest of the rest looked
+    for, until that is none of the k lowest.
 
     What this saves is memory, not time: the lowest eigenvalues lie close together, and of 100 atoms twice, of 300 three to
     seven times the 3n products that make a Hessian are taken.
@@ -55,25 +55,22 @@ def lowest_modes(atoms: Atoms, k: int, seed: int = 0) -> Modes:
         ValueError: no calculator of ours, k out of range, or iterations that do not converge.
     """
     force_field, geometry = located(atoms, "lowest_modes")
-    moving = np.asarray(VibrationsData.indices_from_constraints(atoms))
-    rigid = motions(atoms)[0] if len(moving) == len(atoms) else np.empty((0, 3 * len(moving)))
-    size = 3 * len(moving)
+    free = motions(atoms)
+    size, rigid = free.allowed.shape[1], free.rigid @ free.allowed
     _require_count(k, size - max(1, len(rigid)))
-    roots = np.sqrt(np.repeat(atoms.get_masses()[moving], 3))
+    roots = np.sqrt(np.repeat(atoms.get_masses(), 3))
     products = 0
 
     def curvature(weighted: np.ndarray) -> np.ndarray:
         nonlocal products
         products += 1
-        vector = np.zeros((len(atoms), 3))
-        vector[moving] = (weighted / roots).reshape(-1, 3)
-        return force_field.hessian_vector_product(vectors=vector, **geometry)[moving].ravel() / roots
+        vector = (free.allowed @ weighted / roots).reshape(-1, 3)
+        return free.allowed.T @ (force_field.hessian_vector_product(vectors=vector, **geometry).ravel() / roots)
 
     rng = np.random.default_rng(seed)
     values, vectors = _lowest(curvature, k, rigid, _largest(curvature, size, rng), rng)
-    displacements = np.zeros((k, len(atoms), 3))
-    displacements[:, moving] = (vectors / roots).reshape(k, -1, 3)
-    return Modes(wavenumbers(values), displacements, products)
+    displacements = (free.allowed @ vectors.T).T / roots
+    return Modes(wavenumbers(values), displacements.reshape(k, -1, 3), products)
 
 
 def _require_count(k: int, limit: int) -> None:

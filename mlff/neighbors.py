@@ -11,7 +11,6 @@ from mlff.units import symbols
 
 SMALL = 32  # atoms up to which an isolated molecule needs no list: everything may see everything
 REACH = 4.0  # Å, within which the closest atoms of two elements are looked for
-MARGIN = 1.25  # a list is this much wider than the fullest environment it was made for
 
 
 def wants_list(atoms: int, pbc: Bool[np.ndarray, " 3"]) -> bool:
@@ -28,7 +27,8 @@ def neighbor_lists(
 ) -> Neighbors:
     """Neighbour lists of frames, all of one width: `width`, or more where an environment overflows it.
 
-    The width grows with a margin and to a multiple of four, so that compiled functions meet few shapes.
+    Wider ones are 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, … slots wide, the first that leaves one free: compiled
+    functions meet few shapes, and the width, on which rounding depends, is one of the geometry and of nothing before it.
 
     Arguments:
         positions: Å, shape (m, n, 3).
@@ -53,7 +53,7 @@ def neighbor_lists(
         lists.append((first, second.astype(np.int64), shifts, slots))
         fullest = max(fullest, int(counts.max(initial=0)))
     if fullest > width:
-        width = 4 * int(np.ceil(MARGIN * fullest / 4))
+        width = _wide_enough(fullest)
     shape = (*positions.shape[:2], max(width, 1))
     indices = np.full(shape, -1, dtype=np.int32)
     offsets = np.zeros((*shape, 3))
@@ -61,6 +61,12 @@ def neighbor_lists(
         indices[frame, first, slots] = second
         offsets[frame, first, slots] = shifts
     return Neighbors(indices, offsets)
+
+
+def _wide_enough(fullest: int) -> int:
+    """The first of 4, 8, 12, 16, 20, 24, 28, 32, 40, … beyond a number: from 16 on four a doubling."""
+    step = 4 * 2 ** max(0, int(fullest).bit_length() - 5)
+    return step * (fullest // step + 1)
 
 
 def closest_pairs(positions, numbers, cells, pbc) -> dict[str, float]:

@@ -49,14 +49,13 @@ _compiled = functools.lru_cache(maxsize=64)(Compiled)
 
 @dataclasses.dataclass
 class Prepared:
-    """A model on the device, for one composition. `width`: of its neighbour lists, which only grows."""
+    """A model on the device, for one composition."""
 
     functions: Compiled
     model: Expansion
     leaves: list
     numbers: jax.Array
     atoms: int
-    width: int = 0
     _bytes: dict[int, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -76,11 +75,12 @@ class Prepared:
     def bytes_per_gradient(self, positions, around: tuple) -> int:
         """Size of the intermediate arrays of the gradient of one geometry, descriptor and expansion, and so of its
         derivative along one direction: what chunks are sized by. Only the shapes of the arguments matter."""
-        if self.width not in self._bytes:
+        width = 0 if around[1] is None else around[1].indices.shape[-1]
+        if width not in self._bytes:
             with doubled():
                 gradient = jax.grad(lambda x, cell, neighbors: self.model.energy(x, self.numbers, cell, neighbors))
-                self._bytes[self.width] = working_bytes(gradient, positions, *around)
-        return self._bytes[self.width]
+                self._bytes[width] = working_bytes(gradient, positions, *around)
+        return self._bytes[width]
 
 
 def arrived(result: jax.Array) -> np.ndarray:

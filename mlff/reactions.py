@@ -12,8 +12,9 @@ import numpy as np
 from ase import Atoms
 
 from mlff.bands import Counted, Path, held
+from mlff.motion import motions, moving_atoms
 from mlff.precision import doubled
-from mlff.relaxation import internal_directions, relax
+from mlff.relaxation import relax
 from mlff.vibrations import require_hessian, wavenumbers
 
 FLAT = 1e-6  # of the largest curvature: smaller negative ones are rounding
@@ -41,7 +42,7 @@ def transition_state(atoms: Atoms, fmax: float = 1e-5, steps: int = 200, hessian
 
     Arguments:
         atoms: near the saddle (such as `band(…).highest`), with a calculator that has `get_hessian`; moved in place.
-            Other than FixAtoms no constraints are taken.
+            Constraints may fix whole atoms, nothing else.
         fmax: largest force on an atom at the end, eV/Å.
         steps: of the search, at most.
         hessian_every: steps from one exact Hessian to the next; 0 for none but the one that checks the end.
@@ -51,7 +52,7 @@ def transition_state(atoms: Atoms, fmax: float = 1e-5, steps: int = 200, hessian
     Source: Hermes, Sargsyan, Najm, Zádor, J. Chem. Theory Comput. 18, 6974 (2022), doi 10.1021/acs.jctc.2c00395.
     """
     require_hessian(atoms)
-    internal_directions(atoms)  # refuses other constraints before anything moves
+    moving_atoms(atoms, "transition_state")  # refuses other constraints before anything moves
     calculator = Counted(atoms.calc)
     search = atoms.copy()
     search.calc = calculator
@@ -146,7 +147,7 @@ def _unstable_mode(atoms: Atoms) -> tuple[float, np.ndarray]:
         ValueError: none, or more than one.
     """
     roots = np.sqrt(np.repeat(atoms.get_masses(), 3))
-    space, _ = np.linalg.qr(internal_directions(atoms) / roots[:, None])  # across mass-weighted rigid motions
+    space = motions(atoms).internal.T
     values, vectors = np.linalg.eigh(space.T @ (atoms.calc.get_hessian(atoms) / np.outer(roots, roots)) @ space)
     frequencies = wavenumbers(values)
     if (unstable := int(np.sum(values < -FLAT * values[-1]))) != 1:

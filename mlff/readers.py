@@ -163,8 +163,10 @@ def read_vibrations(path: pathlib.Path, units: str | None, keys: dict[str, str])
     return Content([Frame(System.from_ase(atoms), labels)], _said(None, None), sorted(labels))
 
 
-def read_geometry(path: pathlib.Path) -> System:
-    """The last geometry of a file that ASE reads, in Å by the units that the file states.
+def read_geometry(path: pathlib.Path) -> Atoms:
+    """The last geometry of a file that ASE reads, whole (masses, constraints, momenta, charges, tags, info), without calculator.
+
+    Positions and cell are put in Å by the units that the file states, which no longer stand in `info`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -173,8 +175,13 @@ def read_geometry(path: pathlib.Path) -> System:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     atoms = _images(path)[-1]
-    inside = _stated(atoms)
-    return _in_angstrom(atoms, parse_units(inside)[1] if inside else 1.0)
+    if inside := _stated(atoms):
+        length_unit = parse_units(inside)[1]
+        atoms.set_cell(atoms.cell.array * length_unit)
+        atoms.set_positions(atoms.positions * length_unit, apply_constraint=False)
+    atoms.info = {key: value for key, value in atoms.info.items() if key not in UNIT_KEYS}
+    atoms.calc = None
+    return atoms
 
 
 def _images(path: pathlib.Path) -> list[Atoms]:

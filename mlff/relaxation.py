@@ -6,12 +6,11 @@ import dataclasses
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms
-from ase.vibrations import VibrationsData
 from jaxtyping import Float
 from scipy.optimize import brentq
 
-from mlff.vibrations import require_hessian, rigid_motions, split
+from mlff.motion import motions
+from mlff.vibrations import require_hessian
 
 FIRST_RADIUS, LARGEST_RADIUS, SMALLEST_RADIUS = 0.2, 0.5, 1e-10  # Å, of the displacement of all atoms together
 NOISE = 1e-7  # eV; of smaller changes the energy's digits say nothing, then the forces must fall instead
@@ -44,12 +43,12 @@ def relax(atoms: Atoms, fmax: float = 1e-8, steps: int = 200) -> Relaxation:
     point the step goes along the lowest mode. The end is quadratic: forces square from step to step.
 
     Arguments:
-        atoms: with a calculator that has `get_hessian`; moved in place. Atoms fixed by FixAtoms stay where they are;
-            rigid motions are left out only for atoms without constraints.
+        atoms: with a calculator that has `get_hessian`; moved in place. Atoms fixed by constraints (FixAtoms,
+            FixCartesian, FixedLine, FixedPlane) stay where they are; rigid motions that these leave free are left out.
         fmax: largest force on an atom at the end, eV/Å. Rounding leaves some 1e-10, of ill-conditioned fits up to 1e-6.
         steps: how many at most.
     Raises:
-        ValueError: no Hessian; other constraints than FixAtoms; not relaxed after `steps`; forces that do not fall further.
+        ValueError: no Hessian; constraints that are not of single atoms; not relaxed after `steps`; forces that do not fall further.
     Source: Nocedal, Wright, Numerical Optimization, chapter 4 (2006), doi 10.1007/978-0-387-40065-5.
     """
     require_hessian(atoms)
@@ -87,18 +86,13 @@ def relax(atoms: Atoms, fmax: float = 1e-8, steps: int = 200) -> Relaxation:
 
 
 def internal_directions(atoms: Atoms) -> Float[np.ndarray, "coordinates m"]:
-    """Orthonormal directions that change the energy, shape (3n, m): all but the rigid motions of free atoms (translations
-    of periodic ones); with FixAtoms the coordinates of the atoms that are not fixed.
+    """Orthonormal Cartesian directions that change the energy, shape (3n, m): all that constraints allow but the rigid
+    motions among them.
 
     Raises:
-        ValueError: other constraints than FixAtoms.
+        ValueError: constraints that are not of single atoms.
     """
-    if others := [type(c).__name__ for c in atoms.constraints if not isinstance(c, FixAtoms)]:
-        raise ValueError(f"atoms: a constraint {others[0]}; only FixAtoms is known here, remove it")
-    if atoms.constraints:
-        moving = 3 * np.asarray(VibrationsData.indices_from_constraints(atoms))[:, None] + np.arange(3)
-        return np.eye(3 * len(atoms))[:, moving.ravel()]
-    return split(rigid_motions(atoms))[1].T
+    return motions(atoms, np.ones(len(atoms))).internal.T
 
 
 def trust_region_step(

@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 from ase import Atoms
 from ase.thermochemistry import HarmonicThermo, IdealGasThermo
-from ase.vibrations import VibrationsData
 from scipy.spatial.distance import cdist
 
+from mlff.motion import motions
 from mlff.relaxation import internal_directions
 from mlff.units import INVERSE_CM, formula
-from mlff.vibrations import frequencies, normal_modes
+from mlff.vibrations import constrained_frequencies
 
 STATIONARY = 1e-2  # eV/Å; with larger forces frequencies are not those of a stationary point
 SAME_PLACE = 0.05  # Å, between an atom and where a rotation puts one like it
@@ -39,8 +39,7 @@ def ideal_gas(
     if atoms.constraints:
         raise ValueError("atoms: fixed atoms, which no gas has; remove the constraints, or use mlff.harmonic")
     energies = _vibrational_energies(atoms, imaginary)
-    linear = len(energies) + imaginary == 3 * len(atoms) - 5
-    geometry = "monatomic" if len(atoms) == 1 else ("linear" if linear else "nonlinear")
+    geometry = {3: "monatomic", 5: "linear", 6: "nonlinear"}[len(motions(atoms).rigid)]
     return IdealGasThermo(
         energies,
         geometry,
@@ -131,11 +130,7 @@ def _vibrational_energies(atoms: Atoms, imaginary: int) -> np.ndarray:
             f"atoms: not at a stationary point, the largest force component is {np.abs(forces).max():.1e} eV/Å; "
             "relax them first: mlff.relax(atoms)"
         )
-    if atoms.constraints:
-        complex_energies = VibrationsData.get_energies(normal_modes(atoms))
-        energies = np.sort(complex_energies.real - np.abs(complex_energies.imag))
-    else:
-        energies = frequencies(atoms) * INVERSE_CM
+    energies = constrained_frequencies(atoms) * INVERSE_CM
     if (found := int(np.sum(energies < 0))) != imaginary:
         lowest = ", ".join(f"{value:.0f}" for value in energies[: max(found, 1)] / INVERSE_CM)
         raise ValueError(

@@ -8,11 +8,11 @@ from ase.vibrations import VibrationsData
 from jaxtyping import Float
 
 from mlff.calculator import Calculator
+from mlff.motion import motions, moving_atoms
 from mlff.units import INVERSE_CM
 
 FREQUENCY_UNIT = units._hbar * 1e10 / np.sqrt(units._e * units._amu)  # ħ √(eV/Å²/u), eV
 RELAXED = 1e-3  # eV/Å, the largest force at what passes for a minimum
-LINEAR = 1e-2  # of the largest: a rotation whose root moment of inertia is smaller is the bending of a linear molecule
 
 
 def normal_modes(atoms: Atoms) -> VibrationsData:
@@ -20,69 +20,59 @@ def normal_modes(atoms: Atoms) -> VibrationsData:
 
     Arguments:
         atoms: with a calculator that has `get_hessian`; relaxed, where frequencies are meant to be physical.
-            Atoms fixed by constraints (FixAtoms, FixCartesian) stay out; of our force fields, so do their columns of
-            the Hessian.
+            Atoms fixed by constraints stay out; of our force fields, so do their columns of the Hessian.
     Returns:
         ASE's VibrationsData: `.get_frequencies()` in 1/cm, imaginary ones as complex numbers, modes, zero-point energy.
     Raises:
-        ValueError: the calculator has no Hessian.
+        ValueError: the calculator has no Hessian; constraints other than whole fixed atoms.
     """
     require_hessian(atoms)
-    moving = VibrationsData.indices_from_constraints(atoms)
-    if isinstance(atoms.calc, Calculator) and len(moving) < len(atoms):
-        return VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms, moving=moving), indices=moving)
-    rows = (3 * np.asarray(moving)[:, None] + np.arange(3)).ravel()
-    return VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms)[np.ix_(rows, rows)], indices=moving)
+    moving = moving_atoms(atoms, "normal_modes").tolist()
+    return VibrationsData.from_2d(atoms, _block(atoms, moving), indices=moving)
 
 
 def frequencies(atoms: Atoms) -> np.ndarray:
     """Harmonic frequencies of the vibrations alone, 1/cm, ascending; imaginary ones negative.
 
     Translations and rotations are projected out of the mass-weighted Hessian, so that 3n − 6 numbers remain
-    (3n − 5 for linear molecules, bent by less than some 0.02 Å; 3n − 3 for periodic cells).
+    (3n − 5 for linear molecules, bent by less than some 0.02 Å; 3n − 3 for periodic cells): see `mlff.motion`.
 
     Raises:
         ValueError: atoms with constraints, whose rigid motions are no zero modes; `normal_modes` takes them.
     """
     if atoms.constraints:
         raise ValueError("atoms: frequencies takes a free molecule; use normal_modes for atoms with constraints")
-    modes = normal_modes(atoms)
-    masses = np.repeat(atoms.get_masses(), 3)
-    _, internal = motions(atoms)
-    weighted = modes.get_hessian_2d() / np.sqrt(masses[:, None] * masses)
-    return wavenumbers(np.linalg.eigvalsh(internal @ weighted @ internal.T))
+    return constrained_frequencies(atoms)
+
+
+def constrained_frequencies(atoms: Atoms) -> np.ndarray:
+    """Harmonic frequencies of the internal motions that constraints leave, 1/cm, ascending; imaginary ones negative.
+
+    Raises:
+        ValueError: the calculator has no Hessian; constraints that are not of single atoms.
+    """
+    require_hessian(atoms)
+    free = motions(atoms)
+    coordinates = _coordinates(moving := np.unique(free.allowed.nonzero()[0] // 3).tolist())
+    weighted = free.internal[:, coordinates] / np.sqrt(np.repeat(atoms.get_masses()[moving], 3))
+    return wavenumbers(np.linalg.eigvalsh(weighted @ _block(atoms, moving) @ weighted.T))
+
+
+def _block(atoms: Atoms, moving: list[int]) -> np.ndarray:
+    """The block of the Hessian that belongs to some atoms; our calculator computes no more."""
+    if isinstance(atoms.calc, Calculator) and len(moving) < len(atoms):
+        return atoms.calc.get_hessian(atoms, moving=moving)
+    coordinates = _coordinates(moving)
+    return atoms.calc.get_hessian(atoms)[np.ix_(coordinates, coordinates)]
+
+
+def _coordinates(moving: list[int]) -> np.ndarray:
+    return (3 * np.asarray(moving, dtype=int)[:, None] + np.arange(3)).ravel()
 
 
 def wavenumbers(eigenvalues: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Frequencies, 1/cm, of eigenvalues of the mass-weighted Hessian, eV/Å²/u; imaginary ones negative."""
     return np.sign(eigenvalues) * np.sqrt(np.abs(eigenvalues)) * FREQUENCY_UNIT / INVERSE_CM
-
-
-def motions(atoms: Atoms) -> tuple[Float[np.ndarray, "r coordinates"], Float[np.ndarray, "k coordinates"]]:
-    """Orthonormal rigid and internal motions in mass-weighted coordinates √m x.
-
-    Translations, and for atoms that are not periodic rotations about the centre of mass: 6 rigid motions, 5 of linear
-    molecules, 3 of periodic cells.
-    """
-    return split(rigid_motions(atoms) * np.sqrt(np.repeat(atoms.get_masses(), 3)))
-
-
-def rigid_motions(atoms: Atoms) -> Float[np.ndarray, "r coordinates"]:
-    """Translations and, of atoms that are not periodic, infinitesimal rotations about the centre of mass, Cartesian."""
-    centred = atoms.positions - atoms.get_center_of_mass()
-    motions = [np.tile(axis, (len(atoms), 1)) for axis in np.eye(3)]
-    if not atoms.pbc.any():
-        motions += [np.cross(axis, centred) for axis in np.eye(3)]
-    return np.array([motion.ravel() for motion in motions])
-
-
-def split(
-    rigid: Float[np.ndarray, "r coordinates"],
-) -> tuple[Float[np.ndarray, "s coordinates"], Float[np.ndarray, "k coordinates"]]:
-    """Orthonormal bases of the motions given and of all that are orthogonal to them."""
-    u, singular, _ = np.linalg.svd(rigid.T, full_matrices=True)
-    count = np.sum(singular > LINEAR * singular[0])
-    return u[:, :count].T, u[:, count:].T
 
 
 def require_hessian(atoms: Atoms) -> None:

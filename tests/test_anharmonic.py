@@ -15,8 +15,9 @@ from ase.optimize import BFGS
 import mlff
 from descriptors import inverse_distances
 from mlff.anharmonic import find_resonances, perturbed
+from mlff.motion import motions
 from mlff.units import INVERSE_CM
-from mlff.vibrations import FREQUENCY_UNIT, motions
+from mlff.vibrations import FREQUENCY_UNIT
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_imaginary_frequencies_are_refused():
 def by_differences(atoms, hessian, step=0.05):
     """The constants from Hessians at displaced geometries, of a molecule at its minimum, and its fundamentals."""
     roots = np.sqrt(np.repeat(atoms.get_masses(), 3))
-    internal = motions(atoms)[1]
+    internal = motions(atoms).internal
     eigenvalues, vectors = np.linalg.eigh(internal @ (hessian(atoms) / np.outer(roots, roots)) @ internal.T)
     energies, modes = FREQUENCY_UNIT * np.sqrt(eigenvalues), vectors.T @ internal
     directions = modes / roots * (FREQUENCY_UNIT / np.sqrt(energies))[:, None]

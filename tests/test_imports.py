@@ -12,11 +12,11 @@ ORDER = [
     "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
     "expansion", "coverage", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",
     "derivatives", "prepared", "requests", "force_field", "archive", "sgdml", "export", "hyperparameters", "metrics", "fitting",
-    "calculator", "vibrations", "modes", "anharmonic", "elasticity", "phonons",
-    "relaxation", "responses", "thermochemistry", "bands", "reactions", "md", "selfcheck", "report", "learned", "recipes",
+    "calculator", "motion", "vibrations", "modes", "anharmonic", "elasticity", "phonons",
+    "relaxation", "responses", "thermochemistry", "bands", "reactions", "checkpoints", "md", "selfcheck", "report", "learned", "recipes",
     "auditing.findings", "auditing.probes", "auditing.places", "auditing.crossings", "auditing.invariance",
     "auditing.numerics", "auditing.sight", "auditing.smoothness", "auditing.audit",
-    "terminal", "options", "cli_fit", "cli", "__main__",
+    "terminal", "options", "cli_fit", "cli_md", "cli", "__main__",
 ]  # fmt: skip
 CALLED_LATER = {("force_field", "archive"), ("force_field", "export")}
 MAY_IMPORT_ASE = {
@@ -27,6 +27,7 @@ MAY_IMPORT_ASE = {
     "checks",
     "dataset",
     "calculator",
+    "motion",
     "vibrations",
     "modes",
     "anharmonic",
@@ -37,9 +38,10 @@ MAY_IMPORT_ASE = {
     "thermochemistry",
     "bands",
     "reactions",
+    "checkpoints",
     "md",
     "selfcheck",
-    "cli",
+    "cli_md",
 }
 DESCRIPTORS_MAY_IMPORT = {"jax", "numpy", "jaxtyping", "flax", "descriptors", *sys.stdlib_module_names}
 
