@@ -8,9 +8,11 @@ import time
 
 import numpy as np
 import pytest
+from ase.constraints import FixAtoms
 from ase.io.trajectory import Trajectory
 
 import mlff
+from mlff.files import reserved
 
 
 def mlff_command(*arguments, cwd, check=True):
@@ -88,6 +90,92 @@ def test_md_from_a_file(folder, datasets):
     last = mlff.Dataset.read(datasets / "water.extxyz")[-1]
     with Trajectory(folder / "s.traj") as trajectory:
         np.testing.assert_allclose(trajectory[0].positions, last.positions)
+
+
+def test_md_keeps_the_masses_and_constraints_of_its_start(folder, datasets):
+    heavy = mlff.Dataset.read(datasets / "water.extxyz")[-1].system.to_ase()
+    heavy.set_masses([16.0, 2.014, 2.014])
+    heavy.set_constraint(FixAtoms([0]))
+    heavy.info["REF_energy"] = 1.0
+    with Trajectory(folder / "heavy.traj", "w") as trajectory:
+        trajectory.write(heavy)
+    mlff_command("md", "w.mlff", "--start", "heavy.traj", "--steps", 40, "--out", "d.traj", cwd=folder)
+    with Trajectory(folder / "d.traj") as trajectory:
+        for frame in trajectory:
+            np.testing.assert_array_equal(frame.get_masses(), [16.0, 2.014, 2.014])
+            np.testing.assert_array_equal(frame.positions[0], heavy.positions[0])
+            assert "REF_energy" not in frame.info
+        assert np.abs(frame.positions[1:] - heavy.positions[1:]).max() > 0.001
+
+
+def refused(arguments, monkeypatch, capsys) -> str:
+    """The one line of an error, in this process."""
+    from mlff import cli
+
+    monkeypatch.setattr(sys, "argv", ["mlff", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    output = capsys.readouterr()
+    assert (caught.value.code, output.out) == (2, "")
+    return output.err
+
+
+def test_md_goes_on_with_what_it_began_with(folder, monkeypatch, capsys):
+    """What was typed has to be what is stored, and what was not typed is taken from there."""
+    monkeypatch.chdir(folder)
+    run = ["md", "w.mlff", "--out", "set.traj"]
+    mlff_command(*run, "--steps", 20, "--temperature", 500, "--timestep", 0.25, "--interval", 10, cwd=folder)
+    before = (folder / "set.traj").read_bytes()
+    for typed, expected in {
+        ("--temperature", 300): r"--temperature 300.0: set.traj was made with 500.0; leave --temperature out",
+        ("--timestep", 0.5): r"--timestep 0.5: set.traj was made with 0.25; leave --timestep out",
+        ("--interval", 20): r"--interval 20: set.traj was made with 10;",
+        ("--seed", 1): r"--seed 1: set.traj was made with 0;",
+        ("--friction", 0.1): r"--friction 0.1: set.traj was made with 0.01;",
+        ("--nve",): r"--nve: set.traj was made with a thermostat of 500.0 K; leave out --nve",
+        ("--nve", "--friction", 0.1): r"--friction 0.1 and --nve: at constant energy there is no thermostat",
+        ("--start", "nvt.traj"): r"--start nvt.traj and --resume: a run that goes on has its own geometry",
+        ("--steps", 20): r"--resume: set.traj is at step 20 already, nothing is left up to --steps 20",
+    }.items():
+        steps = () if "--steps" in typed else ("--steps", 60)
+        assert f"error: {expected}" in refused([*run, *steps, *typed, "--resume"], monkeypatch, capsys)
+    assert (folder / "set.traj").read_bytes() == before
+    numbers = json.loads(
+        mlff_command(*run, "--steps", 60, "--temperature", 500, "--resume", "--json", cwd=folder).stdout
+    )
+    assert (numbers["first_step"], numbers["settings"]["timestep"], numbers["settings"]["temperature"]) == (
+        20,
+        0.25,
+        500,
+    )
+    with Trajectory(folder / "set.traj") as trajectory:
+        assert [atoms.info["step"] for atoms in trajectory] == [0, 10, 20, 30, 40, 50, 60]
+
+
+def test_md_never_replaces_what_it_reads_or_what_is_there(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    model = (folder / "w.mlff").read_bytes()
+    assert "--out w.mlff: would replace a file that is in use" in refused(
+        ["md", "w.mlff", "--out", "w.mlff"], monkeypatch, capsys
+    )
+    (folder / "first.xyz").write_text("3\n\nO 0 0 0\nH 0 0 1\nH 0 1 0\n")
+    command = ["md", "w.mlff", "--start", "first.xyz", "--out"]
+    assert "first.xyz: would replace" in refused([*command, "first.xyz"], monkeypatch, capsys)
+    with reserved({"--out": folder / "busy.traj"}):
+        assert "busy.traj: another process is writing it" in refused([*command, "busy.traj"], monkeypatch, capsys)
+    assert (folder / "w.mlff").read_bytes() == model
+    assert not (folder / "busy.traj").exists()
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_md_killed_before_its_first_frame_begins_at_step_0(folder, resume):
+    whole = folder / "nothing.traj"
+    for left in (b"", b"- of UlmASE-Traj"):
+        whole.write_bytes(left)
+        done = mlff_command("md", "w.mlff", "--steps", 20, "--out", whole.name, *resume, cwd=folder)
+        assert "nothing.traj holds no whole frame; the run begins at step 0" in done.stderr
+        with Trajectory(whole) as trajectory:
+            assert [atoms.info["step"] for atoms in trajectory] == [0, 20]
 
 
 @pytest.mark.parametrize("command", [(), ("fit",), ("test",), ("md",), ("show",), ("audit",)])
