@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
 from mlff.frames import Frame
+from mlff.identity import twins
+from mlff.units import HEAVIEST
 
 logger = logging.getLogger(__name__)
 
 SLOPE_FRAMES = 400  # frames whose neighbours are looked at
 COINCIDENT = 0.1  # Å; nearer atoms are an error of the file
 SLOPE_TOLERANCE = 0.25
+SPREAD = 0.6  # of the slope: quartiles further apart are those of frames that are too far apart, not of one factor
 
 
-def check_frame(where: str, frame: Frame) -> None:
-    """Refuse a frame that is not finite, or of which two atoms coincide.
+def check_frame(where: str, frame: Frame, doubtful: Collection[str] = ()) -> None:
+    """Refuse a frame that is not finite, whose atoms are none, or of which two coincide.
 
+    Arguments:
+        where: names file and frame.
+        doubtful: labels that are not looked at.
     Raises:
-        ValueError: beginning with `where`, which names file and frame.
+        ValueError: beginning with `where`.
     """
-    if not np.isfinite(frame.positions).all():
-        atom = int(np.argwhere(~np.isfinite(frame.positions))[0, 0])
-        raise ValueError(f"{where}: the position of atom {atom} is not finite; remove the frame or mend the file")
+    if not np.isfinite(frame.positions).all() or not np.isfinite(frame.cell).all():
+        atom = next(iter(np.argwhere(~np.isfinite(frame.positions))[:, 0].tolist()), None)
+        what = "the cell" if atom is None else f"the position of atom {atom}"
+        raise ValueError(f"{where}: {what} is not finite; remove the frame or mend the file")
+    if not len(frame.numbers):
+        raise ValueError(f"{where}: has no atoms; remove the frame")
+    if not ((frame.numbers >= 1) & (frame.numbers <= HEAVIEST)).all():
+        atom = int(np.argmin((frame.numbers >= 1) & (frame.numbers <= HEAVIEST)))
+        raise ValueError(f"{where}: atom {atom} has the atomic number {frame.numbers[atom]}, which is no element")
     for name, value in frame.labels.items():
         # NaN stands for entries of a Hessian that were not calculated
         missing = np.isnan(value) if name == "hessian" else np.zeros(np.shape(value), dtype=bool)
-        if not np.isfinite(value)[~missing].all() or (missing.all() and missing.size):
+        finite = np.isfinite(value)[~missing].all() and not (missing.all() and missing.size)
+        if name not in doubtful and not finite:
             raise ValueError(f"{where}: {name} is not finite; remove the frame or repeat its calculation")
+    try:
+        charge = frame.charge
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if not np.isfinite(charge):
+        raise ValueError(f"{where}: its total charge is not finite; mend the file")
     if len(frame.numbers) > 1 and not frame.system.pbc.any():
         distances = cdist(frame.positions, frame.positions)
         np.fill_diagonal(distances, np.inf)
@@ -48,15 +67,13 @@ def check_duplicates(frames: Sequence[Frame], indices, source: str) -> None:
     Raises:
         ValueError: naming both frames.
     """
-    seen: dict[bytes, int] = {}
-    for i, frame in zip(indices, frames, strict=True):
-        key = frame.fingerprint()
-        if key in seen:
+    first = twins(frames)
+    for i, j in enumerate(first):
+        if j < i:
             raise ValueError(
-                f"{source}: frame {i} repeats the geometry of frame {seen[key]}; remove one of them "
+                f"{source}: frame {indices[i]} repeats the geometry of frame {indices[j]}; remove one of them "
                 "(labels that differ on one geometry cannot both be right)"
             )
-        seen[key] = int(i)
 
 
 def force_energy_slope(frames: Sequence[Frame]) -> tuple[float, float, float]:
@@ -103,13 +120,21 @@ def force_energy_slope(frames: Sequence[Frame]) -> tuple[float, float, float]:
 
 
 def warn_of_slope(frames: Sequence[Frame], source: str) -> None:
-    """Log a warning with the measured slope where forces and energies do not fit together."""
+    """Log a warning with the measured slope where forces and energies do not fit together.
+
+    Frames that are far apart tell nothing: their forces predict differences p = ΔE + e with an error e, and ratios ΔE/p spread
+    about Var(ΔE)/Var(p), anywhere between 0 and 1. For normal distributions their quartiles are then more than 0.8 of the median
+    apart wherever they leave out 1. Another unit gives one factor for all frames, and neither a sign nor a ratio above 1 comes
+    from such errors.
+    """
     slope, lower, upper = force_energy_slope(frames)
-    if np.isnan(slope) or (lower <= 1.0 + SLOPE_TOLERANCE and upper >= 1.0 - SLOPE_TOLERANCE):
+    least, most = 1.0 - SLOPE_TOLERANCE, 1.0 + SLOPE_TOLERANCE
+    impossible = upper < -SLOPE_TOLERANCE or lower > most
+    if not (impossible or (upper < least and upper - lower <= SPREAD * abs(slope))):
         return
     cause = (
         "the forces point up the energy: are they gradients? Change their sign"
-        if slope < 0
+        if lower <= -least and upper >= -most
         else "do energies and forces have the units that were stated, and belong to one method?"
     )
     logger.warning(

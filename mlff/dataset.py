@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import pathlib
@@ -9,9 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from mlff.ase_labels import VIRIAL
 from mlff.checks import check_duplicates, check_frame, warn_of_slope
+from mlff.content import Content
 from mlff.frames import LABELS, Frame
-from mlff.readers import is_vibrations, read_ase, read_npz, read_vibrations
+from mlff.identity import fingerprints, twins
+from mlff.npz import read_npz
+from mlff.placeholders import find_placeholders
+from mlff.readers import is_vibrations, read_ase, read_vibrations
 from mlff.units import formula
 
 
@@ -46,14 +52,17 @@ class Dataset(Sequence[Frame]):
 
         Anything ASE reads, npz files with `coords/energies/forces/nuclear_charges` (rMD17) or `R/E/F/z`
         (MD17, sGDML), with Hessians under `hessians` or `H`, and what ASE's `VibrationsData.write` wrote. Labels are
-        taken from `keys` where they name one, else from `REF_energy`, `REF_forces`, `REF_stress`, `REF_hessian`, else
-        from the frames' calculator results.
+        taken from `keys` where they name one, else from `REF_energy`, `REF_forces`, `REF_stress`, `REF_hessian`, … (what
+        `Frame.to_ase` writes), else from the frames' calculator results. Virials (−V times the stress, eV; `virial`,
+        `REF_virial`, or any key that is named and says virial) are read as stress. Labels of operators of your own are those
+        under REF_ and their names.
 
         Arguments:
             path: the file.
             units: energy unit, or energy/length, of what the file holds: "kcal/mol", "hartree/bohr". Without it they
                 are what the file says (a `units` entry; `r_unit`, `e_unit` in npz), or eV and Å where ASE's own
-                convention applies (calculator results and `REF_` keys); else it is an error.
+                convention applies (calculator results and `REF_` keys); else it is an error, and so is another unit than
+                the file's own.
             labels: labels that are wanted; frames may lack some of them. Without it, every label that is there must
                 be there in every frame, and energy or forces must be among them.
             keys: names of labels in the file that are not the usual ones, {"energy": "energy_ref"}.
@@ -66,36 +75,63 @@ class Dataset(Sequence[Frame]):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         reader = read_npz if path.suffix == ".npz" else read_vibrations if is_vibrations(path) else read_ase
-        content = reader(path, units, dict(keys or {}))
-        chosen = np.arange(len(content.frames))[_slice(index, len(content.frames))]
-        data = cls([content.frames[i] for i in chosen], path.name, chosen, content.units)
-        data._check(labels, content.keys)
-        return data
+        content = reader(path, units, dict(keys or {}), lambda total: np.arange(total)[_slice(index, total)])
+        data = cls(content.frames, path.name, content.index, content.units)
+        return data._checked(labels, content, tuple(keys or ()))
 
-    def _check(self, wanted: Sequence[str] | None, keys: Sequence[str]) -> None:
+    def _checked(self, wanted: Sequence[str] | None, content: Content, named: Sequence[str]) -> Dataset:
+        """The data set, without labels that are doubtful and not wanted."""
         if not self.frames:
             raise ValueError(f"{self.source}: no frames; check the file, or the index that was asked for")
-        if wanted is not None and (unknown := sorted(set(wanted) - set(LABELS))):
-            raise ValueError(f"labels: {unknown[0]!r} is not known; there are {', '.join(LABELS)}")
-        here = [name for name in LABELS if any(name in frame.labels for frame in self.frames)]
-        if wanted is None and not {"energy", "forces", "hessian"} & set(here):
+        have = dict.fromkeys(name for frame in self.frames for name in frame.labels)
+        if wanted is not None and (unknown := sorted(set(wanted) - {*LABELS, *have})):
+            raise ValueError(
+                f"labels: {unknown[0]!r} is not known; there are {', '.join(LABELS)}, and in a file in eV and Å those of your own "
+                f"operators under REF_{unknown[0]}"
+            )
+        here = [name for name in LABELS if name in have]
+        if wanted is None and not {"energy", "forces", "hessian", "hessian_products", "curvatures"} & set(here):
             wanted = ("energy",)  # for its message: there is nothing to learn from
-        for name in here if wanted is None else wanted:
-            missing = [i for i, frame in zip(self.indices, self.frames, strict=True) if name not in frame.labels]
-            if len(missing) == len(self.frames):
-                raise ValueError(
-                    f"{self.source}: no frame has {name}; the file holds {', '.join(keys) or 'positions alone'}; "
-                    f"name the key with keys={{'{name}': …}} (--key {name}=…)"
-                )
-            if missing and wanted is None:
-                raise ValueError(
-                    f"{self.source}: frame {missing[0]} has no {name}, {len(missing)} of {len(self)} frames lack it; "
-                    "complete or remove them, or say with labels= that frames may lack it"
-                )
+        named = ["stress" if name == VIRIAL else name for name in named if name in (*LABELS, VIRIAL)]
+        for name in dict.fromkeys([*(here if wanted is None else wanted), *named]):
+            self._require_label(name, wanted, content.keys)
         for i, frame in zip(self.indices, self.frames, strict=True):
-            check_frame(f"{self.source}: frame {i}", frame)
+            check_frame(f"{self.source}: frame {i}", frame, content.doubts)
         check_duplicates(self.frames, self.indices, self.source)
-        warn_of_slope(self.frames, self.source)
+        trusted = self._trusted(wanted, content.doubts)
+        warn_of_slope(trusted.frames, self.source)
+        return trusted
+
+    def _require_label(self, name: str, wanted: Sequence[str] | None, keys: Sequence[str]) -> None:
+        """Refuse a label that no frame has, or that some lack although nobody said so."""
+        missing = [i for i, frame in zip(self.indices, self.frames, strict=True) if name not in frame.labels]
+        if len(missing) == len(self.frames):
+            raise ValueError(
+                f"{self.source}: no frame has {name}; the file holds {', '.join(keys) or 'positions alone'}; "
+                f"name the key with keys={{'{name}': …}} (--key {name}=…)"
+            )
+        if missing and wanted is None:
+            raise ValueError(
+                f"{self.source}: frame {missing[0]} has no {name}, {len(missing)} of {len(self)} frames lack it; "
+                "complete or remove them, or say with labels= (--labels) that frames may lack it"
+            )
+
+    def _trusted(self, wanted: Sequence[str] | None, doubts: Mapping[str, str]) -> Dataset:
+        """Without the labels that cannot be trusted, which must not be among the wanted ones."""
+        empty = {name: f"{self.source}: {what}" for name, what in find_placeholders(self.frames).items()}
+        doubts = {**empty, **doubts}
+        for name, reason in doubts.items():
+            if wanted is None or name in wanted:
+                raise ValueError(
+                    f"{reason}; else leave {name} out: say with labels= (--labels) which labels are wanted"
+                )
+        if not doubts:
+            return self
+        frames = [
+            dataclasses.replace(frame, labels={k: v for k, v in frame.labels.items() if k not in doubts})
+            for frame in self.frames
+        ]
+        return Dataset(frames, self.source, self.indices, self.units)
 
     # -- a sequence of frames --------------------------------------------------------------------------------------
 
@@ -118,25 +154,46 @@ class Dataset(Sequence[Frame]):
         Raises:
             ValueError: both have the same label of one geometry.
         """
-        places = {_place(frame): i for i, frame in enumerate(self.frames)}
-        frames = list(self.frames)
+        everything = (*self.frames, *other.frames)
+        first, frames, place = twins(everything), list(self.frames), list(range(len(self)))
         for i, frame in zip(other.indices, other.frames, strict=True):
-            place = places.setdefault(_place(frame), len(frames))
-            if place == len(frames):
+            at = first[len(place)]
+            if at == len(place):
+                place.append(len(frames))
                 frames.append(frame)
                 continue
-            if both := sorted(set(frame.labels) & set(frames[place].labels)):
+            place.append(place[at])
+            known = frames[place[at]]
+            if both := sorted(set(frame.labels) & set(known.labels)):
                 raise ValueError(
-                    f"{other.source}: frame {i} repeats the geometry of frame {place} of {self.source}, and both have "
+                    f"{other.source}: frame {i} repeats the geometry of frame {place[at]} of {self.source}, and both have "
                     f"{', '.join(both)}; remove one of them"
                 )
-            frames[place] = Frame(frame.system, {**frames[place].labels, **frame.labels})
+            frames[place[at]] = dataclasses.replace(known, labels={**known.labels, **frame.labels})
         units = self.units if self.units == other.units else f"{self.units}; {other.units}"
         return Dataset(frames, f"{self.source} + {other.source}", units=units)
 
     def __repr__(self) -> str:
-        kinds = sorted({formula(frame.numbers) for frame in self.frames})
+        charges = {(formula(frame.numbers), frame.charge) for frame in self.frames}
+        kinds = [f"{kind} (charge {charge:+g})" if charge else kind for kind, charge in sorted(charges)]
         return f"Dataset({self.source}: {len(self)} frames of {', '.join(kinds)}; {', '.join(self.label_names)})"
+
+    def charges(self) -> dict[str, float]:
+        """Total charges, e, by the composition of the frames that state one other than zero.
+
+        Raises:
+            ValueError: frames of one composition have different charges, which no force field can tell apart.
+        """
+        seen: dict[str, tuple[int, float]] = {}
+        for i, frame in zip(self.indices, self.frames, strict=True):
+            kind = formula(frame.numbers)
+            first, charge = seen.setdefault(kind, (int(i), frame.charge))
+            if frame.charge != charge:
+                raise ValueError(
+                    f"{self.source}: frame {i} ({kind}) has the total charge {frame.charge:+g}, frame {first} has {charge:+g}; a "
+                    "force field does not see charges: fit one for each"
+                )
+        return {kind: charge for kind, (_, charge) in seen.items() if charge}
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -168,8 +225,8 @@ class Dataset(Sequence[Frame]):
         return digest.hexdigest()
 
     def fingerprints(self) -> frozenset[str]:
-        """One short hash a geometry, to tell whether two sets share frames."""
-        return frozenset(hashlib.sha256(frame.fingerprint()).hexdigest()[:16] for frame in self.frames)
+        """One short text a geometry, by which `mlff.identity.among` tells whether another set shares frames."""
+        return frozenset(fingerprints(self.frames))
 
     # -- as arrays, for models of one composition ------------------------------------------------------------------
 
@@ -224,12 +281,6 @@ class Dataset(Sequence[Frame]):
         """
         self.require(name)
         return np.stack([frame.labels[name] for frame in self.frames])
-
-
-def _place(frame: Frame) -> tuple[bytes, ...]:
-    """The geometry to the digits that text files keep."""
-    rounded = [(np.round(array, 6) + 0.0).tobytes() for array in (frame.positions, frame.cell)]
-    return (*rounded, np.asarray(frame.numbers, dtype=np.int32).tobytes(), np.asarray(frame.system.pbc).tobytes())
 
 
 def _slice(index: str, total: int) -> slice | list[int]:

@@ -69,6 +69,7 @@ def fit(
     started = time.perf_counter()
     operators = _operators(labels)
     labels = tuple(operators)
+    charges = data.charges()
     frames = _labelled(model, data, labels)
     kernel = model.completed(np.concatenate(frames.compositions))
     atoms = _atomic_energies(kernel, atomic_energies)
@@ -98,6 +99,7 @@ def fit(
             "own_operators": [name for name, operator in operators.items() if OPERATORS.get(name) is not operator],
             "noise": stated,
             "units": data.units,
+            "charges": charges,
             "source": data.source,
             "n_train": len(data),
             "rows": solution.rows,
@@ -303,12 +305,12 @@ def _examined(fitted: ForceField, data: Dataset) -> ForceField:
             "%.2g of the squared forces lie outside what descriptor %s can express: net forces or torques in the "
             "reference, or motions that the descriptor does not see", fitted.record["unseen"], fitted.kernel.leaves[0].descriptor.name,
         )  # fmt: skip
-    if fitted.record["energy_constant"] and abs(training.slope - 1.0) > SLOPE_TOLERANCE:
+    if fitted.record["energy_constant"] and len(data) > 1 and not abs(training.slope - 1.0) <= SLOPE_TOLERANCE:
         logger.warning(
             "predicted against reference energies of the training frames have slope %.3g, expected 1: %s",
             training.slope,
             "the forces point up the energy"
-            if training.slope < 0
+            if abs(training.slope + 1.0) <= SLOPE_TOLERANCE
             else "energies and forces do not belong together "
             "(units, method), or the energies vary less than the model's error",
         )

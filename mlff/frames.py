@@ -10,15 +10,28 @@ from ase import Atoms
 
 from mlff.system import System
 
-LABELS = ("energy", "forces", "stress", "hessian")
+LABELS = (
+    "energy", "forces", "stress", "hessian", "hessian_products", "hessian_product_vectors", "curvatures", "curvature_vectors",
+)  # fmt: skip
+CHARGE_KEYS = ("charge", "total_charge")
+INTEGRAL = 1e-3  # e; charges of atoms whose sum is as near to an integer state a total charge
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One geometry with its labels: energy (eV), forces (n, 3) (eV/Å), stress (3, 3) (eV/Å³), hessian (3n, 3n)."""
+    """One geometry with its labels.
+
+    Attributes:
+        system: the geometry, Å.
+        labels: by name, energy (eV), forces (n, 3) (eV/Å), stress (3, 3) (eV/Å³), hessian (3n, 3n) (eV/Å²), and what
+            operators of second order and of your own take.
+        atoms: what the frame was read from, for masses, constraints, charges, momenta and everything else that is no label;
+            without calculator, and kept as it was, so that only the geometry is converted.
+    """
 
     system: System
     labels: Mapping[str, np.ndarray | float]
+    atoms: Atoms | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def positions(self) -> np.ndarray:
@@ -32,13 +45,38 @@ class Frame:
     def cell(self) -> np.ndarray:
         return self.system.cell
 
+    @property
+    def charge(self) -> float:
+        """Total charge that the frame states, e: `charge` or `total_charge`, else the sum of the atoms' initial charges
+        where that is an integer; 0 where nothing is stated.
+
+        Raises:
+            ValueError: what is stated is no number.
+        """
+        if self.atoms is None:
+            return 0.0
+        for key in CHARGE_KEYS:
+            if key in self.atoms.info:
+                stated = self.atoms.info[key]
+                try:
+                    return float(stated)
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{key} is no number ({stated!r:.40}); mend it, or rename it") from error
+        total = float(self.atoms.get_initial_charges().sum())
+        return float(round(total)) if abs(total - round(total)) <= INTEGRAL else 0.0
+
     def to_ase(self) -> Atoms:
-        """Atoms with the labels under the keys that `Dataset.read` prefers."""
+        """Atoms with the labels under the keys that `Dataset.read` prefers, and with all that they were read with."""
         atoms = self.system.to_ase()
+        if self.atoms is not None and np.array_equal(self.atoms.numbers, self.numbers):
+            atoms = self.atoms.copy()
+            atoms.set_cell(self.cell)
+            atoms.set_pbc(self.system.pbc)
+            atoms.set_positions(self.positions, apply_constraint=False)
         for name, value in self.labels.items():
             if name == "forces":
                 atoms.arrays["REF_forces"] = np.array(value)
-            else:
+            elif np.size(value):  # the extxyz form has no empty arrays
                 atoms.info[f"REF_{name}"] = float(value) if np.ndim(value) == 0 else np.array(value)
         return atoms
 

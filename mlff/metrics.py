@@ -8,6 +8,7 @@ import numpy as np
 
 from mlff.dataset import Dataset
 from mlff.force_field import ForceField
+from mlff.identity import among
 from mlff.labelled import LabelledFrames
 from mlff.requests import require_atoms
 from mlff.units import symbols
@@ -75,10 +76,10 @@ def _hessian_mae(force_field: ForceField, data: Dataset) -> float:
 
 
 def require_disjoint(fingerprints: frozenset[str], data: Dataset) -> None:
-    """Refuse test frames that are among the training frames, whose fingerprints are given."""
-    if shared := fingerprints & data.fingerprints():
+    """Refuse test frames that are among the training frames, whose fingerprints are given, to the rounding of either file."""
+    if shared := int(among(data.frames, fingerprints).sum()):
         raise ValueError(
-            f"{data.source}: {len(shared)} of its {len(data)} frames were trained on, so errors on them say nothing; "
+            f"{data.source}: {shared} of its {len(data)} frames were trained on, so errors on them say nothing; "
             "give frames that were not (Dataset.split keeps them apart)"
         )
 

@@ -2,130 +2,62 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
-import zipfile
-import zlib
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
 
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 
+from mlff.ase_labels import PREFIX, VIRIAL, Label, find_labels, own_labels, scales, without_labels
+from mlff.content import Content
 from mlff.frames import LABELS, Frame
 from mlff.system import System
-from mlff.units import parse_units
+from mlff.units import agreed_units, parse_units
 
 _TAIL = 200  # bytes at the end of a JSON file of ASE's in which it names its kind
 UNIT_KEYS = ("units", "unit")
-NPZ_NAMES = {
-    "positions": ("coords", "R", "positions"),
-    "energy": ("energies", "E", "energy"),
-    "forces": ("forces", "F"),
-    "hessian": ("hessians", "H", "hessian"),
-    "numbers": ("nuclear_charges", "z", "numbers"),
-}
+CONVENTION = "eV, Å (ASE's)"
+DUMPS = ("lammps-dump-text", "lammps-dump-binary")  # in the units of their run, which they do not state
+UNCONVERTED = (
+    "extxyz", "xyz", "traj", "bundletrajectory", "json", "db", "netcdftrajectory", "lammps-data", *DUMPS,
+)  # fmt: skip
 
 
-class Content(NamedTuple):
-    """What a reader found: frames, the units and who stated them, the names of what the file holds."""
-
-    frames: list[Frame]
-    units: str
-    keys: list[str]
-
-
-def read_npz(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Content:
-    """Frames of an npz file in the forms of rMD17, MD17 and sGDML.
-
-    Raises:
-        ValueError: naming the file; no plain arrays, arrays missing or of wrong shape, units not stated.
-    """
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path.name}: cannot be read as an npz file of plain arrays ({error})") from error
-    if unknown := sorted(set(keys) - set(NPZ_NAMES)):
-        raise ValueError(f"keys: {unknown[0]!r} is not known for npz files; there are {', '.join(NPZ_NAMES)}")
-    names = {kind: (keys[kind],) if kind in keys else usual for kind, usual in NPZ_NAMES.items()}
-    found = {kind: next((name for name in options if name in arrays), None) for kind, options in names.items()}
-    for kind in ("positions", "numbers"):
-        if found[kind] is None:
-            raise ValueError(
-                f"{path.name}: no {kind} (looked for {', '.join(names[kind])}); the file holds {', '.join(sorted(arrays))}"
-            )
-    energy_unit, length_unit, said = _npz_units(path, units, arrays)
-    positions = np.asarray(arrays[found["positions"]], dtype=np.float64)
-    numbers = np.asarray(arrays[found["numbers"]])
-    if positions.ndim != 3 or positions.shape[2] != 3:
-        raise ValueError(f"{path.name}: {found['positions']} has shape {positions.shape}, expected (frames, atoms, 3)")
-    frames, atoms = positions.shape[:2]
-    if numbers.shape not in ((atoms,), (frames, atoms)):
-        raise ValueError(f"{path.name}: {found['numbers']} has shape {numbers.shape}, expected ({atoms},)")
-    numbers = np.broadcast_to(numbers, (frames, atoms)).astype(np.int32)
-    labels = {}
-    kinds = (
-        ("energy", (), energy_unit), ("forces", (atoms, 3), energy_unit / length_unit),
-        ("hessian", (3 * atoms, 3 * atoms), energy_unit / length_unit**2),
-    )  # fmt: skip
-    for kind, shape, unit in kinds:
-        if found[kind] is not None:
-            values = np.asarray(arrays[found[kind]], dtype=np.float64)
-            if values.shape != (frames, *shape) and not (kind == "energy" and values.shape == (frames, 1)):
-                raise ValueError(f"{path.name}: {found[kind]} has shape {values.shape}, expected {(frames, *shape)}")
-            labels[kind] = values.reshape(frames, *shape) * unit
-    read = [
-        Frame(
-            System(positions[i] * length_unit, numbers[i], np.zeros((3, 3)), np.zeros(3, dtype=bool)),
-            {kind: values[i] for kind, values in labels.items()},
-        )
-        for i in range(frames)
-    ]
-    return Content(read, said, sorted(arrays))
-
-
-def _npz_units(path: pathlib.Path, units: str | None, arrays: dict) -> tuple[float, float, str]:
-    inside = f"{arrays['e_unit']}/{arrays['r_unit']}" if {"e_unit", "r_unit"} <= set(arrays) else None
-    text = units or inside
-    if text is None:
-        raise ValueError(
-            f"{path.name}: its units are not stated; say units='kcal/mol', 'eV' or 'hartree/bohr' (energy, or energy/length)"
-        )
-    return *parse_units(text), _said(units, inside)
-
-
-def read_ase(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Content:
+def read_ase(
+    path: pathlib.Path, units: str | None, keys: Mapping[str, str], choose: Callable[[int], np.ndarray]
+) -> Content:
     """Frames of any file that ASE reads.
 
     Raises:
-        ValueError: naming file and frame; ASE cannot read it, labels of wrong shape, units of own keys not stated.
+        ValueError: naming file and frame; ASE cannot read it, labels of wrong shape, units not stated or contradictory.
     """
-    if unknown := sorted(set(keys) - set(LABELS)):
-        raise ValueError(f"keys: {unknown[0]!r} is not known; there are {', '.join(LABELS)}")
+    if unknown := sorted(set(keys) - {*LABELS, VIRIAL}):
+        raise ValueError(f"keys: {unknown[0]!r} is not known; there are {', '.join(LABELS)}, {VIRIAL}")
     images = _images(path)
-    frames, said, found = [], "", set()
-    for i, atoms in enumerate(images):
-        where = f"{path.name}: frame {i}"
-        inside = _stated(atoms)
-        if units is None and inside is None and keys:
-            raise ValueError(
-                f"{where}: the units of {', '.join(keys.values())} are not stated; say units='eV', 'kcal/mol' or 'hartree/bohr'"
+    index = choose(len(images))
+    images = [images[i] for i in index]
+    where = [f"{path.name}: frame {i}" for i in index]
+    statements = _statements(path, where, images, units, keys)
+    frames, origins, doubts, held = [], {}, {}, set()
+    for place, atoms, (energy, length, _) in zip(where, images, statements, strict=True):
+        labels, doubtful = find_labels(place, atoms, keys)
+        for name, label in labels.items():
+            origins.setdefault(name, {}).setdefault(label.origin, place)
+        doubts = {**doubtful, **doubts}
+        frames.append(_frame(atoms, labels, energy, length))
+        held |= {*atoms.info, *atoms.arrays, *getattr(atoms.calc, "results", {})} - {"positions", "numbers"}
+    for name, places in origins.items():
+        if len(places) > 1:
+            (one, first), (other, second) = list(places.items())[:2]
+            doubts[name] = (
+                f"{first} has its {name} from {one}, {second} from {other}, which may be of another method; "
+                f"name the key that is right, keys={{'{name}': …}}, or give every frame {PREFIX}{name}"
             )
-        energy_unit, length_unit = parse_units(units or inside or "eV")
-        said = _said(units, inside)
-        system = _in_angstrom(atoms, length_unit)
-        scales = {
-            "energy": energy_unit, "forces": energy_unit / length_unit,
-            "hessian": energy_unit / length_unit**2, "stress": energy_unit / length_unit**3,
-        }  # fmt: skip
-        labels = {}
-        for name in LABELS:
-            value = _ase_label(atoms, name, keys.get(name))
-            if value is not None:
-                labels[name] = _shaped(where, name, value, len(atoms)) * scales[name]
-        frames.append(Frame(system, labels))
-        found |= {*atoms.info, *atoms.arrays, *getattr(atoms.calc, "results", {})} - {"positions", "numbers"}
-    return Content(frames, said, sorted(found))
+    said = "; ".join(dict.fromkeys(said for *_, said in statements))
+    return Content(frames, index, said, sorted(held), doubts)
 
 
 def is_vibrations(path: pathlib.Path) -> bool:
@@ -135,7 +67,9 @@ def is_vibrations(path: pathlib.Path) -> bool:
         return b'"vibrationsdata"' in file.read()
 
 
-def read_vibrations(path: pathlib.Path, units: str | None, keys: dict[str, str]) -> Content:
+def read_vibrations(
+    path: pathlib.Path, units: str | None, keys: Mapping[str, str], choose: Callable[[int], np.ndarray]
+) -> Content:
     """The Hessian of a file that ASE's `VibrationsData.write` made, a frame in eV and Å.
 
     Rows of atoms that it leaves out are missing entries, NaN.
@@ -155,12 +89,10 @@ def read_vibrations(path: pathlib.Path, units: str | None, keys: dict[str, str])
     hessian = np.full((3 * len(atoms), 3 * len(atoms)), np.nan)
     rows = (3 * moving[:, None] + np.arange(3)).ravel()
     hessian[np.ix_(rows, rows)] = data.get_hessian_2d()
-    labels = {"hessian": hessian}
-    for name in ("energy", "forces"):
-        value = _ase_label(atoms, name, None)
-        if value is not None:
-            labels[name] = _shaped(path.name, name, value, len(atoms))
-    return Content([Frame(System.from_ase(atoms), labels)], _said(None, None), sorted(labels))
+    labels, doubts = find_labels(path.name, atoms, {})
+    labels["hessian"] = Label(hessian, "VibrationsData", ())
+    index = choose(1)
+    return Content([_frame(atoms, labels, 1.0, 1.0)] * len(index), index, CONVENTION, sorted(labels), doubts)
 
 
 def read_geometry(path: pathlib.Path) -> Atoms:
@@ -185,6 +117,7 @@ def read_geometry(path: pathlib.Path) -> Atoms:
 
 
 def _images(path: pathlib.Path) -> list[Atoms]:
+    _require_whole(path)
     try:
         return ase.io.read(path, index=":")
     except Exception as error:  # ASE's readers raise whatever their parsers do
@@ -194,41 +127,74 @@ def _images(path: pathlib.Path) -> list[Atoms]:
         ) from error
 
 
+def _require_whole(path: pathlib.Path) -> None:
+    """Refuse a file in the xyz form of which a frame claims more atoms than there are lines."""
+    if ".xyz" not in path.name and ".extxyz" not in path.name:
+        return
+    with open_with_compression(str(path), "rb") as file:
+        for frame in itertools.count():
+            words = file.readline().split()
+            if len(words) != 1 or not words[0].isdigit():
+                return  # the end, or a form that ASE may know
+            claimed = int(words[0])
+            if (lines := sum(1 for _ in itertools.islice(file, claimed + 1))) < claimed + 1:
+                raise ValueError(
+                    f"{path.name}: frame {frame} claims {claimed} atoms, and the file ends after {max(0, lines - 1)} of them; "
+                    "is it complete?"
+                )
+
+
+def _statements(path: pathlib.Path, where: list[str], images: list[Atoms], units: str | None, keys: Mapping[str, str]):
+    """Factors to eV and Å of every frame, and who stated them.
+
+    Raises:
+        ValueError: some frames state units and others do not, the user contradicts the file or a convention, or nothing is stated
+            where no convention holds.
+    """
+    stated = [_stated(atoms) for atoms in images]
+    form = _form(path)
+    if units is None and None in stated and any(stated):
+        with_one, without = next(i for i, text in enumerate(stated) if text), stated.index(None)
+        raise ValueError(
+            f"{where[with_one]} states its units ({stated[with_one]}), frame {where[without].split()[-1]} and "
+            f"{stated.count(None) - 1} others do not; state them in every frame, or say units= for all"
+        )
+    if units is not None and form not in UNCONVERTED and not np.allclose(parse_units(units), 1.0):
+        raise ValueError(f"{path.name}: ASE converts files of the form {form} to eV and Å itself; leave units= out")
+    found = []
+    for place, inside in zip(where, stated, strict=True):
+        if units is None and inside is None and (keys or form in DUMPS):
+            what = f"the units of {', '.join(keys.values())}" if keys else "the units of a LAMMPS run"
+            raise ValueError(f"{place}: {what} are not stated; say units='eV', 'kcal/mol' or 'hartree/bohr'")
+        silent = units is None and inside is None
+        found.append((1.0, 1.0, CONVENTION) if silent else agreed_units(place, units, inside))
+    return found
+
+
+def _form(path: pathlib.Path) -> str:
+    """The name that ASE has for the form of a file."""
+    try:
+        return filetype(str(path))
+    except UnknownFileTypeError:
+        return "unknown"
+
+
 def _stated(atoms: Atoms) -> str | None:
     return next((str(atoms.info[key]) for key in UNIT_KEYS if key in atoms.info), None)
 
 
-def _said(units: str | None, inside: str | None) -> str:
-    if units:
-        return f"{units} (as stated by the user)"
-    return f"{inside} (as stated by the file)" if inside else "eV, Å (ASE's)"
+def _frame(atoms: Atoms, labels: Mapping[str, Label], energy: float, length: float) -> Frame:
+    """In eV and Å. Labels of the user's own operators are there where the file is in these units already: nobody knows how to
+    convert them."""
+    factors = scales(energy, length)
+    own = own_labels(atoms) if energy == length == 1.0 else {}
+    rest = without_labels(atoms, [*labels.values(), *own.values()])
+    for key in UNIT_KEYS:
+        rest.info.pop(key, None)  # they were those of the file
+    values = {name: label.value * factors.get(name, 1.0) for name, label in {**labels, **own}.items()}
+    return Frame(_in_angstrom(atoms, length), values, rest)
 
 
 def _in_angstrom(atoms: Atoms, length_unit: float) -> System:
     system = System.from_ase(atoms)
     return system.replace(positions=system.positions * length_unit, cell=system.cell * length_unit)
-
-
-def _ase_label(atoms: Atoms, name: str, key: str | None):
-    """The explicit key where one is given, else the REF_ key, else the calculator's result."""
-    for candidate in (key,) if key else (f"REF_{name}", f"REF_{name}".lower()):
-        if candidate in atoms.info:
-            return atoms.info[candidate]
-        if candidate in atoms.arrays:
-            return atoms.arrays[candidate]
-    results = getattr(atoms.calc, "results", {})
-    return results.get(key or name)
-
-
-def _shaped(where: str, name: str, value, atoms: int) -> np.ndarray:
-    shapes = {"energy": (), "forces": (atoms, 3), "stress": (3, 3), "hessian": (3 * atoms, 3 * atoms)}
-    try:
-        value = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {name} is no array of numbers ({value!r:.60})") from error
-    if name == "stress" and value.shape == (6,):
-        xx, yy, zz, yz, xz, xy = value
-        value = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-    if value.size == int(np.prod(shapes[name])) and (name != "forces" or value.shape == shapes[name]):
-        return value.reshape(shapes[name])
-    raise ValueError(f"{where}: {name} has shape {value.shape}, expected {shapes[name]}")

@@ -28,7 +28,7 @@ from mlff.kernels import GlobalKernel
 from mlff.neighbors import REACH
 from mlff.radial import Matern52
 from mlff.symmetry import Permutations
-from mlff.units import parse_units, symbols
+from mlff.units import agreed_units, symbols
 
 NEEDED = ("z", "R_desc", "R_d_desc_alpha", "perms", "tril_perms_lin", "sig", "std", "c", "use_E")
 OPTIONAL = (
@@ -156,15 +156,9 @@ def _numbers(path: pathlib.Path, z: np.ndarray) -> np.ndarray:
 
 def _units(path: pathlib.Path, stored: dict, units: str | None) -> tuple[float, float, str]:
     """eV and Å per unit of the file, and who said so."""
-    if units is not None:
-        return *parse_units(units), f"{units} (as stated by the user)"
-    if "e_unit" not in stored or "r_unit" not in stored:
-        raise ValueError(f"{path.name}: its units are not stated; say units='kcal/mol', 'eV' or 'hartree/bohr'")
-    inside = f"{_text(stored['e_unit'])}/{_text(stored['r_unit'])}"
-    try:
-        return *parse_units(inside), f"{inside} (as stated by the file)"
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+    stated = {"e_unit", "r_unit"} <= set(stored)
+    inside = f"{_text(stored['e_unit'])}/{_text(stored['r_unit'])}" if stated else None
+    return agreed_units(path.name, units, inside)
 
 
 def _weights(path: pathlib.Path, stored: dict, atoms: int) -> tuple[np.ndarray, np.ndarray]:

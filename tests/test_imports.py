@@ -7,7 +7,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
-    "files", "precision", "batching", "units", "system", "frames", "readers", "checks", "dataset", "labelled", "neighbors",
+    "files", "precision", "batching", "units", "system", "frames", "content", "ase_labels", "npz", "readers", "identity",
+    "placeholders", "checks", "dataset", "labelled", "neighbors",
     "linalg.tiles", "linalg.threads",
     "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
     "expansion", "coverage", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",
@@ -23,6 +24,8 @@ MAY_IMPORT_ASE = {
     "units",
     "system",
     "frames",
+    "ase_labels",
+    "npz",
     "readers",
     "checks",
     "dataset",

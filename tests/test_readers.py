@@ -51,8 +51,16 @@ def test_calculator_results_are_read(tmp_path, frames):
 def test_reference_keys_win_over_calculator_results(tmp_path, frames):
     for atoms in frames:
         atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((3, 3)))
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    data = mlff.Dataset.read(tmp_path / "w.extxyz")
+    assert data.array("energy").max() < -100
+    assert np.abs(data.array("forces")).min(axis=0).max() > 0
+    # ASE's trajectories keep REF_energy and lose REF_forces: those of the calculator are another method's
     ase.io.write(tmp_path / "w.traj", frames)
-    assert mlff.Dataset.read(tmp_path / "w.traj").array("energy").max() < -100
+    with pytest.raises(
+        ValueError, match=r"w\.traj: frame 0: forces would come from a calculator whose energy is not REF"
+    ):
+        mlff.Dataset.read(tmp_path / "w.traj")
 
 
 @pytest.mark.parametrize(

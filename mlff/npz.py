@@ -1,0 +1,168 @@
+"""Reading npz files of reference calculations, in the forms of rMD17, MD17 and sGDML."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from ase import Atoms
+
+from mlff.ase_labels import scales
+from mlff.content import Content
+from mlff.frames import Frame
+from mlff.system import System
+from mlff.units import HEAVIEST, agreed_units
+
+NAMES = {
+    "positions": ("coords", "R", "positions"),
+    "numbers": ("nuclear_charges", "z", "numbers"),
+    "energy": ("energies", "E", "energy"),
+    "forces": ("forces", "F"),
+    "hessian": ("hessians", "H", "hessian"),
+    "cell": ("cell", "cells", "lattice"),
+    "pbc": ("pbc",),
+    "charge": ("charge", "total_charge"),
+}
+COLUMNS = "lattice"  # sGDML's name, whose columns are the vectors
+UNITS = ("units", "unit", "e_unit", "r_unit")
+LARGEST = 64 * 2**30  # bytes of one array; more is no file of reference calculations
+
+
+def read_npz(
+    path: pathlib.Path, units: str | None, keys: Mapping[str, str], choose: Callable[[int], np.ndarray]
+) -> Content:
+    """Frames of an npz file. Only arrays that are needed are read, after their shapes were checked.
+
+    Raises:
+        ValueError: naming the file; no plain arrays, arrays missing or of wrong shape or kind, units not stated.
+    """
+    if unknown := sorted(set(keys) - set(NAMES)):
+        raise ValueError(f"keys: {unknown[0]!r} is not known for npz files; there are {', '.join(NAMES)}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            headers = _headers(path, archive)
+            found = _found(path, headers, keys)
+            frames = _checked_shapes(path, headers, found)
+            stated = {
+                name: str(_read(archive, name).item()) for name in UNITS if headers.get(name, ((1,), None))[0] == ()
+            }
+            energy, length, said = agreed_units(path.name, units, _statement(path, stated))
+            arrays = {kind: _read(archive, name) for kind, name in found.items()}
+    except (OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path.name}: cannot be read as an npz file of plain arrays ({error})") from error
+    factors = {**scales(energy, length), "positions": length, "cell": length}
+    arrays = {kind: _whole(frames, kind, found[kind], array) for kind, array in arrays.items()}
+    _require_elements(path, found["numbers"], arrays["numbers"])
+    for kind in set(arrays) & set(factors):
+        arrays[kind] = arrays[kind].astype(np.float64) * factors[kind]
+    index = choose(frames)
+    return Content([_frame(arrays, int(i)) for i in index], index, said, sorted(headers), {})
+
+
+def _headers(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and kind of every array of the file; what they claim must be what the archive holds."""
+    headers = {}
+    for entry in archive.infolist():
+        with archive.open(entry) as file:
+            try:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path.name}: cannot be read as an npz file of plain arrays ({entry.filename}: {error})"
+                ) from error
+            size = math.prod(shape) * dtype.itemsize
+            if not dtype.hasobject and (size != entry.file_size - file.tell() or size > LARGEST):
+                raise ValueError(
+                    f"{path.name}: cannot be read as an npz file of plain arrays ({entry.filename} claims the shape {shape} and "
+                    f"holds {entry.file_size} bytes)"
+                )
+            headers[entry.filename.removesuffix(".npy")] = (shape, dtype)
+    return headers
+
+
+def _found(path: pathlib.Path, headers: Mapping, keys: Mapping[str, str]) -> dict[str, str]:
+    """The names of the arrays by what they hold."""
+    names = {kind: (keys[kind],) if kind in keys else usual for kind, usual in NAMES.items()}
+    found = {kind: next((name for name in options if name in headers), None) for kind, options in names.items()}
+    for kind in dict.fromkeys(("positions", "numbers", *keys)):
+        if found[kind] is None:
+            raise ValueError(
+                f"{path.name}: no {kind} (looked for {', '.join(names[kind])}); the file holds {', '.join(sorted(headers))}"
+            )
+    return {kind: name for kind, name in found.items() if name is not None}
+
+
+def _checked_shapes(path: pathlib.Path, headers: Mapping, found: Mapping[str, str]) -> int:
+    """The number of frames; every array has to be of real numbers and to have its shape."""
+    positions = headers[found["positions"]][0]
+    if len(positions) != 3 or positions[2] != 3:
+        raise ValueError(f"{path.name}: {found['positions']} has shape {positions}, expected (frames, atoms, 3)")
+    frames, atoms, _ = positions
+    allowed = {
+        "positions": [positions], "numbers": [(atoms,), (frames, atoms)], "energy": [(frames,), (frames, 1)],
+        "forces": [positions], "hessian": [(frames, 3 * atoms, 3 * atoms)], "cell": [(frames, 3, 3), (3, 3)],
+        "pbc": [(frames, 3), (3,), ()], "charge": [(frames,), ()],
+    }  # fmt: skip
+    for kind, name in found.items():
+        shape, dtype = headers[name]
+        if dtype.hasobject:
+            raise ValueError(
+                f"{path.name}: cannot be read as an npz file of plain arrays ({name} holds Python objects, and nothing is "
+                "unpickled)"
+            )
+        if dtype.kind not in ("b" if kind == "pbc" else "fiu"):
+            raise ValueError(f"{path.name}: {name} is of {dtype}, expected real numbers as {kind}")
+        if shape not in allowed[kind]:
+            raise ValueError(f"{path.name}: {name} has shape {shape}, expected {allowed[kind][0]}")
+    return frames
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _whole(frames: int, kind: str, name: str, array: np.ndarray) -> np.ndarray:
+    """With one entry a frame."""
+    if kind == "cell" and name == COLUMNS:
+        array = np.swapaxes(array, -1, -2)
+    if kind == "energy":
+        return array.reshape(frames)
+    own = {"numbers": 1, "cell": 2, "pbc": 1, "charge": 0}
+    if kind in own and array.ndim <= own[kind]:
+        return np.broadcast_to(array, (frames, *(array.shape or (3,) * own[kind])))
+    return array
+
+
+def _require_elements(path: pathlib.Path, name: str, numbers: np.ndarray) -> None:
+    right = (numbers == np.round(numbers)) & (numbers >= 1) & (numbers <= HEAVIEST)
+    if not right.all():
+        raise ValueError(
+            f"{path.name}: {name} holds {numbers[~right][0]}, which is no atomic number; expected integers from 1 to {HEAVIEST}"
+        )
+
+
+def _statement(path: pathlib.Path, stated: Mapping[str, str]) -> str | None:
+    """What the file says of its units, in one text."""
+    whole = stated.get("units", stated.get("unit"))
+    parts = f"{stated['e_unit']}/{stated['r_unit']}" if {"e_unit", "r_unit"} <= set(stated) else None
+    if whole and parts:
+        agreed_units(path.name, parts, whole)
+    return whole or parts
+
+
+def _frame(arrays: Mapping[str, np.ndarray], i: int) -> Frame:
+    cell = arrays["cell"][i] if "cell" in arrays else np.zeros((3, 3))
+    pbc = np.array(arrays["pbc"][i]) if "pbc" in arrays else cell.any(axis=1)
+    system = System(arrays["positions"][i], arrays["numbers"][i].astype(np.int32), np.array(cell), pbc)
+    labels = {kind: np.asarray(arrays[kind][i]) for kind in ("energy", "forces", "hessian") if kind in arrays}
+    if "charge" not in arrays:
+        return Frame(system, labels)
+    atoms = Atoms(system.numbers, system.positions, info={"charge": float(arrays["charge"][i])})
+    return Frame(system, labels, atoms)
