@@ -86,10 +86,11 @@ def strained(model, numbers, positions: Float[Array, "n 3"], cell: Float[Array, 
     return model.energy(positions @ deformation, numbers, cell @ deformation, neighbors)
 
 
-def stress(model, numbers, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"], neighbors) -> Float[Array, "3 3"]:
-    """∂E/∂ε/V."""
-    slope = jax.grad(strained, argnums=5)(model, numbers, positions, cell, neighbors, jnp.zeros((3, 3)))
-    return slope / jnp.abs(jnp.linalg.det(cell))
+def strain_slope(
+    model, numbers, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"], neighbors
+) -> Float[Array, "3 3"]:
+    """∂E/∂ε, the stress times the volume."""
+    return jax.grad(strained, argnums=5)(model, numbers, positions, cell, neighbors, jnp.zeros((3, 3)))
 
 
 def strain_derivatives(

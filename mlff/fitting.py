@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mlff.archive import versions
+from mlff.cells import volume
 from mlff.dataset import Dataset
 from mlff.exchange import check_symmetry
 from mlff.expansion import Expansion, composition
@@ -21,7 +22,7 @@ from mlff.labelled import LabelledFrames
 from mlff.labels import arguments_of
 from mlff.metrics import compare
 from mlff.neighbors import closest_pairs
-from mlff.operators import HESSIAN, OPERATORS, Operator, find_operator, order_of
+from mlff.operators import HESSIAN, OPERATORS, STRESS, Operator, find_operator, order_of
 from mlff.radial import require_order
 from mlff.solve import IndefiniteMatrix, Progress, constant_elements, solve
 from mlff.symmetry import Permutations
@@ -70,7 +71,7 @@ def fit(
     operators = _operators(labels)
     labels = tuple(operators)
     charges = data.charges()
-    frames = _labelled(model, data, labels)
+    frames = _labelled(model, data, operators)
     kernel = model.completed(np.concatenate(frames.compositions))
     atoms = _atomic_energies(kernel, atomic_energies)
     stated = _noise(noise, frames, operators)
@@ -210,7 +211,8 @@ def _highest_order(frames: LabelledFrames, operators: dict[str, Operator]) -> in
     return max(orders)
 
 
-def _labelled(model: Kernel, data: Dataset, labels: tuple[str, ...]) -> LabelledFrames:
+def _labelled(model: Kernel, data: Dataset, operators: dict[str, Operator]) -> LabelledFrames:
+    labels = tuple(operators)
     for name in labels:
         data.require_some(name)
     for i, frame in zip(data.indices, data, strict=True):
@@ -231,11 +233,23 @@ def _labelled(model: Kernel, data: Dataset, labels: tuple[str, ...]) -> Labelled
             f"{data.source}: frame {periodic[0]} is periodic, but descriptor {blind} takes no cell; "
             "use one that does, or set pbc=False in the file if the molecule is isolated"
         )
+    if operators.get("stress") is STRESS:
+        _require_stressed(data)
     if all(len(numbers) < 2 for numbers in frames.compositions):
         raise ValueError(f"{data.source}: a single atom has no internal coordinates to fit")
     for leaf in model.leaves:
         _require_fitting_group(getattr(leaf, "permutations", None), frames.compositions[0], data.source)
     return frames
+
+
+def _require_stressed(data: Dataset) -> None:
+    """Refuse stresses of frames that have none: no direction is periodic, or the cell has no volume."""
+    for i, frame in zip(data.indices, data, strict=True):
+        if "stress" in frame.labels and not (frame.system.pbc.any() and volume(frame.cell)):
+            raise ValueError(
+                f"{data.source}: frame {i} has a stress, but pbc={[bool(p) for p in frame.system.pbc]} and a cell of "
+                f"{volume(frame.cell):.3g} Å³; set pbc and the cell in the file, or leave stress out of labels"
+            )
 
 
 def _require_fitting_group(group: Permutations | None, atomic: np.ndarray, source: str) -> None:

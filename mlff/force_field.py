@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Float, Integer
 
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
+from mlff.cells import stated, volume
 from mlff.coverage import spacings
 from mlff.derivatives import symmetric_tensor, unordered_choices
 from mlff.expansion import Expansion
@@ -53,8 +54,8 @@ class ForceField(struct.PyTreeNode):
 
     @functools.cached_property
     def takes_cell(self) -> bool:
-        """Whether the energy depends on a cell."""
-        return "cell" in self.kernel.uses
+        """Whether it can be asked about periodic cells: every descriptor takes one."""
+        return all("cell" in leaf.descriptor.uses for leaf in self.kernel.leaves)
 
     @property
     def transferable(self) -> bool:
@@ -238,12 +239,19 @@ class ForceField(struct.PyTreeNode):
     def stress(self, positions: Float[np.ndarray | jax.Array, "n 3"], cell, pbc=None, numbers=None) -> np.ndarray:
         """Stress ∂E/∂ε/V, eV/Å³, shape (3, 3), tension positive; positions and cell deform by 1 + ε.
 
+        V is the volume of the cell as it is given. Of slabs and wires it holds the vacuum, so that V times the stress does
+        not depend on the vectors of directions that are not periodic; nor does the energy.
+
         Raises:
-            ValueError: the descriptor takes no cell, so that no stress is defined.
+            ValueError: no stress is defined: the descriptor takes no cell, no direction is periodic, or the volume is zero.
         """
         prepared, *geometry = self._strainable("stress", positions, cell, pbc, numbers)
+        if not (size := volume(np.asarray(cell, dtype=np.float64))):
+            raise ValueError(
+                f"cell: its volume is zero, so there is no stress; give three cell vectors as rows, Å, received {np.asarray(cell).tolist()}"
+            )
         with doubled():
-            return np.array(prepared.functions.stress(prepared.leaves, prepared.numbers, *geometry))
+            return np.array(prepared.functions.strain_slope(prepared.leaves, prepared.numbers, *geometry)) / size
 
     def strain_derivatives(
         self, positions: Float[np.ndarray | jax.Array, "n 3"], cell, pbc=None, numbers=None
@@ -256,7 +264,7 @@ class ForceField(struct.PyTreeNode):
         Returns:
             ∂²E/∂η∂η, eV, shape (6, 6); ∂²E/∂η∂x, eV/Å, shape (6, n, 3).
         Raises:
-            ValueError: the descriptor takes no cell, or the kernel is not smooth enough.
+            ValueError: the descriptor takes no cell, no direction is periodic, or the kernel is not smooth enough.
         """
         self.require_derivative(2, "the second derivative by strain")
         prepared, *geometry = self._strainable("strain", positions, cell, pbc, numbers)
@@ -336,8 +344,9 @@ class ForceField(struct.PyTreeNode):
         return spacings(self.model)
 
     @property
-    def _name(self) -> str:
-        return self.kernel.leaves[0].descriptor.name
+    def _blind(self) -> str:
+        """The name of the first descriptor that takes no cell."""
+        return next(leaf.descriptor.name for leaf in self.kernel.leaves if "cell" not in leaf.descriptor.uses)
 
     def _checked(self, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, tuple]:
         """Prepared model, positions, and (cell, neighbours) of one geometry or of each of a batch."""
@@ -352,16 +361,19 @@ class ForceField(struct.PyTreeNode):
                 f"received {positions.shape}"
             )
         single = positions.ndim == 2
-        if not self.takes_cell:
+        frames = positions[None] if single else positions
+        cells, periodic = stated(cell, pbc, len(frames))
+        if periodic.any() and not self.takes_cell:
+            raise ValueError(
+                f"pbc: periodic, but descriptor {self._blind} takes no cell; set pbc=False for an isolated molecule"
+            )
+        if self.kernel.uses.isdisjoint(("cell", "neighbors")):
             if not single:
                 self._require_finite(positions)
             return prepared, positions, (_NO_CELL if single else np.zeros((len(positions), 3, 3)), None)
         if cell is None and self.record.get("periodic"):
             raise ValueError("cell: the force field is of periodic frames and needs one; give shape (3, 3), Å")
         self._require_finite(positions)
-        frames = positions[None] if single else positions
-        cells = np.broadcast_to(_NO_CELL if cell is None else np.asarray(cell, dtype=np.float64), (len(frames), 3, 3))
-        periodic = np.any(cells != 0.0, axis=-1) if pbc is None else np.broadcast_to(pbc, (len(frames), 3))
         batch = Batch(frames, np.asarray(prepared.numbers), cells, periodic, {}, np.arange(len(frames)))
         around = surroundings(self.kernel, batch)
         return prepared, positions, jax.tree.map(lambda leaf: leaf[0], around) if single else around
@@ -369,13 +381,15 @@ class ForceField(struct.PyTreeNode):
     def _strainable(self, what: str, positions, cell, pbc, numbers) -> tuple:
         """Prepared model, positions, cell and neighbours of one geometry whose cell can be deformed."""
         if not self.takes_cell:
-            raise ValueError(f"{what}: descriptor {self._name} takes no cell, so there is no {what}")
+            raise ValueError(f"{what}: descriptor {self._blind} takes no cell, so there is no {what}")
         one_geometry(f"the {what}", positions)
-        prepared, positions, (_, neighbors) = self._checked(positions, cell, pbc, numbers)
-        cell = np.asarray(cell, dtype=np.float64)
-        if abs(np.linalg.det(cell)) == 0.0:
-            raise ValueError("cell: its volume is zero; give three cell vectors as rows, Å")
-        return prepared, positions, cell, neighbors
+        prepared, positions, (counted, neighbors) = self._checked(positions, cell, pbc, numbers)
+        if not counted.any():
+            raise ValueError(
+                f"pbc: no direction is periodic, so the cell does not enter the energy and there is no {what}; "
+                "set pbc=True for a crystal, or ask for forces alone"
+            )
+        return prepared, positions, counted, neighbors
 
     def _gradients_along(self, prepared: Prepared, positions: np.ndarray, around: tuple, sets: np.ndarray, memory: int):
         """(slice of the sets, derivatives of the gradient along their directions), chunk by chunk."""

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from descriptors.geometry import Neighbors
 from mlff.batching import chunk_size, map_chunks, working_bytes
+from mlff.cells import periodic_vectors
 from mlff.kernels import GlobalKernel, Kernel
 from mlff.labelled import Batch
 from mlff.neighbors import neighbor_lists, wants_list
@@ -27,10 +28,17 @@ _COLUMNS_MEMORY = 512 * 2**20  # of the arrays inside of one descriptor, for all
 
 
 def surroundings(kernel: Kernel, batch: Batch) -> tuple:
-    """What the descriptors are given beside positions and numbers: (cells, neighbour lists or None), a frame each."""
-    cells = np.where(batch.pbc.any(axis=1)[:, None, None], batch.cells, 0.0)
+    """What the descriptors are given beside positions and numbers: (cells, neighbour lists or None), a frame each.
+
+    Cell vectors of directions that are not periodic are zero there.
+
+    Raises:
+        ValueError: cell vectors of periodic directions that are none, or too short for the nearest images that a descriptor
+            without a neighbour list takes.
+    """
+    cells = periodic_vectors(batch.cells, batch.pbc, batch.index)
     for leaf in kernel.leaves:
-        if "neighbors" not in leaf.descriptor.uses and leaf.descriptor.cutoff is not None:
+        if "cell" in leaf.descriptor.uses and "neighbors" not in leaf.descriptor.uses:
             _require_nearest_image(leaf.descriptor, batch)
     if "neighbors" in kernel.uses and wants_list(len(batch.numbers), batch.pbc.any(axis=0)):
         return cells, neighbor_lists(batch.positions, batch.cells, batch.pbc, kernel.cutoff)
@@ -42,10 +50,16 @@ def _require_nearest_image(descriptor, batch: Batch) -> None:
     for i, (cell, pbc) in enumerate(zip(batch.cells, batch.pbc, strict=True)):
         if not pbc.any():
             continue
-        if not pbc.all() or np.linalg.det(cell) == 0.0:
+        if not pbc.all():
             raise ValueError(
                 f"descriptor {descriptor.name} sees nearest images only, in cells that are periodic in all directions; frame "
                 f"{batch.index[i]} has pbc={[bool(p) for p in pbc]}: use a descriptor that takes neighbors"
+            )
+        if descriptor.cutoff is None:
+            raise ValueError(
+                f"descriptor {descriptor.name} takes a cell but has no parameter cutoff, so whether the cell of frame "
+                f"{batch.index[i]} is large enough for its nearest images is not known; give it one: how far it sees, Å, or "
+                "cutoff=0.0 where it takes no nearest images, as waves of the whole cell do not"
             )
         heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
         if heights.min() < 2.0 * descriptor.cutoff:

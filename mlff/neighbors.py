@@ -7,6 +7,7 @@ import vesin
 from jaxtyping import Bool, Float
 
 from descriptors.geometry import Neighbors
+from mlff.cells import periodic_vectors
 from mlff.units import symbols
 
 SMALL = 32  # atoms up to which an isolated molecule needs no list: everything may see everything
@@ -39,13 +40,12 @@ def neighbor_lists(
     Returns:
         `Neighbors` with arrays of shapes (m, n, k) and (m, n, k, 3).
     Raises:
-        ValueError: a periodic direction has no cell vector.
+        ValueError: the cell vectors of periodic directions are zero, parallel or in one plane.
     """
+    cells = periodic_vectors(cells, pbc)
     builder = vesin.NeighborList(cutoff=float(cutoff), full_list=True, sorted=True)
     lists, fullest = [], 0
     for x, cell, periodic in zip(positions, cells, pbc, strict=True):
-        if flat := [axis for axis in range(3) if periodic[axis] and not np.any(cell[axis])]:
-            raise ValueError(f"cell: direction {flat[0]} is periodic but its cell vector is zero; give the cell")
         first, second, shifts = builder.compute(x, cell, [bool(p) for p in periodic], quantities="ijS")
         first = first.astype(np.int64)
         counts = np.bincount(first, minlength=len(x))
@@ -72,6 +72,7 @@ def _wide_enough(fullest: int) -> int:
 def closest_pairs(positions, numbers, cells, pbc) -> dict[str, float]:
     """The smallest distance between two atoms of each pair of elements, over all frames, Å; keys such as "C-H"."""
     closest: dict[str, float] = {}
+    cells = periodic_vectors(cells, pbc)
     kinds = np.array(symbols(numbers))
     for x, cell, periodic in zip(positions, cells, pbc, strict=True):
         builder = vesin.NeighborList(cutoff=REACH, full_list=False)

@@ -39,7 +39,7 @@ class Compiled:
         )
         self.hessian = flat(derivatives.hessian, static_argnames="rows_at_once")
         self.gradient_along = flat(derivatives.gradient_along)
-        self.stress = flat(derivatives.stress)
+        self.strain_slope = flat(derivatives.strain_slope)
         self.strain_derivatives = flat(derivatives.strain_derivatives)
         self.training_distance = flat(coverage.training_distance)
 

@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
-    "files", "precision", "batching", "units", "system", "frames", "content", "ase_labels", "npz", "readers", "identity",
+    "files", "precision", "batching", "units", "cells", "system", "frames", "content", "ase_labels", "npz", "readers", "identity",
     "placeholders", "checks", "dataset", "labelled", "neighbors",
     "linalg.tiles", "linalg.threads",
     "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Integer
 
 from descriptors.geometry import Neighbors
 from mlff.batching import chunk_size, map_chunks
+from mlff.cells import periodic_vectors
 from mlff.descriptor import Descriptor
 from mlff.neighbors import neighbor_lists, wants_list
 from mlff.system import System
@@ -46,7 +47,7 @@ class Geometries:
         return cls(
             np.array([system.positions for system in systems], dtype=np.float64),
             np.array([system.numbers for system in systems], dtype=np.int32),
-            np.where(pbc.any(axis=1)[:, None, None], cells, 0.0),
+            periodic_vectors(cells, pbc),
             pbc,
         )
 
