@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mlff import cli_fit, cli_md, terminal
-from mlff.options import AsJSON, Data, Key, Model, Units, parse_keys
+from mlff.options import AsJSON, Data, Key, Labels, Model, Units, parse_keys, parse_labels
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -34,6 +34,7 @@ def test(
     frames: Annotated[str, typer.Option(help="Test frames in ASE's index syntax.")] = ":",
     units: Units = None,
     key: Key = None,
+    labels: Labels = None,
     plot: Annotated[pathlib.Path | None, typer.Option(help="Write parity plots to this PNG file.")] = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -41,18 +42,22 @@ def test(
 
     \b
     mlff test ethanol.mlff other.extxyz --plot parity.png
-    mlff test ethanol.mlff test.npz --units kcal/mol --json
+    mlff test ethanol.mlff test.npz --units kcal/mol --labels energy,hessian --json
     """
     from mlff.archive import load
     from mlff.dataset import Dataset
-    from mlff.files import write_whole
-    from mlff.metrics import evaluate
+    from mlff.files import reserved, write_whole
+    from mlff.metrics import evaluate, short
 
-    with terminal.progress() as progress:
+    wanted = parse_labels(labels)
+    with reserved({"--plot": plot}, [model, data]), terminal.progress() as progress:
+        progress("load", 0.0)
         force_field = load(model)
+        progress("read", 0.0)
+        read = Dataset.read(data, units=units, labels=wanted, keys=parse_keys(key), index=frames)
         progress("test", 0.0)
         started = time.perf_counter()
-        evaluation = evaluate(force_field, Dataset.read(data, units=units, keys=parse_keys(key), index=frames))
+        evaluation = evaluate(force_field, read, wanted)
         seconds = time.perf_counter() - started
         if plot is not None:
             from mlff.report import parity_figure, png
@@ -65,7 +70,9 @@ def test(
         )
     terminal.say(str(evaluation))
     for symbol, error in evaluation.forces_mae_by_element.items():
-        terminal.say(f"  forces on {symbol}: MAE {1e3 * error:.2f} meV/Å")
+        terminal.say(f"  forces on {symbol}: MAE {short(1e3 * error)} meV/Å")
+    if plot is not None:
+        terminal.say(f"wrote {plot}")
 
 
 app.command()(cli_md.md)
@@ -80,9 +87,12 @@ def show(model: Model, as_json: AsJSON = False) -> None:
     mlff show ethanol.mlff --json
     """
     from mlff.archive import load
-    from mlff.report import fit_summary, made_of, scale_text
+    from mlff.metrics import error_text
+    from mlff.report import amplitude_text, fit_summary, made_of, noise_text, scale_text
 
-    force_field = load(model)
+    with terminal.progress() as progress:
+        progress("load", 0.0)
+        force_field = load(model)
     record, kernel = force_field.record, force_field.kernel
     group = kernel.permutations_used
     certificate = group.certificate() if group else {"order": 1, "generators": []}
@@ -95,17 +105,23 @@ def show(model: Model, as_json: AsJSON = False) -> None:
             "kernel": ", ".join(type(radial).__name__ for radial in kernel.radials),
         }
         return terminal.print_json(
-            {"formula": made_of(force_field), **described, **summary, **facts, "symmetry": certificate}
-        )
-    training = record["training"]
+            {
+                "formula": made_of(force_field), **described, **summary, **facts, "symmetry": certificate,
+                "test": record.get("test"),
+            }
+        )  # fmt: skip
     terminal.say(f"{force_field}")
     terminal.say(
         f"trained on {record['n_train']} frames of {record['source']} ({record['units']}), data {record['data_hash'][:12]}"
     )
-    terminal.say(f"length scale {scale_text(kernel)}, amplitude {kernel.amplitude} eV², noise {record['noise']}")
     terminal.say(
-        f"training forces MAE {1e3 * training['forces_mae']:.3g} meV/Å" if training["forces_mae"] is not None else ""
+        f"length scale {scale_text(kernel)}, amplitude {amplitude_text(kernel)} eV², noise {noise_text(record)}"
     )
+    terminal.say(f"training: {error_text(record['training'])}")
+    if test := record.get("test"):
+        terminal.say(f"test on {test['n_test']} frames of {test['source']}: {error_text(test)}")
+    else:
+        terminal.say("test: none; mlff test makes one")
     terminal.say(f"permutations: order {certificate['order']}")
     for generator in certificate["generators"]:
         fit_of = "" if generator["residual"] is None else f"  superposition {generator['residual']:.3f} Å"
@@ -135,8 +151,10 @@ def audit(
 
     descriptor = import_descriptor(function)
     with terminal.progress() as progress:
+        progress("read", 0.0)
+        read = Dataset.read(data, units=units, keys=parse_keys(key), index=frames)
         progress("audit", 0.0)
-        found = examine(descriptor, Dataset.read(data, units=units, keys=parse_keys(key), index=frames), seed=seed)
+        found = examine(descriptor, read, seed=seed)
         progress("audit", 1.0)
     if as_json:
         terminal.print_json(found.to_json())

@@ -19,7 +19,6 @@ from mlff.options import (
     parse_keys,
     parse_labels,
     parse_noise,
-    require_writable,
 )  # fmt: skip
 
 
@@ -27,11 +26,15 @@ def fit(
     data: Data,
     frames: Annotated[str, typer.Option(help="Training frames in ASE's index syntax, 0:200 or ::10.")] = ":",
     train: Annotated[int | None, typer.Option(help="Train on this many frames, drawn with --seed.")] = None,
-    seed: Annotated[int, typer.Option(help="Of --train and of the frames that the search holds out.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of what is drawn: --train, the frames that the search holds out; 0 without it.")
+    ] = None,
     test: Annotated[pathlib.Path | None, typer.Option(help="Frames to test on; else those --train leaves.")] = None,
     units: Units = None,
     key: Key = None,
-    recipe: Annotated[Recipe, typer.Option(help="A published model; sgdml is for isolated molecules.")] = Recipe.sgdml,
+    recipe: Annotated[
+        Recipe | None, typer.Option(help="A published model; else sgdml, which is for isolated molecules.")
+    ] = None,
     descriptor: Annotated[
         str | None, typer.Option(help="Your own descriptor, package.module:function, in place of a recipe.")
     ] = None,
@@ -49,8 +52,9 @@ def fit(
         list[str] | None, typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
     ] = None,
     reach: Annotated[
-        Reach, typer.Option(help="Permutations: those the dynamics reaches, all of the bond graph, none.")
-    ] = Reach.dynamics,
+        Reach | None,
+        typer.Option(help="Permutations: those the dynamics reaches (without it), all of the bond graph, none."),
+    ] = None,
     out: Annotated[pathlib.Path | None, typer.Option(help="Model file to write; DATA with .mlff without it.")] = None,
     report: Annotated[pathlib.Path | None, typer.Option(help="Folder for report.md, report.json and pictures.")] = None,
     as_json: AsJSON = False,
@@ -63,38 +67,42 @@ def fit(
     mlff fit train.npz --units kcal/mol --frames 0:200 --test test.npz --descriptor mine:descriptor
     """
     from mlff import archive
-    from mlff.dataset import Dataset
+    from mlff.files import made_folder, reserved
     from mlff.fitting import fit as fit_model
     from mlff.metrics import evaluate
-    from mlff.report import fit_summary, write_report
+    from mlff.report import FILES, fit_summary, write_report
 
-    wanted = parse_labels(labels)
-    target = out or pathlib.Path(data.with_suffix(".mlff").name)
-    require_writable(target)
-    with terminal.progress() as progress:
+    wanted, keys, levels = parse_labels(labels), parse_keys(key), parse_noise(noise)
+    if recipe is not None and descriptor is not None:
+        raise ValueError(f"--recipe {recipe} and --descriptor {descriptor}: two models are named; give one of them")
+    target = out or _default_target(data)
+    outputs = {"--out": target, "--report": [] if report is None else [report / name for name in FILES]}
+    inputs = [path for path in (data, test) if path is not None]
+    with made_folder("--report", report), reserved(outputs, inputs), terminal.progress() as progress:
         progress("read", 0.0)
-        everything = Dataset.read(data, units=units, labels=wanted, keys=parse_keys(key), index=frames)
-        held = None
-        if train is not None:
-            left = len(everything) - train
-            everything, *rest = everything.split(train, *([left] if left > 0 and test is None else []), seed=seed)
-            held = rest[0] if rest else None
-        if test is not None:
-            held = Dataset.read(test, units=units, keys=parse_keys(key))
+        everything, held = _read(data, test, frames, train, seed or 0, {"units": units, "keys": keys}, wanted)
         progress("read", 1.0)
-        model, chosen = _model(everything, recipe, descriptor, kernel, lengthscale, reach, seed, progress)
-        chosen = wanted or chosen
+        progress("model", 0.0)
+        model, chosen = _model(everything, recipe, descriptor, kernel, lengthscale, reach, seed or 0, progress)
+        progress("model", 1.0)
+        _require_drawn(seed, train, model, recipe)
         if held is not None:
             _require_comparable(model, everything, held)
-        fitted = fit_model(model, everything, chosen, parse_noise(noise), seed, progress)
-        archive.save(fitted, target)
-        evaluation = None if held is None else evaluate(fitted, held)
+        fitted = fit_model(model, everything, wanted or chosen, levels, seed or 0, progress)
+        archive.save(fitted, target)  # at once: what follows may fail
+        evaluation = None
+        if held is not None:
+            progress("test", 0.0)
+            evaluation = evaluate(fitted, held)
+            fitted = fitted.replace(record={**fitted.record, "test": {"source": held.source, **evaluation.summary()}})
+            archive.save(fitted, target)
+            progress("test", 1.0)
         written = [target]
         if report is not None:
             progress("self-check", 0.0)
             written += write_report(report, fitted, evaluation, _checks(fitted, everything))
             progress("self-check", 1.0)
-    summary = {"recipe": descriptor or recipe.value, **fit_summary(fitted, evaluation)}
+    summary = {"recipe": descriptor or (recipe or Recipe.sgdml).value, **fit_summary(fitted, evaluation)}
     if as_json:
         return terminal.print_json(summary)
     _say(everything, fitted, summary, evaluation)
@@ -102,29 +110,90 @@ def fit(
         terminal.say(f"wrote {path}")
 
 
-def _model(data, name: Recipe, descriptor, kernel: Radial | None, lengthscale, reach: Reach, seed: int, progress):
+def _default_target(data: pathlib.Path) -> pathlib.Path:
+    """DATA.mlff in the present folder; a file of that name, which the user did not name, is not replaced."""
+    target = pathlib.Path(data.with_suffix(".mlff").name)
+    if target.exists():
+        raise ValueError(f"{target}: exists; name the model file with --out, the same to replace it")
+    return target
+
+
+def _read(
+    data: pathlib.Path, test: pathlib.Path | None, frames: str, train: int | None, seed: int, stated: dict, labels
+):
+    """Training frames, and frames to test on or None."""
+    from mlff.dataset import Dataset
+
+    everything = Dataset.read(data, labels=labels, index=frames, **stated)
+    held = None
+    if train is not None:
+        left = len(everything) - train
+        if train < 1 or left < 0:
+            raise ValueError(
+                f"--train {train}: must be at least 1 and at most the {len(everything)} frames of {everything.source}"
+            )
+        everything, *rest = everything.split(train, *([left] if left and test is None else []), seed=seed)
+        held = rest[0] if rest else None
+    return everything, held if test is None else Dataset.read(test, **stated)
+
+
+def _model(
+    data,
+    name: Recipe | None,
+    descriptor: str | None,
+    kernel: Radial | None,
+    lengthscale: float | None,
+    reach: Reach | None,
+    seed: int,
+    progress,
+):
     """The kernel to fit, and its labels."""
     from mlff.radial import RADIALS
     from mlff.recipes import RECIPES, descriptor_kernel, recipe
 
     classes = {cls.__name__.lower(): cls for cls in RADIALS.values()}
     cls = classes[(kernel or Radial.matern52).value.replace("-", "")]
+    name, looked_for = name or Recipe.sgdml, (reach or Reach.dynamics).value
     if descriptor is not None:
-        return descriptor_kernel(descriptor, data, cls(lengthscale=lengthscale), reach.value)
+        model, chosen = descriptor_kernel(descriptor, data, cls(lengthscale=lengthscale), looked_for)
+        if reach is not None and model.transferable:
+            raise ValueError(
+                f"--reach {reach}: {descriptor} describes atoms, whose order does not matter; leave --reach out"
+            )
+        return model, chosen
+    if reach is not None and not RECIPES[name.value].symmetric:
+        raise ValueError(f"--reach {reach}: recipe {name} takes no permutations; leave --reach out")
     radial = RECIPES[name.value].radial if kernel is None else cls()
     if lengthscale is not None:
         radial = radial.replace(lengthscale=lengthscale)
-    return recipe(name.value, data, radial, None, reach.value, seed, progress)
+    return recipe(name.value, data, radial, None, looked_for, seed, progress)
+
+
+def _require_drawn(seed: int | None, train: int | None, model, recipe: Recipe | None) -> None:
+    """Refuse a seed of which nothing depends."""
+    from mlff.hyperparameters import lacks_lengthscale
+    from mlff.recipes import RECIPES
+
+    drawn = train is not None or lacks_lengthscale(model) or (recipe is not None and RECIPES[recipe.value].drawn)
+    if seed is not None and not drawn:
+        raise ValueError(
+            f"--seed {seed}: nothing is drawn here (no --train, and no length scale to search); leave --seed out"
+        )
 
 
 def _require_comparable(model, training, held) -> None:
     """Before the work, not after it."""
+    import numpy as np
+
     from mlff.metrics import require_disjoint
-    from mlff.requests import require_same_order
+    from mlff.requests import require_elements, require_same_order
 
     require_disjoint(training.fingerprints(), held)
     if not model.transferable:
-        require_same_order(training.uniform_numbers(), held.uniform_numbers(), held.source)
+        return require_same_order(training.uniform_numbers(), held.uniform_numbers(), held.source)
+    known = model.completed(np.concatenate([frame.numbers for frame in training])).leaves[0].elements
+    for frame in held:
+        require_elements(known, frame.numbers, held.source)
 
 
 def _checks(force_field, data):
@@ -142,5 +211,8 @@ def _say(data, force_field, summary: dict, evaluation) -> None:
         f"{len(data)} training frames, {size} permutation{'s' * (size != 1)}, "
         f"length scale {scale_text(force_field.kernel)}" + (f" ({tried} tried)" if tried else "")
     )
-    terminal.say(f"fit in {summary['fit_seconds']:.1f} s, peak memory {summary['peak_memory_mb']:.0f} MB")
+    memory = summary["peak_memory_mb"]
+    terminal.say(
+        f"fit in {summary['fit_seconds']:.1f} s" + ("" if memory is None else f", peak memory {memory:.0f} MB")
+    )
     terminal.say(f"test on {evaluation}" if evaluation else "no test frames; give --test or --train N")

@@ -93,6 +93,17 @@ def strain_slope(
     return jax.grad(strained, argnums=5)(model, numbers, positions, cell, neighbors, jnp.zeros((3, 3)))
 
 
+def applied(model, numbers, positions: Float[Array, "n 3"], cell, neighbors, arguments: tuple, *, function):
+    """L E: what the function of a label operator makes of the energy, of the positions and of a strain if it takes one."""
+
+    def energy(x, strain=None):
+        if strain is None:
+            return model.energy(x, numbers, cell, neighbors)
+        return strained(model, numbers, x, cell, neighbors, strain)
+
+    return function(energy, positions, *arguments)
+
+
 def strain_derivatives(
     model, numbers, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"], neighbors
 ) -> tuple[Float[Array, "6 6"], Float[Array, "6 n 3"]]:

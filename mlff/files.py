@@ -32,20 +32,25 @@ def write_whole(path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def reserved(outputs: Mapping[str, pathlib.Path | None], inputs: Sequence[pathlib.Path] = ()) -> Iterator[None]:
+def reserved(
+    outputs: Mapping[str, pathlib.Path | Sequence[pathlib.Path] | None], inputs: Sequence[pathlib.Path] = ()
+) -> Iterator[None]:
     """Keep output files for this process while it works: what cannot be written shows before the work, not after it.
 
     Arguments:
-        outputs: files to be written, by the name under which the user gave them ("--out"); None for one that is not asked for.
+        outputs: files to be written, by the name under which the user gave them ("--out"), one or several; None for one
+            that is not asked for.
         inputs: files that the work reads, which an output must not replace.
     Raises:
         ValueError: an output is a folder, an input or another output, its folder is missing or cannot be written to, or
             another process is writing it.
     """
-    given = {option: pathlib.Path(path) for option, path in outputs.items() if path is not None}
+    several = {
+        option: [paths] if isinstance(paths, (str, os.PathLike)) else paths or () for option, paths in outputs.items()
+    }
     taken = {_real(path): f"{path} is read" for path in inputs}
     with contextlib.ExitStack() as held:
-        for option, path in given.items():
+        for option, path in ((option, pathlib.Path(path)) for option, paths in several.items() for path in paths):
             if path.is_dir():
                 raise ValueError(f"{option} {path}: is a folder; name a file in it")
             if not path.parent.is_dir():
@@ -54,6 +59,29 @@ def reserved(outputs: Mapping[str, pathlib.Path | None], inputs: Sequence[pathli
                 raise ValueError(f"{option} {path}: would replace a file that is in use ({use}); name another file")
             held.enter_context(_locked(option, path))
         yield
+
+
+@contextlib.contextmanager
+def made_folder(option: str, folder: pathlib.Path | None) -> Iterator[None]:
+    """A folder that is there while the work goes on, made with those above it; if nothing is written to it, it goes again.
+
+    Raises:
+        ValueError: it cannot be made, or is a file.
+    """
+    missing = [] if folder is None else [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{option} {folder}: this folder cannot be made ({error.strerror}); name another one"
+        ) from error
+    try:
+        yield
+    finally:
+        for path in missing:
+            with contextlib.suppress(OSError):  # it holds something
+                path.rmdir()
 
 
 @contextlib.contextmanager

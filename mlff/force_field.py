@@ -19,6 +19,7 @@ from mlff.expansion import Expansion
 from mlff.images import surroundings
 from mlff.kernels import Kernel
 from mlff.labelled import Batch
+from mlff.operators import Operator
 from mlff.precision import doubled
 from mlff.prepared import Prepared, arrived
 from mlff.radial import require_order
@@ -252,6 +253,34 @@ class ForceField(struct.PyTreeNode):
             )
         with doubled():
             return np.array(prepared.functions.strain_slope(prepared.leaves, prepared.numbers, *geometry)) / size
+
+    def apply(
+        self,
+        operator: Operator,
+        positions: Float[np.ndarray | jax.Array, "n 3"],
+        cell=None,
+        pbc=None,
+        numbers=None,
+        arguments: tuple = (),
+    ) -> np.ndarray:
+        """A label operator of the energy, L E, in the shape that its function gives: what the model says of such a label.
+
+        Arguments:
+            operator: one of `mlff.operators`, or a user's own.
+            positions: shape (n, 3), Å; the others as for `energy_and_forces`.
+            arguments: what the operator takes beside the energy and the positions.
+        Raises:
+            ValueError: it takes a strain, and there is no cell to deform.
+        """
+        if operator.strain:
+            prepared, *geometry = self._strainable(operator.name, positions, cell, pbc, numbers)
+        else:
+            one_geometry(operator.name, positions)
+            prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+            geometry = [positions, *around]
+        with doubled():
+            leaves = prepared.leaves, prepared.numbers
+            return np.array(prepared.functions.applied(*leaves, *geometry, arguments, function=operator.function))
 
     def strain_derivatives(
         self, positions: Float[np.ndarray | jax.Array, "n 3"], cell, pbc=None, numbers=None

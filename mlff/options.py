@@ -45,6 +45,9 @@ Units = Annotated[
 ]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Key = Annotated[list[str] | None, typer.Option(help="A label under another name, label=key; repeat for several.")]
+Labels = Annotated[
+    str | None, typer.Option(help="Names with commas, energy,forces,stress,hessian; frames may lack some of them.")
+]
 Data = Annotated[pathlib.Path, typer.Argument(help="Reference frames: anything ASE reads, or npz.")]
 Model = Annotated[pathlib.Path, typer.Argument(help="A model file that mlff fit wrote.")]
 
@@ -66,6 +69,8 @@ def parse_keys(pairs: list[str] | None) -> dict[str, str]:
         label, separator, name = pair.partition("=")
         if not separator or not label or not name:
             raise ValueError(f"--key {pair}: write label=key, for example --key energy=energy_ref")
+        if label in keys:
+            raise ValueError(f"--key {pair}: the key of {label} is given already, {keys[label]}; give one")
         keys[label] = name
     return keys
 
@@ -74,12 +79,20 @@ def parse_noise(given: list[str] | None) -> float | dict[str, float] | None:
     """--noise 0.001, or --noise forces=0.001 --noise energy=0.01."""
     if not given:
         return None
+    levels = {}
     try:
         if len(given) == 1 and "=" not in given[0]:
             return float(given[0])
-        return {label: float(value) for label, _, value in (pair.partition("=") for pair in given)}
+        pairs = [(label, float(value)) for label, _, value in (pair.partition("=") for pair in given)]
     except ValueError as error:
         raise ValueError(f"--noise {' '.join(given)}: write 0.001, or forces=0.001 and energy=0.001") from error
+    for label, value in pairs:
+        if label in levels:
+            raise ValueError(
+                f"--noise {label}={value:g}: the noise of {label} is given already, {levels[label]:g}; give one"
+            )
+        levels[label] = value
+    return levels
 
 
 def require_writable(path: pathlib.Path) -> None:

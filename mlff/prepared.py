@@ -42,6 +42,7 @@ class Compiled:
         self.strain_slope = flat(derivatives.strain_slope)
         self.strain_derivatives = flat(derivatives.strain_derivatives)
         self.training_distance = flat(coverage.training_distance)
+        self.applied = flat(derivatives.applied, static_argnames="function")
 
 
 _compiled = functools.lru_cache(maxsize=64)(Compiled)

@@ -28,6 +28,7 @@ class Recipe:
         labels: what it is fitted to.
         build: (frames, radial function, permutations or None) → kernel.
         symmetric: whether it takes the permutations of identical atoms.
+        drawn: whether building it draws random numbers.
     """
 
     summary: str
@@ -35,6 +36,7 @@ class Recipe:
     labels: tuple[str, ...]
     build: Callable[[Dataset, Radial, Permutations | None, int, Progress], Kernel]
     symmetric: bool = False
+    drawn: bool = False
 
 
 def _global(descriptor) -> Callable:
@@ -78,7 +80,7 @@ RECIPES = {
     ),
     "schnet-kernel": Recipe(
         "atomic features of a SchNet trained on the same frames (Schütt et al., J. Chem. Phys. 148, 241722, 2018)",
-        RBF(), BOTH, _learned,
+        RBF(), BOTH, _learned, drawn=True,
     ),
     "soap-gpr": Recipe(
         "atomic environments as SOAP power spectra (Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115, 2013)",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pathlib
-import resource
 import sys
 
 import numpy as np
@@ -14,16 +13,23 @@ from matplotlib.figure import Figure
 from mlff.archive import plain
 from mlff.files import write_whole
 from mlff.force_field import ForceField
-from mlff.metrics import Evaluation
+from mlff.metrics import Evaluation, error_rows, short, title_of
+from mlff.operators import STRESS
 from mlff.selfcheck import Check
-from mlff.units import formula, symbols
+from mlff.units import GPA, formula, symbols
 
 INK, ACCENT, GUIDE = "#1f2933", "#2468a2", "#9aa5b1"
 MAX_POINTS = 20_000  # in a scatter plot
+PICTURE = "parity.png"
+FILES = ("report.md", "report.json", PICTURE)
 
 
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, MB."""
+def peak_memory_mb() -> float | None:
+    """Largest resident size of this process so far, MB; None on systems that do not tell."""
+    try:
+        import resource  # which Windows lacks
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 
@@ -51,45 +57,71 @@ def fit_summary(force_field: ForceField, evaluation: Evaluation | None) -> dict:
 
 
 def parity_figure(evaluation: Evaluation, title: str = "") -> Figure:
-    """Predicted against reference energies and forces, and the distribution of the force errors."""
-    figure = Figure(figsize=(11.0, 3.7), layout="constrained")
-    axes = figure.subplots(1, 3)
-    reference, predicted = evaluation.energies
-    shift = np.nanmean(reference) if np.isfinite(reference).any() else 0.0
-    panels = (
-        (axes[0], reference - shift, predicted - shift, 1e3 * evaluation.energy_mae, "energy", "eV", "meV"),
-        (axes[1], *(a.ravel() for a in evaluation.forces), 1e3 * evaluation.forces_mae, "force", "eV/Å", "meV/Å"),
-    )
-    for ax, x, y, error, name, unit, small in panels:
-        _parity(ax, x, y, f"{name} ({unit})", f"MAE {error:.2f} {small}")
-    errors = 1e3 * (evaluation.forces[1] - evaluation.forces[0]).ravel()
-    if np.isfinite(errors).all():
-        width = 4 * np.quantile(np.abs(errors), 0.9) or 1.0
-        axes[2].hist(np.clip(errors, -width, width), bins=81, color=ACCENT)
-        axes[2].set(
-            xlabel="force error (meV/Å)", ylabel="components", title=f"RMSE {1e3 * evaluation.forces_rmse:.2f} meV/Å"
-        )
-        axes[2].title.set_fontsize(10)
-    else:
-        axes[2].set_axis_off()
-    for ax in axes:
+    """Predicted against reference labels, a panel for each kind that was compared, and the distribution of the force errors.
+
+    Energies are relative to the mean of the references, and an atom where frames have different numbers of atoms.
+
+    Raises:
+        ValueError: nothing was compared.
+    """
+    panels = _panels(evaluation)
+    if not panels:
+        raise ValueError("evaluation: nothing was compared, so there is nothing to draw")
+    histogram = "forces" in evaluation.values
+    count = len(panels) + histogram
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(3.7 * columns, 3.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, panel in zip(axes, panels, strict=False):
+        _parity(ax, *panel)
+    if histogram:
+        _histogram(axes[len(panels)], *evaluation.values["forces"], evaluation.forces_rmse)
+    for ax in axes[:count]:
         ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[count:]:
+        ax.set_axis_off()
     if title:
         figure.suptitle(title, fontsize=11, color=INK)
     return figure
 
 
+def _panels(evaluation: Evaluation) -> list[tuple[np.ndarray, np.ndarray, str, str]]:
+    """References, predictions, label of the axes and title of every kind that was compared."""
+    texts = {what: f"MAE {mae} {unit}" for what, mae, _, unit in error_rows(evaluation.summary())}
+    panels = []
+    for name, (reference, predicted) in evaluation.values.items():
+        what, unit = title_of(name), evaluation.errors[name].unit
+        factor = 1.0
+        if name == "energy":
+            known = ~np.isnan(evaluation.energies[0])
+            sizes = evaluation.sizes[known]
+            if len(set(evaluation.sizes)) > 1:
+                reference, predicted, what, unit = reference / sizes, predicted / sizes, "energy per atom", "eV/atom"
+            shift = reference.mean()
+            reference, predicted = reference - shift, predicted - shift
+        elif unit == STRESS.unit:
+            factor, unit = 1.0 / GPA, "GPa"
+        known = ~np.isnan(reference)
+        panels.append((factor * reference[known], factor * predicted[known], f"{what} ({unit})", texts[what]))
+    return panels
+
+
 def _parity(ax, x: np.ndarray, y: np.ndarray, label: str, title: str) -> None:
-    if not np.isfinite(x).all():
-        ax.set_axis_off()
-        ax.text(0.5, 0.5, f"no reference\n{label}", ha="center", va="center", color=GUIDE, transform=ax.transAxes)
-        return
     step = max(1, len(x) // MAX_POINTS)
     low, high = min(x.min(), y.min()), max(x.max(), y.max())
     ax.plot([low, high], [low, high], color=GUIDE, linewidth=1, zorder=1)
     ax.scatter(x[::step], y[::step], s=5, color=ACCENT, alpha=0.35, linewidths=0, zorder=2, rasterized=True)
     ax.set(xlabel=f"reference {label}", ylabel=f"predicted {label}", aspect="equal")
     ax.set_title(title, fontsize=10)
+
+
+def _histogram(ax, reference: np.ndarray, predicted: np.ndarray, rmse: float) -> None:
+    errors = 1e3 * (predicted - reference)
+    width = 4 * np.quantile(np.abs(errors), 0.9) or 1.0
+    ax.hist(np.clip(errors, -width, width), bins=81, color=ACCENT)
+    ax.set(xlabel="force error (meV/Å)", ylabel="components")
+    ax.set_title(f"RMSE {short(1e3 * rmse)} meV/Å", fontsize=10)
 
 
 def png(figure: Figure) -> bytes:
@@ -128,10 +160,9 @@ def write_report(
         "units": force_field.record["units"],
     }
     contents = {"report.json": (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()}
-    if evaluation is not None:
-        contents["parity.png"] = png(
-            parity_figure(evaluation, f"{made_of(force_field)}, {evaluation.n_test} test frames")
-        )
+    if evaluation is not None and evaluation.values:
+        figure = parity_figure(evaluation, f"{made_of(force_field)}, {evaluation.n_test} test frames")
+        contents[PICTURE] = png(figure)
     contents["report.md"] = _page(force_field, evaluation, summary).encode()
     for name, content in contents.items():
         write_whole(folder / name, content)
@@ -140,33 +171,17 @@ def write_report(
 
 def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict) -> str:
     record, kernel = force_field.record, force_field.kernel
+    memory = summary["peak_memory_mb"]
     parts = [f"# Force field of {made_of(force_field)}\n"]
     parts.append(
         f"{record['n_train']} training frames of `{record['source']}` ({record['units']}), labels "
         f"{', '.join(record['labels'])}; {type(kernel).__name__} of {kernel.label}, "
-        f"length scale {scale_text(kernel)}; noise "
-        + ", ".join(f"{name} {value:.2g}" for name, value in record["noise"].items())
-        + f"; {record['rows']} linear equations, {_seconds(record)}, peak memory "
-        f"{summary['peak_memory_mb']:.0f} MB.\n"
+        f"length scale {scale_text(kernel)}; noise {noise_text(record)}"
+        f"; {record['rows']} linear equations, {_seconds(record)}"
+        + ("" if memory is None else f", peak memory {memory:.0f} MB")
+        + ".\n"
     )
-    rows = [_error_row("training", record["training"])]
-    if evaluation is not None:
-        rows.append(_error_row("test", evaluation.summary()))
-    head = (
-        "frames",
-        "number",
-        "energy MAE (meV)",
-        "energy RMSE",
-        "forces MAE (meV/Å)",
-        "forces RMSE",
-        "slope of energies",
-    )
-    parts.append("## Errors\n\n" + _table(head, rows))
-    if evaluation is not None:
-        parts.append("![Predicted against reference energies and forces, and the force errors](parity.png)\n")
-        elements = [(symbol, f"{1e3 * error:.2f}") for symbol, error in evaluation.forces_mae_by_element.items()]
-        if elements:
-            parts.append("## Force errors by element\n\n" + _table(("element", "MAE (meV/Å)"), elements))
+    parts.append(_errors(record["training"], evaluation))
     parts.append(f"## Permutations of identical atoms\n\nOrder {summary['symmetry']['order']}, atoms counted from 0.\n")
     if generators := summary["symmetry"]["generators"]:
         rows = [
@@ -188,20 +203,24 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
     return "\n".join(parts)
 
 
-def _error_row(name: str, errors: dict) -> tuple:
-    def milli(key: str) -> str:
-        return "–" if errors[key] is None else f"{1e3 * errors[key]:.2f}"
-
-    slope = "–" if errors["slope"] is None else f"{errors['slope']:.3f}"
-    return (
-        name,
-        errors["n_test"],
-        milli("energy_mae"),
-        milli("energy_rmse"),
-        milli("forces_mae"),
-        milli("forces_rmse"),
-        slope,
-    )
+def _errors(training: dict, evaluation: Evaluation | None) -> str:
+    """The part of the page about errors: a row for every kind of label and set of frames, the picture, the elements."""
+    rows = []
+    for name, summary in (("training", training), ("test", evaluation and evaluation.summary())):
+        if summary:
+            frames = f"{name}, {summary['n_test']}"
+            rows += [(frames, what, f"{mae} {unit}", f"{rmse} {unit}") for what, mae, rmse, unit in error_rows(summary)]
+            if summary["slope"] is not None:
+                rows.append((frames, "slope of energies", f"{summary['slope']:.3f}", ""))
+    parts = ["## Errors\n\n" + _table(("frames", "of", "MAE", "RMSE"), rows)]
+    if evaluation is not None:
+        parts += [f"Not compared: {name}, {reason}.\n" for name, reason in evaluation.not_compared.items()]
+        if evaluation.values:
+            parts.append(f"![Predicted against reference labels]({PICTURE})\n")
+        elements = [(symbol, short(1e3 * error)) for symbol, error in evaluation.forces_mae_by_element.items()]
+        if elements:
+            parts.append("## Force errors by element\n\n" + _table(("element", "MAE (meV/Å)"), elements))
+    return "\n".join(parts)
 
 
 def _table(head: tuple, rows: list[tuple]) -> str:
@@ -212,6 +231,16 @@ def _table(head: tuple, rows: list[tuple]) -> str:
 def _seconds(record: dict) -> str:
     seconds = record["fit_seconds"]
     return "fitted elsewhere" if seconds is None else f"{seconds:.1f} s"
+
+
+def noise_text(record: dict) -> str:
+    """The standard deviations of the labels, for people."""
+    return ", ".join(f"{name} {value:.2g}" for name, value in record["noise"].items())
+
+
+def amplitude_text(kernel) -> str:
+    """The amplitudes of the parts of a kernel, for people."""
+    return ", ".join(f"{part.amplitude:.4g}" for part in kernel.parts)
 
 
 def scale_text(kernel) -> str:

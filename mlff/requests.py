@@ -17,7 +17,11 @@ def require_atoms(force_field, numbers: np.ndarray, where: str) -> None:
     if not force_field.transferable:
         require_same_order(force_field.numbers, numbers, where)
         return
-    known = next(leaf.elements for leaf in force_field.kernel.leaves)
+    require_elements(next(leaf.elements for leaf in force_field.kernel.leaves), numbers, where)
+
+
+def require_elements(known, numbers: np.ndarray, where: str) -> None:
+    """Refuse atoms of elements that a force field does not know."""
     if unknown := sorted({int(z) for z in numbers} - set(known)):
         raise ValueError(
             f"{where}: the force field knows {', '.join(symbols(known))}, not {', '.join(symbols(unknown))}; "

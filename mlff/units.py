@@ -12,6 +12,7 @@ KB = ase.units.kB  # eV/K
 FEMTOSECOND = ase.units.fs  # in ASE's unit of time
 INVERSE_CM = ase.units.invcm  # eV
 HEAVIEST = len(chemical_symbols) - 1  # atomic number
+GPA = ase.units.GPa  # eV/Å³
 COVALENT_RADII = np.asarray(covalent_radii)  # Å, by atomic number
 
 ENERGIES = {

@@ -7,17 +7,18 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
-    "files", "precision", "batching", "units", "cells", "system", "frames", "content", "ase_labels", "npz", "readers", "identity",
+    "arguments", "files", "precision", "batching", "units", "cells", "system", "frames", "content", "ase_labels", "npz", "readers", "identity",
     "placeholders", "checks", "dataset", "labelled", "neighbors",
     "linalg.tiles", "linalg.threads",
     "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
     "expansion", "coverage", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",
-    "derivatives", "prepared", "requests", "force_field", "archive", "sgdml", "export", "hyperparameters", "metrics", "fitting",
+    "derivatives", "prepared", "requests", "force_field", "archive", "sgdml", "export", "hyperparameters",
+    "predictions", "metrics", "fitting",
     "calculator", "motion", "vibrations", "modes", "anharmonic", "elasticity", "phonons",
     "relaxation", "responses", "thermochemistry", "bands", "reactions", "checkpoints", "md", "selfcheck", "report", "learned", "recipes",
     "auditing.findings", "auditing.probes", "auditing.places", "auditing.crossings", "auditing.invariance",
     "auditing.numerics", "auditing.sight", "auditing.smoothness", "auditing.audit",
-    "terminal", "options", "cli_fit", "cli_md", "cli", "__main__",
+    "stages", "wording", "terminal", "options", "cli_fit", "cli_md", "cli", "__main__",
 ]  # fmt: skip
 CALLED_LATER = {("force_field", "archive"), ("force_field", "export")}
 MAY_IMPORT_ASE = {
