@@ -7,6 +7,7 @@ import numbers
 import numpy as np
 
 LARGEST_SEED = 2**63 - 1
+LARGEST = 1e100  # of a number whose square, and what is divided by it, must be numbers too
 
 
 def checked_seed(seed) -> int:
@@ -23,3 +24,19 @@ def checked_seed(seed) -> int:
 def is_number(value) -> bool:
     """Whether a value is a real number; True and False are none, though Python counts with them."""
     return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+
+
+def require_positive(name: str, value, rest: str = "") -> None:
+    """Refuse a number, or an array of numbers, that is not positive and finite; tracers, which have no values yet, pass.
+
+    Raises:
+        ValueError: naming the argument, and `rest` after it.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}={value} must be a positive number{rest}")
+    if isinstance(value, (numbers.Real, np.ndarray)):
+        array = np.asarray(value, dtype=np.float64)
+        if not np.all((array >= 1.0 / LARGEST) & (array <= LARGEST)):
+            raise ValueError(
+                f"{name}={value} must be positive and finite{rest} (from {1.0 / LARGEST:g} to {LARGEST:g})"
+            )

@@ -49,13 +49,14 @@ def carry(kernel: Kernel, frames: LabelledFrames, noise: Noise, progress: Callab
         Term(part, [], [], [], [], block_sizes(part, frames.batches[0]), None, frames.batches) for part in kernel.parts
     ]
     labels: list[Labels] = []
+    progress("descriptors", 0.0)
     for batch in frames.batches:
         channels = [part.channels(batch.numbers) for part in kernel.parts]
         present = {op: level for op, level in operators.items() if op.name in batch.labels}
         coordinates = batch.positions[0].size + 9 * any(operator.strain for operator in present)
         for piece, (features, jacobians) in jets(kernel, batch, coordinates):
             _require_finite(kernel, batch.index[piece], features, jacobians)
-            progress("descriptors", (len(labels) + piece.stop - piece.start) / len(frames))
+            progress("descriptors", len(labels) / len(frames))
             found = measured_rows(batch, piece, present, coordinates)
             own = [[jacobian[k] for jacobian in jacobians] for k in range(piece.stop - piece.start)]
 
@@ -72,6 +73,7 @@ def carry(kernel: Kernel, frames: LabelledFrames, noise: Noise, progress: Callab
                     term.tangents.append(tangents[i])
                     term.curved.append(curved[i])
                     term.channels.append(channels[i])
+    progress("descriptors", 1.0)
     for term in terms:
         if term.kernel.permutations_used is not None:
             term.rearranged = feature_permutations(term.kernel, frames.batches[0])

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from mlff.arguments import checked_seed
 from mlff.ase_labels import VIRIAL
 from mlff.checks import check_duplicates, check_frame, warn_of_slope
 from mlff.content import Content
@@ -75,14 +76,14 @@ class Dataset(Sequence[Frame]):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         reader = read_npz if path.suffix == ".npz" else read_vibrations if is_vibrations(path) else read_ase
-        content = reader(path, units, dict(keys or {}), lambda total: np.arange(total)[_slice(index, total)])
+        content = reader(path, units, dict(keys or {}), lambda total: _chosen(index, total, path.name))
         data = cls(content.frames, path.name, content.index, content.units)
         return data._checked(labels, content, tuple(keys or ()))
 
     def _checked(self, wanted: Sequence[str] | None, content: Content, named: Sequence[str]) -> Dataset:
         """The data set, without labels that are doubtful and not wanted."""
         if not self.frames:
-            raise ValueError(f"{self.source}: no frames; check the file, or the index that was asked for")
+            raise ValueError(f"{self.source}: no frames; check the file")
         have = dict.fromkeys(name for frame in self.frames for name in frame.labels)
         if wanted is not None and (unknown := sorted(set(wanted) - {*LABELS, *have})):
             raise ValueError(
@@ -108,12 +109,12 @@ class Dataset(Sequence[Frame]):
         if len(missing) == len(self.frames):
             raise ValueError(
                 f"{self.source}: no frame has {name}; the file holds {', '.join(keys) or 'positions alone'}; "
-                f"name the key with keys={{'{name}': …}} (--key {name}=…)"
+                f"name the key with keys={{'{name}': …}}"
             )
         if missing and wanted is None:
             raise ValueError(
                 f"{self.source}: frame {missing[0]} has no {name}, {len(missing)} of {len(self)} frames lack it; "
-                "complete or remove them, or say with labels= (--labels) that frames may lack it"
+                "complete or remove them, or say with labels= that frames may lack it"
             )
 
     def _trusted(self, wanted: Sequence[str] | None, doubts: Mapping[str, str]) -> Dataset:
@@ -122,9 +123,7 @@ class Dataset(Sequence[Frame]):
         doubts = {**empty, **doubts}
         for name, reason in doubts.items():
             if wanted is None or name in wanted:
-                raise ValueError(
-                    f"{reason}; else leave {name} out: say with labels= (--labels) which labels are wanted"
-                )
+                raise ValueError(f"{reason}; else leave {name} out: say with labels= which labels are wanted")
         if not doubts:
             return self
         frames = [
@@ -211,7 +210,7 @@ class Dataset(Sequence[Frame]):
             raise ValueError(
                 f"split{sizes}: the sizes must be at least 1 and together at most the {len(self)} frames of {self.source}"
             )
-        order = np.random.default_rng(seed).permutation(len(self))
+        order = np.random.default_rng(checked_seed(seed)).permutation(len(self))
         bounds = np.cumsum([0, *sizes])
         return tuple(self[np.sort(order[a:b])] for a, b in itertools.pairwise(bounds))
 
@@ -281,6 +280,14 @@ class Dataset(Sequence[Frame]):
         """
         self.require(name)
         return np.stack([frame.labels[name] for frame in self.frames])
+
+
+def _chosen(index: str, total: int, source: str) -> np.ndarray:
+    """Indices of the frames that ASE's index syntax selects among `total`."""
+    chosen = np.arange(total)[_slice(index, total)]
+    if total and not len(chosen):
+        raise ValueError(f"index={index!r} selects no frames: {source} has {total}")
+    return chosen
 
 
 def _slice(index: str, total: int) -> slice | list[int]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mlff.archive import versions
+from mlff.arguments import LARGEST, checked_seed, is_number
 from mlff.cells import volume
 from mlff.dataset import Dataset
 from mlff.exchange import check_symmetry
@@ -68,6 +69,7 @@ def fit(
         ValueError: data, labels, noise and kernel that do not fit together, each with the remedy.
     """
     started = time.perf_counter()
+    seed = checked_seed(seed)
     operators = _operators(labels)
     labels = tuple(operators)
     charges = data.charges()
@@ -120,7 +122,10 @@ def fit(
             "versions": versions(),
         },
     )
-    return _examined(fitted, data)
+    progress("training errors", 0.0)
+    examined = _examined(fitted, data)
+    progress("training errors", 1.0)
+    return examined
 
 
 def _solve_or_shorten(searched, kernel, frames, levels, atoms, trials: list[Trial], progress: Progress):
@@ -281,19 +286,20 @@ def _noise(noise, frames: LabelledFrames, operators: dict[str, Operator]) -> dic
             scale = float(np.sqrt(np.nanmean(values**2)))
             levels[name] = RELATIVE_NOISE * scale or RELATIVE_NOISE
         return levels
-    if isinstance(noise, numbers.Real):
+    if isinstance(noise, (numbers.Real, np.bool_)):
         if len(labels) > 1:
             raise ValueError(
-                f"noise={noise}: with labels {', '.join(labels)} give one each, {{'energy': …, 'forces': …}}"
+                f"noise={noise}: with labels {', '.join(labels)} give one each, noise={{'energy': …, 'forces': …}}"
             )
         noise = {labels[0]: noise}
     noise = {find_operator(label).name if label not in operators else label: level for label, level in noise.items()}
     if set(noise) != set(labels):
         raise ValueError(f"noise is given for {', '.join(noise) or 'nothing'}, the labels are {', '.join(labels)}")
     for name, value in noise.items():
-        if not (np.isfinite(value) and value >= 0):
+        if not (is_number(value) and 0 <= value <= LARGEST):
             raise ValueError(
-                f"noise: {name} {value} must be a standard deviation in {operators[name].unit}, not negative"
+                f"noise: {name} {value} must be a standard deviation in {operators[name].unit}, not negative and finite "
+                f"(at most {LARGEST:g})"
             )
     return {name: float(noise[name]) for name in labels}
 

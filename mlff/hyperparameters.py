@@ -8,6 +8,7 @@ import logging
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from mlff.arguments import checked_seed
 from mlff.force_field import ForceField
 from mlff.images import jets
 from mlff.kernels import GlobalKernel, Kernel, LocalKernel
@@ -111,7 +112,7 @@ def search_lengthscale(
             f"(at least {MIN_FRAMES}); give it, for example Matern52(lengthscale=10.0)"
         )
     others = np.setdiff1d(frames.index, telling.index)
-    order = telling.index[np.random.default_rng(seed).permutation(len(telling))]
+    order = telling.index[np.random.default_rng(checked_seed(seed)).permutation(len(telling))]
     held = max(1, min(MAX_VALIDATION, len(telling) // 5))
     turns = min(5, -(-ENOUGH // held), len(telling) // held)
     folds = [np.roll(order, -turn * held) for turn in range(turns)]

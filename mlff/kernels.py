@@ -7,7 +7,6 @@ molecules or environment by environment. Sums are made of those. All that the fi
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Sequence
 
 import jax
@@ -16,6 +15,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float
 
+from mlff.arguments import require_positive
 from mlff.descriptor import Descriptor
 from mlff.precision import Array
 from mlff.radial import Product, Radial
@@ -79,8 +79,7 @@ class _Kernel(struct.PyTreeNode):
 def _check_leaf(leaf) -> None:
     if callable(leaf.descriptor) and not isinstance(leaf.descriptor, Descriptor):
         object.__setattr__(leaf, "descriptor", Descriptor.wrap(leaf.descriptor))
-    if isinstance(leaf.amplitude, numbers.Real) and not leaf.amplitude > 0:
-        raise ValueError(f"amplitude={leaf.amplitude} must be positive (eV²), or None to take it from the data")
+    require_positive("amplitude", leaf.amplitude, ", eV², or None to take it from the data")
 
 
 class GlobalKernel(_Kernel):

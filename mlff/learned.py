@@ -15,6 +15,7 @@ import optax
 
 from descriptors.geometry import Neighbors
 from descriptors.schnet import LAST_ELEMENT, schnet_energy, schnet_features, schnet_parameters
+from mlff.arguments import checked_seed
 from mlff.dataset import Dataset
 from mlff.frames import Frame
 from mlff.neighbors import neighbor_lists
@@ -129,7 +130,7 @@ def train_schnet(
         steps=ROUNDS * -(-steps // ROUNDS),
     )
     examples, scale, shares = _examples(data, cutoff, precision)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checked_seed(seed))
     order = rng.permutation(len(data))
     training, test = (jax.tree.map(lambda leaf, i=i: leaf[i], examples) for i in (order[held:], order[:held]))
     parameters = jax.tree.map(lambda leaf: leaf.astype(precision), schnet_parameters(seed, **sizes))
@@ -143,6 +144,7 @@ def _optimise(parameters, training: Examples, test: Examples, scale: float, sett
     training, test = jax.device_put((training, test))
     state = (parameters, settings.optimiser().init(parameters))
     shape = (ROUNDS, settings.steps // ROUNDS, settings.batch)
+    progress("train", 0.0)
     best, least = None, _examined(parameters, test, scale, settings, 0)
     for stage, order in enumerate(_orders(len(training.energies), math.prod(shape), rng).reshape(shape), start=1):
         state = _advance(state, training, order, settings)

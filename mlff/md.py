@@ -128,7 +128,7 @@ def begin(atoms: Atoms, settings: Settings) -> Checkpoint:
     """
     atoms.get_potential_energy()
     motions(atoms)
-    noise = np.random.PCG64([settings.seed, 0]).state
+    noise = np.random.PCG64([settings.seed, 1]).state  # not [seed, 0], which draws what velocities of that seed drew
     bound = AWAY + 2.0 * float(_distances(atoms).max())
     return Checkpoint(atoms, 0, settings, noise, bound, fingerprint(atoms.calc))
 

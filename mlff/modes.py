@@ -9,6 +9,7 @@ from ase import Atoms
 from jaxtyping import Float
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
+from mlff.arguments import checked_seed
 from mlff.calculator import located
 from mlff.motion import motions
 from mlff.vibrations import wavenumbers
@@ -67,7 +68,7 @@ def lowest_modes(atoms: Atoms, k: int, seed: int = 0) -> Modes:
         vector = (free.allowed @ weighted / roots).reshape(-1, 3)
         return free.allowed.T @ (force_field.hessian_vector_product(vectors=vector, **geometry).ravel() / roots)
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checked_seed(seed))
     values, vectors = _lowest(curvature, k, rigid, _largest(curvature, size, rng), rng)
     displacements = (free.allowed @ vectors.T).T / roots
     return Modes(wavenumbers(values), displacements.reshape(k, -1, 3), products)

@@ -6,7 +6,6 @@ labels of order m and results of order n need m + n ≤ order.
 
 import functools
 import math
-import numbers
 import operator
 from typing import ClassVar
 
@@ -16,6 +15,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float
 
+from mlff.arguments import require_positive
 from mlff.precision import Array
 
 
@@ -59,7 +59,7 @@ class Radial(struct.PyTreeNode):
     label: ClassVar[str]
 
     def __post_init__(self):
-        _require_positive("lengthscale", self.lengthscale)
+        require_positive("lengthscale", self.lengthscale)
 
     def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         raise NotImplementedError
@@ -81,12 +81,6 @@ class Radial(struct.PyTreeNode):
             # mixed derivatives do not depend on their order: every one is computed once, by its sorted indices
             functions = _differentiated(functions, len(s))
         return tuple(found)
-
-
-def _require_positive(name: str, value) -> None:
-    """Numbers and NumPy arrays only: tracers have no values yet."""
-    if isinstance(value, (numbers.Real, np.ndarray)) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
-        raise ValueError(f"{name}={value} must be positive and finite")
 
 
 def _slope(function):
@@ -172,7 +166,7 @@ class RationalQuadratic(Radial):
 
     def __post_init__(self):
         super().__post_init__()
-        _require_positive("alpha", self.alpha)
+        require_positive("alpha", self.alpha)
 
     def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return (1.0 + s / (2.0 * self.alpha)) ** (-self.alpha)

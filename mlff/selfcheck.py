@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mlff import md
+from mlff.arguments import checked_seed
 from mlff.calculator import Calculator
 from mlff.force_field import ForceField
 from mlff.system import System
@@ -39,7 +40,7 @@ def self_check(force_field: ForceField, system: System, temperature: float = 300
         system: a geometry to start from, such as a training frame's.
         temperature: of the NVE run's initial velocities, K.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(checked_seed(seed))
     positions, cell, pbc = system.positions, system.cell, system.pbc
     numbers = system.numbers if force_field.transferable else None
 

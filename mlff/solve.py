@@ -75,6 +75,7 @@ def solve(
     matrix = _assemble(carried, shares, progress)
     scale = 1.0 if kernel.amplitude is not None else _prior_amplitude(carried, labels, design, matrix.diagonal())
     matrix.add_to_diagonal(np.concatenate([rows.noise for rows in carried.rows]) ** 2 / scale)
+    progress("factorise", 0.0)
     try:
         matrix.cholesky(lambda fraction: progress("factorise", fraction))
     except NotPositiveDefinite as error:
@@ -197,6 +198,7 @@ def _assemble(carried: Carried, shares: np.ndarray, progress: Progress) -> Symme
     matrix = SymmetricTiles(np.concatenate([[0], np.cumsum([count.sum() for count in counts])]))
     masks = [(np.arange(count.max()) < count[:, None]).ravel() for count in counts]
     done, total = 0, len(groups) * (len(groups) + 1) // 2
+    progress("assemble", 0.0)
     for j, group in enumerate(groups):
         columns = [term.columns(carried.labels, group) for term in carried.terms]
         for i in range(j, len(groups)):

@@ -1,5 +1,8 @@
 """Wrong inputs: each one line that names file, frame or argument and the remedy, exit status 2, nothing half-written."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -97,8 +100,14 @@ def npz(**changes):
     return prepare
 
 
-def arguments(*words):
+def copied(folder, datasets):
+    for name in ("in.extxyz", "in.mlff"):
+        shutil.copy(datasets / "water.extxyz", folder / name)
+
+
+def arguments(*words, before=lambda folder, datasets: None):
     def prepare(folder, datasets, model_file):
+        before(folder, datasets)
         names = {"WATER": datasets / "water.extxyz", "ETHANOL": datasets / "ethanol.extxyz", "MODEL": model_file}
         return [str(names.get(word, word)) for word in words]
 
@@ -141,7 +150,7 @@ CASES = {
     "energy not finite": (extxyz(infinite_energy), r"in\.extxyz: frame 5: energy is not finite"),
     "labels under another key": (
         extxyz(no_labels),
-        r"in\.extxyz: no frame has energy; the file holds my_energy, units; name the key with",
+        r"in\.extxyz: no frame has energy; the file holds my_energy, units; name the key with --key energy=…$",
     ),
     "one frame without forces": (extxyz(one_without_forces), r"in\.extxyz: frame 3 has no forces, 1 of 30"),
     "mixed species": (extxyz(mixed_species), r"in\.extxyz: frame 6 \(H2S\) differs in composition from frame 0"),
@@ -156,9 +165,9 @@ CASES = {
         extxyz(wrong_hessian),
         r"in\.extxyz: frame 0: hessian has shape \(4, 4\), expected \(9, 9\)",
     ),
-    "unknown units in the file": (extxyz(unknown_units_in_the_file), r"units='furlong' is not known; write energy"),
-    "npz without units": (npz(), r"in\.npz: its units are not stated; say units="),
-    "unknown units": (npz(units="stone"), r"units='stone' is not known"),
+    "unknown units in the file": (extxyz(unknown_units_in_the_file), r"units 'furlong' is not known; write energy"),
+    "npz without units": (npz(), r"in\.npz: its units are not stated; say --units 'kcal/mol'"),
+    "unknown units": (npz(units="stone"), r"error: --units 'stone' is not known"),
     "npz without numbers": (
         npz(units="eV", nuclear_charges=None),
         r"in\.npz: no numbers \(looked for nuclear_charges, z",
@@ -173,11 +182,14 @@ CASES = {
     ),
     "no such file": (arguments("fit", "absent.xyz"), r"absent\.xyz: no such file"),
     "no frame file": (garbage, r"in\.extxyz: ASE cannot read it"),
-    "bad index": (arguments("fit", "WATER", "--frames", "a:b"), r"index='a:b' is not understood"),
-    "empty index": (arguments("fit", "WATER", "--frames", "900:"), r"no frames; check the file, or the index"),
+    "bad index": (arguments("fit", "WATER", "--frames", "a:b"), r"error: --frames 'a:b' is not understood"),
+    "empty index": (
+        arguments("fit", "WATER", "--frames", "900:"),
+        r"error: --frames '900:' selects no frames: water\.extxyz has 500",
+    ),
     "more training frames than there are": (
         arguments("fit", "WATER", "--train", "501"),
-        r"split.*at most the 500 frames",
+        r"error: --train 501: must be at least 1 and at most the 500 frames",
     ),
     "test frames among the training frames": (
         arguments("fit", "WATER", "--frames", "0:20", "--lengthscale", "3", "--test", "WATER"),
@@ -185,15 +197,15 @@ CASES = {
     ),
     "too few frames for a search": (
         arguments("fit", "WATER", "--frames", "0:3"),
-        r"lengthscale: 3 training frames are too few",
+        r"error: --lengthscale: 3 training frames are too few.*for example --lengthscale 10\.0$",
     ),
     "negative length scale": (
         arguments("fit", "WATER", "--lengthscale", "-2"),
-        r"lengthscale=-2\.0 must be positive",
+        r"error: --lengthscale -2\.0 must be positive",
     ),
     "negative noise": (
         arguments("fit", "WATER", "--lengthscale", "3", "--noise", "-1"),
-        r"noise: forces -1\.0 must be",
+        r"error: --noise: forces -1\.0 must be",
     ),
     "no folder to write to": (
         arguments("fit", "WATER", "--out", "no/such/w.mlff"),
@@ -220,10 +232,10 @@ CASES = {
         r"ethanol\.extxyz: the force field is for OHH",
     ),
     "damaged npz": (damaged_npz, r"in\.npz: cannot be read as an npz file"),
-    "empty frame index": (arguments("fit", "WATER", "--frames", ""), r"index='' is not understood"),
+    "empty frame index": (arguments("fit", "WATER", "--frames", ""), r"error: --frames '' is not understood"),
     "unknown label of a key": (
         arguments("fit", "WATER", "--key", "enrgy=foo"),
-        r"keys: 'enrgy' is not known; there are energy",
+        r"error: --key: 'enrgy' is not known; there are energy",
     ),
     "atom-major forces": (
         npz(units="eV", forces=np.zeros((3, 30, 3))),
@@ -236,11 +248,118 @@ CASES = {
     ),
     "negative temperature": (
         arguments("md", "MODEL", "--temperature", "-300"),
-        r"temperature=-300\.0 \(K\) must not be negative",
+        r"error: --temperature -300\.0 \(K\) must not be negative",
     ),
     "start that ASE cannot read": (arguments("md", "MODEL", "--start", "MODEL"), r"w\.mlff: ASE cannot read it"),
+    "model over its data": (
+        arguments("fit", "in.extxyz", "--out", "in.extxyz", before=copied),
+        r"--out in\.extxyz: would replace a file that is in use",
+    ),
+    "model over its test frames": (
+        arguments("fit", "WATER", "--test", "in.extxyz", "--out", "./in.extxyz", before=copied),
+        r"--out in\.extxyz: would replace",
+    ),
+    "model over its report": (
+        arguments("fit", "WATER", "--out", "r/report.md", "--report", "r"),
+        r"--report r/report\.md: would replace a file that is in use \(--out writes it\)",
+    ),
+    "default name over a file": (
+        arguments("fit", "in.mlff", before=copied),
+        r"error: in\.mlff: exists; name the model file with --out",
+    ),
+    "picture over the model": (
+        arguments("test", "MODEL", "WATER", "--plot", "MODEL"),
+        r"--plot .*would replace a file that is in use",
+    ),
+    "picture without a folder": (
+        arguments("test", "MODEL", "WATER", "--plot", "no/p.png"),
+        r"--plot no/p\.png: there is no folder",
+    ),
+    "report that is a file": (
+        arguments("fit", "WATER", "--report", "in.extxyz/r", before=copied),
+        r"--report in\.extxyz/r: this folder cannot be made \(",
+    ),
+    "report that cannot be written": (
+        arguments("fit", "WATER", "--report", "/proc/r"),
+        r"--report /proc/r: this folder cannot be made \(",
+    ),
+    "two models": (
+        arguments("fit", "WATER", "--recipe", "gdml", "--descriptor", "mine:x"),
+        r"--recipe gdml and --descriptor mine:x: two models are named",
+    ),
+    "permutations of a recipe without": (
+        arguments("fit", "WATER", "--recipe", "gdml", "--reach", "graph"),
+        r"--reach graph: recipe gdml takes no permutations; leave --reach out",
+    ),
+    "permutations of a local descriptor": (
+        arguments("fit", "WATER", "--frames", ":6", "--descriptor", "descriptors.fchl19:fchl19", "--reach", "none"),
+        r"--reach none: descriptors\.fchl19:fchl19 describes atoms",
+    ),
+    "a seed of nothing": (
+        arguments("fit", "WATER", "--lengthscale", "3", "--seed", "1"),
+        r"--seed 1: nothing is drawn here",
+    ),
+    "noise twice": (
+        arguments("fit", "WATER", "--noise", "forces=1", "--noise", "forces=2"),
+        r"--noise forces=2: the noise of forces is given already, 1; give one",
+    ),
+    "a key twice": (
+        arguments("fit", "WATER", "--key", "energy=a", "--key", "energy=b"),
+        r"--key energy=b: the key of energy is given already, a; give one",
+    ),
+    "an option twice": (
+        arguments("fit", "WATER", "--train", "5", "--train=6"),
+        r"--train: is given more than once; give it once",
+    ),
+    "one noise of two labels": (
+        arguments("fit", "WATER", "--frames", ":9", "--labels", "both", "--noise", "0.1"),
+        r"--noise 0\.1: with labels energy, forces give one each, --noise energy=… --noise forces=…$",
+    ),
+    "negative seed": (
+        arguments("fit", "WATER", "--train", "9", "--seed", "-1"),
+        r"error: --seed -1 must be an integer from 0",
+    ),
+    "huge seed": (
+        arguments("fit", "WATER", "--train", "9", "--seed", "9" * 30),
+        r"error: --seed 9+ must be an integer from 0",
+    ),
+    "negative seed of an audit": (
+        arguments("audit", "descriptors.distances:inverse_distances", "WATER", "--seed", "-1"),
+        r"error: --seed -1 must be",
+    ),
+    "huge length scale": (
+        arguments("fit", "WATER", "--lengthscale", "1e300"),
+        r"error: --lengthscale 1e\+300 must be positive and finite \(from 1e-100 to 1e\+100\)$",
+    ),
+    "tiny length scale": (
+        arguments("fit", "WATER", "--lengthscale", "1e-300"),
+        r"error: --lengthscale 1e-300 must be positive",
+    ),
+    "huge noise": (
+        arguments("fit", "WATER", "--frames", ":9", "--lengthscale", "3", "--noise", "1e300"),
+        r"error: --noise: forces 1e\+300 must be .*not negative and finite",
+    ),
+    "noise that is no number": (
+        arguments("fit", "WATER", "--frames", ":9", "--lengthscale", "3", "--noise", "nan"),
+        r"error: --noise: forces nan must be",
+    ),
+    "no training frames": (
+        arguments("fit", "WATER", "--train", "0"),
+        r"error: --train 0: must be at least 1 and at most the 500",
+    ),
+    "labels that the test lacks": (
+        arguments("test", "MODEL", "WATER", "--frames", "300:", "--labels", "energy,hessian"),
+        r"water\.extxyz: no frame has hessian",
+    ),
+    "labels that are none": (
+        arguments("test", "MODEL", "WATER", "--labels", "enrgy"),
+        r"error: --labels: 'enrgy' is not known",
+    ),
     "no steps": (arguments("md", "MODEL", "--steps", "0"), r"--steps 0 must be at least 1"),
 }
+
+
+STAGE = r"[a-z -]+( …|: [\d.]+ s)"  # a line of progress
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -257,13 +376,24 @@ def test_one_line_exit_2_nothing_written(name, tmp_path, datasets, model_file, m
     output = capsys.readouterr()
     assert caught.value.code == 2
     assert output.out == ""
-    lines = output.err.strip().splitlines()
-    assert len(lines) == 1, output.err
-    import re
-
-    assert re.search(expected, lines[0]), lines[0]
-    assert lines[0].startswith("error: ")
+    *stages, last = output.err.strip().splitlines()
+    assert all(re.fullmatch(STAGE, line) for line in stages), output.err
+    assert re.search(expected, last), last
+    assert last.startswith("error: ")
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", [("show", "absent.mlff"), ("fit", "a.xyz", "--train", "many"), ("nonsense",)])
+def test_errors_are_json_too(command, tmp_path, monkeypatch, capsys):
+    from mlff import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mlff", *command, "--json"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    output = capsys.readouterr()
+    assert caught.value.code == 2
+    assert output.err.splitlines()[-1] == f"error: {json.loads(output.out)['error']}"
 
 
 def test_a_process_shows_no_traceback(tmp_path):
@@ -271,7 +401,7 @@ def test_a_process_shows_no_traceback(tmp_path):
         [sys.executable, "-m", "mlff", "fit", "absent.xyz"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == "error: absent.xyz: no such file\n"
+    assert done.stderr.splitlines() == ["read …", "error: absent.xyz: no such file"]
 
 
 @pytest.mark.parametrize(

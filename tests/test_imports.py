@@ -7,8 +7,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
-    "arguments", "files", "precision", "batching", "units", "cells", "system", "frames", "content", "ase_labels", "npz", "readers", "identity",
-    "placeholders", "checks", "dataset", "labelled", "neighbors",
+    "arguments", "files", "precision", "batching", "units", "cells", "system", "frames", "content",
+    "ase_labels", "npz", "readers", "identity", "placeholders", "checks", "dataset", "labelled", "neighbors",
     "linalg.tiles", "linalg.threads",
     "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
     "expansion", "coverage", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
+from mlff.arguments import checked_seed
 from mlff.auditing import invariance, numerics, sight, smoothness
 from mlff.auditing.findings import Finding, worst
 from mlff.auditing.probes import Geometries, Probe
@@ -81,7 +82,7 @@ def audit(function: Callable | Descriptor, frames: Dataset | Sequence[Frame], co
     Raises:
         ValueError: no frames; the function is no descriptor.
     """
-    descriptor = Descriptor.wrap(function)
+    descriptor, seed = Descriptor.wrap(function), checked_seed(seed)
     if not len(frames):
         raise ValueError("frames: there are none; give at least one geometry to examine the descriptor on")
     found: list[Finding] = []
