@@ -191,9 +191,9 @@ def _normal_modes(atoms: Atoms, internal: np.ndarray, hessian: np.ndarray) -> tu
     """
     roots = np.sqrt(np.repeat(atoms.get_masses(), 3))
     eigenvalues, vectors = np.linalg.eigh(internal @ (hessian / (roots[:, None] * roots)) @ internal.T)
-    if eigenvalues[0] <= 0:
+    if not eigenvalues[0] > 0:
         raise ValueError(
-            f"atoms: {np.sum(eigenvalues <= 0)} imaginary frequencies, so this is no minimum; displace them along those modes "
+            f"atoms: {np.sum(~(eigenvalues > 0))} imaginary frequencies, so this is no minimum; displace them along those modes "
             "and relax"
         )
     return FREQUENCY_UNIT * np.sqrt(eigenvalues), (vectors.T @ internal).reshape(len(eigenvalues), -1, 3)

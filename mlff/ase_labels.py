@@ -76,6 +76,11 @@ def without_labels(atoms: Atoms, labels: Iterable[Label]) -> Atoms:
     return rest
 
 
+def by_convention(atoms: Atoms, key: str) -> bool:
+    """Whether a key is one of those that are in eV and Å where nothing else is said."""
+    return key.startswith(PREFIX) or key in VIRIALS or key in getattr(atoms.calc, "results", {})
+
+
 def _first(atoms: Atoms, name: str, key: str | None) -> Label | None:
     """The value of the first place that has one."""
     if key:

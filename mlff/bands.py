@@ -96,13 +96,13 @@ def _require_ends(initial: Atoms, final: Atoms) -> None:
     if not np.array_equal(initial.numbers, final.numbers):
         raise ValueError("final: not the atoms of initial in the same order; reorder them")
     for name, end in (("initial", initial), ("final", final)):
-        if (largest := np.linalg.norm(end.get_forces(), axis=1).max()) > RELAXED:
+        if not (largest := np.linalg.norm(end.get_forces(), axis=1).max()) <= RELAXED:
             raise ValueError(
                 f"{name}: not relaxed, the largest force is {largest:.2g} eV/Å; relax it first: mlff.relax(atoms)"
             )
     turned = final.copy()
     minimize_rotation_and_translation(initial, turned)
-    if np.linalg.norm(turned.positions - initial.positions, axis=1).max() < APART:
+    if not np.linalg.norm(turned.positions - initial.positions, axis=1).max() >= APART:
         raise ValueError("final: the geometry of initial, so there is nothing between them; give another minimum")
 
 

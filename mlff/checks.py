@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 SLOPE_FRAMES = 400  # frames whose neighbours are looked at
 COINCIDENT = 0.1  # Å; nearer atoms are an error of the file
 SLOPE_TOLERANCE = 0.25
-SPREAD = 0.6  # of the slope: quartiles further apart are those of frames that are too far apart, not of one factor
+SPREAD = 0.6  # of what frames that are far apart give: quartiles that are so near to each other are those of one factor
 
 
 def check_frame(where: str, frame: Frame, doubtful: Collection[str] = ()) -> None:
@@ -122,15 +122,16 @@ def force_energy_slope(frames: Sequence[Frame]) -> tuple[float, float, float]:
 def warn_of_slope(frames: Sequence[Frame], source: str) -> None:
     """Log a warning with the measured slope where forces and energies do not fit together.
 
-    Frames that are far apart tell nothing: their forces predict differences p = ΔE + e with an error e, and ratios ΔE/p spread
-    about Var(ΔE)/Var(p), anywhere between 0 and 1. For normal distributions their quartiles are then more than 0.8 of the median
-    apart wherever they leave out 1. Another unit gives one factor for all frames, and neither a sign nor a ratio above 1 comes
-    from such errors.
+    Frames that are far apart tell nothing: their forces predict differences p = ΔE + e with an error e, and the ratios ΔE/p lie
+    about s = Var(ΔE)/Var(p), anywhere between 0 and 1. For normal distributions their deviation is √(s(1 − s)) √Var(p)/|p|, and
+    as the weights |p| prefer 1.5 √Var(p), their quartiles are 0.9 √(s(1 − s)) apart. Another unit is one factor for all frames;
+    and neither a sign nor ratios above 1 come from such errors.
     """
     slope, lower, upper = force_energy_slope(frames)
     least, most = 1.0 - SLOPE_TOLERANCE, 1.0 + SLOPE_TOLERANCE
     impossible = upper < -SLOPE_TOLERANCE or lower > most
-    if not (impossible or (upper < least and upper - lower <= SPREAD * abs(slope))):
+    errors = 0.9 * np.sqrt(max(0.0, abs(slope) * (1.0 - abs(slope))))
+    if not (impossible or (upper < least and upper - lower <= SPREAD * errors)):
         return
     cause = (
         "the forces point up the energy: are they gradients? Change their sign"

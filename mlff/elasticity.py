@@ -50,7 +50,7 @@ def _response(hessian: np.ndarray, mixed: np.ndarray, internal: np.ndarray) -> n
     values, vectors = np.linalg.eigh(internal @ hessian @ internal.T)
     if not len(values):
         return np.zeros(mixed.T.shape)
-    if values[0] <= FLOPPY * values[-1]:
+    if not values[0] > FLOPPY * values[-1]:
         raise ValueError(
             f"atoms: the lowest curvature of the energy is {values[0]:.2g} eV/Å², so the atoms are at no minimum; relax them, "
             "or use relaxed=False"

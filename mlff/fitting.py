@@ -320,12 +320,13 @@ def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, lab
 def _examined(fitted: ForceField, data: Dataset) -> ForceField:
     """Training errors into the record; a warning where they show that the labels do not fit together."""
     training = compare(fitted, data)
-    if fitted.record["unseen"] > UNSEEN_TOLERANCE:
+    if not fitted.record["unseen"] <= UNSEEN_TOLERANCE:
         logger.warning(
             "%.2g of the squared forces lie outside what descriptor %s can express: net forces or torques in the "
             "reference, or motions that the descriptor does not see", fitted.record["unseen"], fitted.kernel.leaves[0].descriptor.name,
         )  # fmt: skip
-    if fitted.record["energy_constant"] and len(data) > 1 and not abs(training.slope - 1.0) <= SLOPE_TOLERANCE:
+    several = len(data) > 1 and "energy" in data.label_names
+    if fitted.record["energy_constant"] and several and not abs(training.slope - 1.0) <= SLOPE_TOLERANCE:
         logger.warning(
             "predicted against reference energies of the training frames have slope %.3g, expected 1: %s",
             training.slope,

@@ -39,7 +39,7 @@ def require_unprojected(frames: LabelledFrames) -> None:
             if not known.any():
                 continue
             asymmetry = np.abs(np.where(known, hessian - hessian.T, 0.0)).max()
-            if asymmetry > ASYMMETRY * np.nanmax(np.abs(hessian)):
+            if not asymmetry <= ASYMMETRY * np.nanmax(np.abs(hessian)):
                 raise ValueError(
                     f"labels: the Hessian of frame {batch.index[i]} is not symmetric (by {asymmetry:.2g} eV/Å²); "
                     "converge its finite differences, or symmetrise it"

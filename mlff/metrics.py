@@ -130,12 +130,13 @@ def evaluate(force_field: ForceField, data: Dataset, labels: Sequence[str | Oper
         labels: which kinds of label are compared, by name or as an `Operator` (of one's own kinds); without it all that
             the data have and that the force field can give, and the others are named in the result.
     Raises:
-        ValueError: the frames are of another molecule, or share geometries with the training frames; labels that are asked
-            for and that no frame has, or that the force field cannot give.
+        ValueError: the frames are of another molecule, share geometries with the training frames, or have another charge;
+            labels that are asked for and that no frame has, or that the force field cannot give.
     """
     for frame in data:
         require_atoms(force_field, frame.numbers, data.source)
     require_disjoint(frozenset(force_field.record.get("fingerprints", ())), data)
+    _require_charges(force_field, data)
     if labels is not None:
         operators = [find_operator(label) for label in ([labels] if isinstance(labels, (str, Operator)) else labels)]
         for operator in operators:
@@ -158,6 +159,17 @@ def require_disjoint(fingerprints: frozenset[str], data: Dataset) -> None:
             f"{data.source}: {shared} of its {len(data)} frames were trained on, so errors on them say nothing; "
             "give frames that were not (Dataset.split keeps them apart)"
         )
+
+
+def _require_charges(force_field: ForceField, data: Dataset) -> None:
+    """Refuse test frames that state another total charge than the training frames had."""
+    trained = force_field.record.get("charges")
+    for kind, charge in () if trained is None else data.charges().items():
+        if (not force_field.transferable or kind in trained) and trained.get(kind, 0.0) != charge:
+            raise ValueError(
+                f"{data.source}: its {kind} has the total charge {charge:+g}, the training frames had {trained.get(kind, 0):+g}; a "
+                "force field does not see charges: give frames of the charge that it is for"
+            )
 
 
 def compare(force_field: ForceField, data: Dataset, operators: Sequence[Operator] = (ENERGY, FORCES)) -> Evaluation:

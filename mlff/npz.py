@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from mlff.ase_labels import scales
+from mlff.batching import machine_memory
 from mlff.content import Content
 from mlff.frames import Frame
 from mlff.system import System
@@ -29,7 +30,6 @@ NAMES = {
 }
 COLUMNS = "lattice"  # sGDML's name, whose columns are the vectors
 UNITS = ("units", "unit", "e_unit", "r_unit")
-LARGEST = 64 * 2**30  # bytes of one array; more is no file of reference calculations
 
 
 def read_npz(
@@ -66,7 +66,7 @@ def read_npz(
 def _headers(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and kind of every array of the file; what they claim must be what the archive holds."""
     headers = {}
-    for entry in archive.infolist():
+    for entry in (entry for entry in archive.infolist() if entry.filename.endswith(".npy")):
         with archive.open(entry) as file:
             try:
                 version = np.lib.format.read_magic(file)
@@ -77,7 +77,7 @@ def _headers(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, tuple[tu
                     f"{path.name}: cannot be read as an npz file of plain arrays ({entry.filename}: {error})"
                 ) from error
             size = math.prod(shape) * dtype.itemsize
-            if not dtype.hasobject and (size != entry.file_size - file.tell() or size > LARGEST):
+            if not dtype.hasobject and size != entry.file_size - file.tell():
                 raise ValueError(
                     f"{path.name}: cannot be read as an npz file of plain arrays ({entry.filename} claims the shape {shape} and "
                     f"holds {entry.file_size} bytes)"
@@ -120,6 +120,12 @@ def _checked_shapes(path: pathlib.Path, headers: Mapping, found: Mapping[str, st
             raise ValueError(f"{path.name}: {name} is of {dtype}, expected real numbers as {kind}")
         if shape not in allowed[kind]:
             raise ValueError(f"{path.name}: {name} has shape {shape}, expected {allowed[kind][0]}")
+    needed = sum(math.prod(headers[name][0]) * 8 for name in found.values())
+    if needed > machine_memory() / 4:
+        raise ValueError(
+            f"{path.name}: holds {needed / 2**30:.2g} GiB of labelled frames, more than a quarter of this machine's memory; give a "
+            "file of fewer frames"
+        )
     return frames
 
 

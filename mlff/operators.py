@@ -160,7 +160,7 @@ def order_of(operator: Operator, positions: np.ndarray, arguments: tuple, highes
     sizes, excess = (np.concatenate(part).max(axis=0) for part in zip(*answers, strict=True))
     if not np.isfinite(sizes).all():
         raise ValueError(f"labels: operator {operator.name} of a smooth function is not finite")
-    if excess > _ZERO * sizes.max():
+    if not excess <= _ZERO * sizes.max():
         raise ValueError(f"labels: operator {operator.name} is not linear in the energy, so it is no label operator")
     if not sizes.any():
         raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 
-from mlff.ase_labels import PREFIX, VIRIAL, Label, find_labels, own_labels, scales, without_labels
+from mlff.ase_labels import PREFIX, VIRIAL, Label, by_convention, find_labels, own_labels, scales, without_labels
 from mlff.content import Content
 from mlff.frames import LABELS, Frame
 from mlff.system import System
@@ -162,9 +162,10 @@ def _statements(path: pathlib.Path, where: list[str], images: list[Atoms], units
     if units is not None and form not in UNCONVERTED and not np.allclose(parse_units(units), 1.0):
         raise ValueError(f"{path.name}: ASE converts files of the form {form} to eV and Å itself; leave units= out")
     found = []
-    for place, inside in zip(where, stated, strict=True):
-        if units is None and inside is None and (keys or form in DUMPS):
-            what = f"the units of {', '.join(keys.values())}" if keys else "the units of a LAMMPS run"
+    for place, atoms, inside in zip(where, images, stated, strict=True):
+        own = [key for key in keys.values() if not by_convention(atoms, key)]
+        if units is None and inside is None and (own or form in DUMPS):
+            what = f"the units of {', '.join(own)}" if own else "the units of a LAMMPS run"
             raise ValueError(f"{place}: {what} are not stated; say units='eV', 'kcal/mol' or 'hartree/bohr'")
         silent = units is None and inside is None
         found.append((1.0, 1.0, CONVENTION) if silent else agreed_units(place, units, inside))

@@ -131,7 +131,7 @@ def _vibrational_energies(atoms: Atoms, imaginary: int) -> np.ndarray:
             "relax them first: mlff.relax(atoms)"
         )
     energies = constrained_frequencies(atoms) * INVERSE_CM
-    if (found := int(np.sum(energies < 0))) != imaginary:
+    if (found := int(np.sum(~(energies >= 0)))) != imaginary:
         lowest = ", ".join(f"{value:.0f}" for value in energies[: max(found, 1)] / INVERSE_CM)
         raise ValueError(
             f"atoms: {formula(atoms.numbers)} has {found} imaginary frequencies here where imaginary={imaginary} "

@@ -88,7 +88,7 @@ def require_relaxed(atoms: Atoms, what: str) -> None:
         ValueError: naming the largest force.
     """
     largest = np.linalg.norm(atoms.get_forces(), axis=1).max()
-    if largest > RELAXED:
+    if not largest <= RELAXED:
         raise ValueError(
             f"atoms: {what} needs a minimum of the energy, and the largest force is {largest:.2g} eV/Å; relax them until it "
             f"is below {RELAXED} eV/Å (ase.optimize)"

@@ -75,3 +75,47 @@ def test_two_sets_together(water):
         ValueError, match=r"water\.extxyz: frame 25 repeats the geometry of frame 5 of .* both have energy, forces"
     ):
         water[:6] + water[5:7]
+
+
+@pytest.mark.parametrize("labels", [None, ["forces"], ["energy", "forces"]])
+def test_a_key_that_is_asked_for_and_not_there(tmp_path, frames, labels):
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    message = r"w\.extxyz: no frame has energy; the file holds REF_energy, REF_forces; name the key with keys="
+    with pytest.raises(ValueError, match=message):
+        mlff.Dataset.read(tmp_path / "w.extxyz", units="eV", keys={"energy": "nope"}, labels=labels)
+    for atoms in frames[:4]:
+        atoms.info["mine"] = atoms.info["REF_energy"]
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    with pytest.raises(ValueError, match=r"frame 4 has no energy, 36 of 40"):
+        mlff.Dataset.read(tmp_path / "w.extxyz", units="eV", keys={"energy": "mine"})
+    some = mlff.Dataset.read(tmp_path / "w.extxyz", units="eV", keys={"energy": "mine"}, labels=["energy", "forces"])
+    assert sum("energy" in frame.labels for frame in some) == 4
+
+
+def test_total_charges_are_named_and_not_mixed(tmp_path, frames, water_model):
+    for atoms in frames:
+        atoms.info["charge"] = 1
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    data = mlff.Dataset.read(tmp_path / "w.extxyz")
+    assert data.charges() == {"H2O": 1.0}
+    assert "H2O (charge +1)" in repr(data)
+    kernel = water_model.kernel.replace(amplitude=None)
+    assert mlff.fit(kernel, data[:20]).record["charges"] == {"H2O": 1.0}
+    assert water_model.record["charges"] == {}
+    with pytest.raises(ValueError, match=r"w\.extxyz: its H2O has the total charge \+1, the training frames had \+0"):
+        mlff.evaluate(water_model.replace(record={**water_model.record, "fingerprints": []}), data)
+    frames[7].info["charge"] = 0
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    with pytest.raises(ValueError, match=r"frame 7 \(H2O\) has the total charge \+0, frame 0 has \+1; a force field"):
+        mlff.fit(kernel, mlff.Dataset.read(tmp_path / "w.extxyz"))
+    frames[3].info["charge"] = "much"
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    with pytest.raises(ValueError, match=r"w\.extxyz: frame 3: charge is no number \('much'\)"):
+        mlff.Dataset.read(tmp_path / "w.extxyz")
+
+
+@pytest.mark.parametrize(("charges", "total"), [([-0.6, 0.8, 0.8], 1.0), ([-0.8, 0.4, 0.4], 0.0), ([0.3, 0, 0], 0.0)])
+def test_charges_of_atoms_state_a_total_charge_if_it_is_an_integer(tmp_path, frames, charges, total):
+    frames[0].set_initial_charges(charges)
+    ase.io.write(tmp_path / "w.extxyz", frames[:1])
+    assert mlff.Dataset.read(tmp_path / "w.extxyz")[0].charge == total

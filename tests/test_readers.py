@@ -110,6 +110,61 @@ def test_hessians_in_npz(tmp_path, water, rng):
         mlff.Dataset.read(as_npz(tmp_path / "w.npz", water, H=hessians[:, :8]), units="kcal/mol")
 
 
+def test_units_in_some_frames_only(tmp_path, frames, water):
+    """Those that say nothing would be taken for eV: −137.87 beside −5.98."""
+    for atoms in frames[:3]:
+        atoms.info["units"] = "kcal/mol"
+        atoms.info["REF_energy"] /= KCAL
+        atoms.arrays["REF_forces"] /= KCAL
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    with pytest.raises(
+        ValueError, match=r"w\.extxyz: frame 0 states its units \(kcal/mol\), frame 3 and 36 others do not"
+    ):
+        mlff.Dataset.read(tmp_path / "w.extxyz")
+    with pytest.raises(ValueError, match=r"w\.extxyz: frame 0: states units 'kcal/mol', and units='eV' says otherwise"):
+        mlff.Dataset.read(tmp_path / "w.extxyz", units="eV")
+    for atoms in frames[3:]:
+        atoms.info["units"] = "eV/Å"
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    data = mlff.Dataset.read(tmp_path / "w.extxyz")  # each by its own
+    np.testing.assert_allclose(data.array("energy"), water[:40].array("energy"))
+    np.testing.assert_allclose(data.array("forces"), water[:40].array("forces"), atol=1e-8)
+    assert data.units == "kcal/mol (as stated by the file); eV/Å (as stated by the file)"
+    assert (
+        mlff.Dataset.read(tmp_path / "w.extxyz", units="eV/Ang", index="3:").units == "eV/Ang (as stated by the user)"
+    )
+
+
+def test_files_that_ase_converts_take_no_other_units(tmp_path, frames):
+    ase.io.write(tmp_path / "POSCAR", Atoms("He", cell=[9, 9, 9], pbc=True), format="vasp")
+    with pytest.raises(ValueError, match="POSCAR: ASE converts files of the form vasp to eV and Å itself; leave units"):
+        mlff.Dataset.read(tmp_path / "POSCAR", units="hartree/bohr")
+
+
+@pytest.mark.parametrize(("count", "frame"), [(10**9, 0), (10**9, 1), (4, 1)])
+def test_more_atoms_claimed_than_there_are(tmp_path, frames, count, frame):
+    ase.io.write(tmp_path / "w.xyz", frames[:2], format="extxyz")
+    lines = (tmp_path / "w.xyz").read_text().splitlines(keepends=True)
+    lines[5 * frame] = f"{count}\n"
+    (tmp_path / "w.xyz").write_text("".join(lines))
+    held = 8 if frame == 0 else 3
+    with pytest.raises(
+        ValueError, match=rf"w\.xyz: frame {frame} claims {count} atoms, and the file ends after {held} of"
+    ):
+        mlff.Dataset.read(tmp_path / "w.xyz")
+
+
+@pytest.mark.parametrize(("number", "what"), [(0, "atomic number 0"), (None, "position of atom 1 is not finite")])
+def test_atoms_that_are_none(tmp_path, frames, number, what):
+    if number is None:
+        frames[2].positions[1] = np.nan
+    else:
+        frames[2].numbers[1] = number
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    with pytest.raises(ValueError, match=rf"w\.extxyz: frame 2: .*{what}"):
+        mlff.Dataset.read(tmp_path / "w.extxyz")
+
+
 def test_vibrations_of_ase(tmp_path, water, rng):
     """Rows of fixed atoms are missing; energies and forces are there if the atoms had them."""
     atoms = water[3].to_ase()

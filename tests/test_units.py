@@ -16,13 +16,18 @@ from mlff import units
         ("Hartree/Bohr", 27.211386, 0.529177),
         ("kJ/mol/nm", 0.01036427, 10.0),
         ("meV/Å", 1e-3, 1.0),
+        ("au", 27.211386, 0.529177),
+        ("a.u.", 27.211386, 0.529177),
+        ("au/Ang", 27.211386, 1.0),
+        ("A, eV, eV/A, float32", 1.0, 1.0),
+        ("bohr, kcal/mol, kcal/mol/bohr", 0.0433641, 0.529177),
     ],
 )
 def test_factors(text, energy, length):
     np.testing.assert_allclose(units.parse_units(text), (energy, length), rtol=1e-6)
 
 
-@pytest.mark.parametrize("text", ["", "eV/parsec", "calories", "/Ang"])
+@pytest.mark.parametrize("text", ["", "eV/parsec", "calories", "/Ang", "eV, eV/bohr, A", "eV,", ","])
 def test_unknown_units_list_the_known(text):
     with pytest.raises(ValueError, match=r"kcal/mol.*bohr"):
         units.parse_units(text)
