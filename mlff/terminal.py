@@ -13,8 +13,6 @@ import typer
 
 from mlff import stages, wording
 
-INTERRUPTED = 130  # exit status of a command that Ctrl-C ends
-
 
 def say(text: str) -> None:
     """One line on standard output."""
@@ -83,13 +81,10 @@ class _Formatter(logging.Formatter):
 
 def _end(error: Exception, command, as_json: bool) -> None:
     """End the process as an error asks for; what is no user's error is raised on."""
-    kind, usage = type(error).__name__, getattr(error, "format_message", None)
-    if kind == "NoArgsIsHelpError":
+    usage = getattr(error, "format_message", None)  # of the option parser's own errors
+    if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(usage())
         sys.exit(2)
-    if kind == "Abort":  # what the option parser makes of Ctrl-C
-        typer.echo("interrupted", err=True)
-        sys.exit(INTERRUPTED)
     text = _no_device()
     if text is None and usage is not None:
         text = f"{_one_line(usage())}; mlff --help tells more"

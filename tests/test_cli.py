@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from ase.io.trajectory import Trajectory
 
 import mlff
 from mlff.files import reserved
+from mlff.metrics import short
 
 
 def mlff_command(*arguments, cwd, check=True):
@@ -33,7 +35,7 @@ def folder(tmp_path_factory, datasets):
         "--report", "report", "--json", cwd=folder,
     )  # fmt: skip
     (folder / "fit.json").write_text(done.stdout)
-    assert done.stderr == ""
+    (folder / "fit.stages").write_text(done.stderr)
     return folder
 
 
@@ -45,8 +47,20 @@ def test_fit_prints_json_and_writes_model_and_report(folder):
     assert numbers["n_train"] == 40
     assert numbers["n_test"] == 160
     assert numbers["permutations"] == 2
-    assert {path.name for path in folder.iterdir()} == {"w.mlff", "report", "fit.json"}
+    assert {path.name for path in folder.iterdir()} == {"w.mlff", "report", "fit.json", "fit.stages"}
     assert {path.name for path in (folder / "report").iterdir()} == {"report.md", "report.json", "parity.png"}
+
+
+def test_stages_are_told_where_there_is_no_terminal(folder):
+    """Every stage of a fit by a line at its start and one with its seconds; standard output stays pure JSON."""
+    lines = (folder / "fit.stages").read_text().splitlines()
+    started = [line.removesuffix(" …") for line in lines if line.endswith(" …")]
+    assert [name for name in started if name != "length scale"] == [
+        "read", "model", "descriptors", "assemble", "factorise", "training errors", "test", "self-check",
+    ]  # fmt: skip
+    assert "length scale" in started
+    ended = [re.fullmatch(r"(.+): [\d.]+ s", line)[1] for line in lines if not line.endswith(" …")]
+    assert ended == started
 
 
 def test_test_agrees_with_fit_and_with_python(folder, datasets):
@@ -61,6 +75,11 @@ def test_test_agrees_with_fit_and_with_python(folder, datasets):
     assert f"{1e3 * evaluation.forces_mae:.2f} meV/Å" in text
     assert "forces on O" in text
     assert (folder / "p.png").exists()
+    energies = mlff_command(
+        "test", "w.mlff", datasets / "water.extxyz", "--frames", "200:220", "--labels", "energy", "--json", cwd=folder
+    )
+    assert set(json.loads(energies.stdout)["errors"]) == {"energy"}
+    assert "meV/atom" in text
 
 
 def test_show(folder):
@@ -71,6 +90,23 @@ def test_show(folder):
     numbers = json.loads(mlff_command("show", "w.mlff", "--json", cwd=folder).stdout)
     assert numbers["descriptor"] == "descriptors.distances:inverse_distances"
     assert numbers["n_train"] == 40
+    fitted = json.loads((folder / "fit.json").read_text())
+    assert numbers["test"]["forces_mae"] == fitted["forces_mae"]
+    assert numbers["test"]["source"] == "water.extxyz"
+    assert f"test on 160 frames of water.extxyz: energy MAE {short(1e3 * fitted['energy_mae'])} meV" in text
+    assert f"amplitude {fitted['amplitude']:.4g} eV²" in text
+    assert not re.search(r"\d\.\d{7}", text)  # of no use to anybody
+
+
+def test_a_device_that_is_not_there(folder, datasets):
+    environment = {**os.environ, "JAX_PLATFORMS": "cuda"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mlff", "test", "w.mlff", str(datasets / "water.extxyz"), "--frames", "300:302", "--json"],
+        cwd=folder, capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"].startswith("JAX_PLATFORMS=cuda: JAX finds no such device")
+    assert "Traceback" not in done.stderr
 
 
 def test_md_nve_and_thermostat_and_resume(folder):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mlff.files import reserved, write_whole
+from mlff.files import made_folder, reserved, write_whole
 
 
 def test_killed_while_writing_leaves_the_old_file(tmp_path):
@@ -64,6 +64,33 @@ def test_what_cannot_be_written_shows_before_the_work(tmp_path):
     ):
         with pytest.raises(ValueError, match=message), reserved({"--out": path, "--plot": None}):
             pass
+
+
+def test_several_outputs_of_one_option(tmp_path):
+    pages = [tmp_path / "a", tmp_path / "b"]
+    with (
+        pytest.raises(ValueError, match=r"--report .*b: would replace a file that is in use \(--out writes it\)"),
+        reserved({"--out": tmp_path / "b", "--report": pages}),
+    ):
+        pass
+    with reserved({"--report": pages}):
+        assert {path.name for path in tmp_path.iterdir()} == {".a.lock", ".b.lock"}
+
+
+def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path):
+    with made_folder("--report", tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert not list(tmp_path.iterdir())
+    with made_folder("--report", tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "page").write_text("")
+    assert (tmp_path / "a" / "b" / "page").exists()
+    with (
+        pytest.raises(ValueError, match=r"--report .*page: this folder cannot be made"),
+        made_folder("--report", tmp_path / "a" / "b" / "page"),
+    ):
+        pass
+    with made_folder("--report", None):
+        pass
 
 
 def test_another_process_is_refused_until_the_first_ends_however_it_does(tmp_path):

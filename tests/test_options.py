@@ -20,10 +20,17 @@ def test_labels():
         parse_labels("forces,,energy")
 
 
+def test_what_is_given_twice_contradicts_itself():
+    with pytest.raises(ValueError, match="--key energy=F: the key of energy is given already, E; give one"):
+        parse_keys(["energy=E", "energy=F"])
+    with pytest.raises(ValueError, match=r"--noise forces=2: the noise of forces is given already, 0\.1; give one"):
+        parse_noise(["forces=0.1", "forces=2"])
+
+
 def test_keys_and_noise():
     assert parse_keys(["energy=E", "forces=F"]) == {"energy": "E", "forces": "F"}
     assert parse_keys(["energy=E", "energy=E"]) == {"energy": "E"}
-    with pytest.raises(ValueError, match="--key energy=G: energy was given as E before"):
+    with pytest.raises(ValueError, match="--key energy=G: the key of energy is given already, E"):
         parse_keys(["energy=E", "energy=G"])
     assert parse_noise(["0.1"]) == 0.1
     assert parse_noise(["forces=0.1", "energy=1e-3"]) == {"forces": 0.1, "energy": 1e-3}

@@ -1,12 +1,17 @@
 """The report: files that are there, numbers that agree, pictures that are pictures."""
 
+import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
 
 import mlff
-from mlff.report import parity_figure, png, write_report
+from mlff.metrics import Evaluation, LabelErrors
+from mlff.report import fit_summary, parity_figure, peak_memory_mb, png, write_report
+
+units = {"forces": "eV/Å", "stress": "eV/Å³"}
 
 
 @pytest.fixture
@@ -45,4 +50,54 @@ def test_parity_points_lie_where_they_should(evaluation):
 
 def test_parity_without_forces(water_model, water):
     bare = mlff.Dataset([mlff.Frame(f.system, {"energy": f.labels["energy"]}) for f in water[50:]])
-    assert len(png(parity_figure(mlff.evaluate(water_model, bare)))) > 5_000
+    figure = parity_figure(mlff.evaluate(water_model, bare))
+    assert [ax.get_xlabel() for ax in figure.axes] == ["reference energy (eV)"]
+    assert len(png(figure)) > 5_000
+
+
+def made(values, sizes):
+    """An evaluation of given references and predictions."""
+    errors = {name: LabelErrors.of(*pair, units.get(name, "eV")) for name, pair in values.items()}
+    nothing = (np.full(len(sizes), np.nan),) * 2
+    return Evaluation(
+        0.0, 0.0, 0.0, 0.01, 1.0, len(sizes), {}, values.get("energy", nothing), nothing,
+        energy_mae_per_atom=0.02 if "energy" in values else np.nan, energy_rmse_per_atom=0.03, errors=errors, values=values,
+        sizes=np.array(sizes),
+    )  # fmt: skip
+
+
+def test_panels_of_what_there_is(rng):
+    """Energies an atom where sizes differ, stresses in GPa, no panel of what is not there; force errors last."""
+    forces, stress = rng.standard_normal((2, 9)), rng.standard_normal((2, 9))
+    energies = np.array([-30.0, -70.0]), np.array([-30.3, -69.3])
+    figure = parity_figure(made({"energy": energies, "forces": tuple(forces), "stress": tuple(stress)}, [3, 7]))
+    shown = [ax for ax in figure.axes if ax.axison]
+    assert [ax.get_xlabel() for ax in shown] == [
+        "reference energy per atom (eV/atom)", "reference forces (eV/Å)", "reference stress (GPa)", "force error (meV/Å)",
+    ]  # fmt: skip
+    assert shown[0].get_title() == "MAE 20.00 meV/atom"
+    np.testing.assert_allclose(shown[0].collections[0].get_offsets(), [[0.0, -0.1], [0.0, 0.1]], atol=1e-12)
+    np.testing.assert_allclose(shown[2].collections[0].get_offsets()[:, 0], 160.2176634 * stress[0])
+    only = parity_figure(made({"forces": tuple(forces)}, [3]))
+    assert [ax.get_xlabel() for ax in only.axes] == ["reference forces (eV/Å)", "force error (meV/Å)"]
+    with pytest.raises(ValueError, match="nothing was compared"):
+        parity_figure(made({}, [3]))
+
+
+def test_report_of_what_cannot_be_compared(tmp_path, water_model, water):
+    """No picture, and the reason in its place."""
+    nothing = dataclasses.replace(made({}, [3, 3]), not_compared={"stress": "its descriptor takes no cell"})
+    written = write_report(tmp_path, water_model, nothing, [])
+    assert {path.name for path in written} == {"report.md", "report.json"}
+    page = (tmp_path / "report.md").read_text()
+    assert "Not compared: stress, its descriptor takes no cell." in page
+    assert "nan" not in page
+    assert "| training, 40 | energy per atom |" in page
+
+
+def test_memory_where_the_system_does_not_tell(monkeypatch, water_model):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert peak_memory_mb() is None
+    assert json.loads(json.dumps(fit_summary(water_model, None)))["peak_memory_mb"] is None
+    monkeypatch.undo()
+    assert peak_memory_mb() > 10

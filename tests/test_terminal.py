@@ -1,4 +1,4 @@
-"""The progress bar: on a terminal, and only there."""
+"""What goes to a terminal: the bar, and JSON that JSON's readers read."""
 
 import json
 import os
@@ -6,9 +6,16 @@ import pty
 import subprocess
 import sys
 
+from mlff.terminal import print_json
+
+
+def test_json_has_no_nan(capsys):
+    print_json({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": float("-inf"), "e": "é"}})
+    assert capsys.readouterr().out == '{"a": null, "b": [1.5, null], "c": {"d": null, "e": "é"}}\n'
+
 
 def test_progress_on_a_terminal_only(tmp_path, datasets):
-    """Under a pseudo-terminal the bar appears on standard error; in a pipe there is none (seen above)."""
+    """Under a pseudo-terminal the bar appears on standard error; in a pipe there are lines (tests of the command line)."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "mlff", "fit", str(datasets / "water.extxyz"), "--frames", "0:60", "--out", "t.mlff", "--json"],
