@@ -10,14 +10,13 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
+from mlff.bonds import bond_graph, keep_bonds
 from mlff.dataset import Dataset
-from mlff.units import COVALENT_RADII, formula, symbols
+from mlff.units import formula, symbols
 
 PAIRS = 3000  # pairs of neighbouring frames that are matched, about
 TOLERANCE = 1.3  # a match counts up to this multiple of the median residual of the frames' best matches
 ENUMERATION_LIMIT = 20_000  # elements after which a group is called "larger than"
-BOND = 1.25  # a bond is shorter than this multiple of the sum of the covalent radii
-BOND_SHARE = 0.01  # in at least this share of the frames
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,6 +83,15 @@ class Permutations:
     def __hash__(self) -> int:
         return hash(self.indices.tobytes())
 
+    def intersection(self, other: Permutations) -> Permutations:
+        """The permutations that both groups have, with what was measured of them here."""
+        theirs = {tuple(p) for p in other.indices}
+        both = np.array([tuple(p) in theirs for p in self.indices])
+        if both.all():
+            return self
+        elements = self.indices[both]
+        return Permutations(elements, _independent(elements, len(elements)), self.residuals[both], self.support[both])
+
     def certificate(self) -> dict:
         """Order, generators in cycle notation (atoms counted from 0), and how well each is borne out by the frames."""
         position = {tuple(p): i for i, p in enumerate(self.indices)}
@@ -127,9 +135,10 @@ def find_permutations(dataset: Dataset, reach: str = "dynamics", max_order: int 
 
     `reach="dynamics"`: those that the dynamics reaches. Frames that are neighbours up to an exchange of atoms
     (nearest by their sorted distances) are matched by assignment on their distance matrices and superimposed, by a
-    rotation or a reflection; a match as close as frames match typically counts, and what counts generates the
-    group. An exchange that no frame comes near, such as that of two hydrogens within one methyl alone, does not
-    count: distances hardly tell it where methyls are far apart on a planar molecule, the superposition does.
+    rotation or a reflection; a match as close as frames match typically counts, if the bonds that it moves stay
+    as long as they are to within their vibrations, and what counts generates the group. An exchange that no frame comes
+    near, such as that of two hydrogens within one methyl alone, does not count: distances hardly tell it where methyls
+    are far apart on a planar molecule, the superposition does.
     `reach="graph"`: all automorphisms of the bond graph, reached or not: exact for the energy as well, but a larger
     group, so a dearer model.
 
@@ -152,9 +161,12 @@ def find_permutations(dataset: Dataset, reach: str = "dynamics", max_order: int 
     matches = [_match(matrices[i], matrices[j], numbers) for i, j in pairs]
     centred = positions - positions.mean(axis=1, keepdims=True)
     fits = _misfits(centred[pairs[:, 0]], np.stack([centred[j][p] for (_, j), p in zip(pairs, matches, strict=True)]))
-    found = (
-        _reached(matches, fits, pairs) if reach == "dynamics" else _automorphisms(_bonds(matrices, numbers), numbers)
-    )
+    if reach == "dynamics":
+        near = fits <= _limit(fits, pairs)
+        matched = [p for p, chosen in zip(matches, near, strict=True) if chosen]
+        found = _reached(matched, fits[near], keep_bonds(matched, pairs[near], matrices, numbers))
+    else:
+        found = _automorphisms(bond_graph(matrices, numbers), numbers)
     try:
         elements = _close(found, ENUMERATION_LIMIT)
         order = str(len(elements))
@@ -271,24 +283,21 @@ def _misfits(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0.0) / one.shape[1])
 
 
-def _reached(matches: list[np.ndarray], misfits: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The permutations of the matches that fit as well as frames' best matches typically do, best first."""
+def _limit(misfits: np.ndarray, pairs: np.ndarray) -> float:
+    """Up to what misfit a match counts, Å: that of frames' best matches, typically."""
     nearest = np.full(pairs.max() + 1, np.inf)
     for column in (0, 1):
         np.minimum.at(nearest, pairs[:, column], misfits)
-    limit = TOLERANCE * np.median(nearest[np.isfinite(nearest)])
-    order = np.argsort(misfits, kind="stable")
-    kept = {tuple(int(a) for a in matches[i]): None for i in order if misfits[i] <= limit}
-    return np.array(list(kept)).reshape(-1, len(matches[0]))
+    return TOLERANCE * float(np.median(nearest[np.isfinite(nearest)]))
 
 
-def _bonds(matrices: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Which atoms are bonded in some of the frames, shape (n, n); a proton that is shared counts for both."""
-    radii = COVALENT_RADII[numbers]
-    close = matrices < BOND * (radii[:, None] + radii)
-    bonded = close.mean(axis=0) >= BOND_SHARE
-    np.fill_diagonal(bonded, False)
-    return bonded
+def _reached(matches: list[np.ndarray], misfits: np.ndarray, sound: np.ndarray) -> np.ndarray:
+    """The permutations of the matches of which at least half are sound, best first."""
+    votes: dict[tuple[int, ...], list[bool]] = {}
+    for i in np.argsort(misfits, kind="stable"):
+        votes.setdefault(tuple(int(a) for a in matches[i]), []).append(bool(sound[i]))
+    kept = [p for p, given in votes.items() if 2 * sum(given) >= len(given)]
+    return np.array(kept, dtype=int).reshape(-1, len(matches[0]))
 
 
 def _automorphisms(bonded: np.ndarray, numbers: np.ndarray) -> np.ndarray:

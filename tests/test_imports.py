@@ -10,7 +10,7 @@ ORDER = [
     "arguments", "files", "precision", "batching", "units", "cells", "system", "frames", "content",
     "ase_labels", "npz", "readers", "identity", "placeholders", "checks", "dataset", "labelled", "neighbors",
     "linalg.tiles", "linalg.threads",
-    "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
+    "bonds", "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
     "expansion", "coverage", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",
     "derivatives", "prepared", "requests", "force_field", "archive", "sgdml", "export", "hyperparameters",
     "predictions", "metrics", "fitting",

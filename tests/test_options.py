@@ -29,9 +29,6 @@ def test_what_is_given_twice_contradicts_itself():
 
 def test_keys_and_noise():
     assert parse_keys(["energy=E", "forces=F"]) == {"energy": "E", "forces": "F"}
-    assert parse_keys(["energy=E", "energy=E"]) == {"energy": "E"}
-    with pytest.raises(ValueError, match="--key energy=G: the key of energy is given already, E"):
-        parse_keys(["energy=E", "energy=G"])
     assert parse_noise(["0.1"]) == 0.1
     assert parse_noise(["forces=0.1", "energy=1e-3"]) == {"forces": 0.1, "energy": 1e-3}
     assert parse_noise(None) is None

@@ -85,6 +85,59 @@ def test_labels_that_differ_are_told_apart(rng):
     assert cycles(found.generators[0]) == "(1 2)"
 
 
+def placed(x, bond, length, angle, bend, dihedral, turn) -> np.ndarray:
+    """An atom from its distance, angle and dihedral (degrees) with three others."""
+    axis, side = x[bond] - x[angle], x[dihedral] - x[angle]
+    axis /= np.linalg.norm(axis)
+    side -= axis * (side @ axis)
+    side /= np.linalg.norm(side)
+    bend, turn = np.deg2rad(bend), np.deg2rad(turn)
+    around = np.cos(turn) * side + np.sin(turn) * np.cross(axis, side)
+    return x[bond] + length * (np.sin(bend) * around - np.cos(bend) * axis)
+
+
+# number, bond, length, angle, bend, dihedral, turn, which free torsion is added
+BUTYRIC_ACID = [
+    (8, 0, 1.22, 1, 125, 2, 0, 0), (8, 0, 1.38, 1, 112, 2, 180, 0), (1, 4, 0.98, 0, 107, 1, 0, 1),
+    (1, 1, 1.09, 0, 109, 2, 120, None), (1, 1, 1.09, 0, 109, 2, 240, None), (6, 2, 1.53, 1, 112, 0, 0, 2),
+    (1, 2, 1.09, 1, 109, 0, 120, 2), (1, 2, 1.09, 1, 109, 0, 240, 2),
+    (1, 8, 1.09, 2, 110, 1, 0, 3), (1, 8, 1.09, 2, 110, 1, 120, 3), (1, 8, 1.09, 2, 110, 1, 240, 3),
+]  # fmt: skip
+
+
+def butyric_acid(frames: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """C=O of 1.22 Å and C–OH of 1.38 Å, four torsions that turn freely, bonds that vibrate by 0.04 Å."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(frames):
+        torsions = rng.uniform(0, 360, 4)
+        x = [np.zeros(3), np.array([1.51, 0, 0]), np.array([2.08, 1.42, 0])]
+        for _, bond, length, angle, bend, dihedral, turn, free in BUTYRIC_ACID:
+            x.append(placed(x, bond, length, angle, bend, dihedral, turn + (0 if free is None else torsions[free])))
+        found.append(np.array(x) + 0.03 * rng.standard_normal((len(x), 3)))
+    return np.array(found), np.array([6, 6, 6] + [row[0] for row in BUTYRIC_ACID])
+
+
+@pytest.mark.parametrize("seed", [6, 7])
+def test_frames_far_apart_do_not_certify_unlike_bonds(seed):
+    """Thirty frames fit an exchange of the two oxygens, the hydrogen left behind, as well as others: to 0.5 Å."""
+    x, numbers = butyric_acid(30, seed)
+    found = mlff.find_permutations(dataset_of(x, numbers))
+    assert len(found) == 6
+    assert (found.indices[:, 3] == 3).all()
+    assert found.certificate()["largest_residual"] < 0.5
+
+
+@pytest.mark.parametrize("count", [30, 60, 100])
+def test_bonds_that_are_never_as_long_tell_like_graphs_apart(count):
+    """Of the anion with unlike bonds the exchange fits to 0.1 Å and keeps the graph; their lengths alone forbid it."""
+    x, numbers = butyric_acid(count, seed=1)
+    kept = np.delete(np.arange(len(numbers)), 5)
+    found = mlff.find_permutations(dataset_of(x[:, kept], numbers[kept]))
+    assert len(found) == 6
+    assert (found.indices[:, 3] == 3).all()
+    assert len(mlff.find_permutations(dataset_of(x[:, kept], numbers[kept]), reach="graph")) > 6
+
+
 def test_too_large_a_group_states_its_cost(rng):
     """Eight free argon atoms: 8! permutations of the bond graph; the message offers a way on."""
     frames = [rng.uniform(0, 20, (8, 3)) for _ in range(5)]
