@@ -115,6 +115,10 @@ class Descriptor(struct.PyTreeNode):
             return self
         if self.elements is None:
             return self.replace(settings=tuple(sorted((*self.settings, (COMPLETED, present)))))
+        if len(set(self.elements)) < len(self.elements):
+            raise ValueError(
+                f"descriptor {self.name}: elements={self.elements} name one more than once; name each once"
+            )
         if missing := sorted(set(present) - set(self.elements)):
             raise ValueError(
                 f"descriptor {self.name}: elements={self.elements} lack {', '.join(symbols(missing))}, which the frames "

@@ -193,6 +193,8 @@ def _atomic_energies(kernel: Kernel, given: Mapping[str, float] | None) -> dict[
         known = {atomic_numbers[symbol]: float(energy) for symbol, energy in given.items()}
     except KeyError as error:
         raise ValueError(f"atomic_energies: {error.args[0]!r} is no element; write {{'H': -13.6}}") from error
+    if broken := [symbol for symbol, energy in given.items() if not np.isfinite(energy)]:
+        raise ValueError(f"atomic_energies: that of {broken[0]} is {given[broken[0]]}; give a number, eV")
     if missing := sorted(set(elements) - set(known)):
         raise ValueError(f"atomic_energies: those of {', '.join(symbols(missing))} are missing, eV")
     return {z: known[z] for z in elements}

@@ -7,7 +7,8 @@ molecules or environment by environment. Sums are made of those. All that the fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from mlff.descriptor import Descriptor
 from mlff.precision import Array
 from mlff.radial import Product, Radial
 from mlff.symmetry import Permutations
+from mlff.units import symbols
 
 
 class _Kernel(struct.PyTreeNode):
@@ -58,7 +60,7 @@ class _Kernel(struct.PyTreeNode):
 
     @property
     def permutations_used(self) -> Permutations | None:
-        """The group of the first leaf that has one."""
+        """The group that the energy is symmetrised over; None without one."""
         groups = (getattr(leaf, "permutations", None) for leaf in self.leaves)
         return next((group for group in groups if group is not None), None)
 
@@ -80,6 +82,16 @@ def _check_leaf(leaf) -> None:
     if callable(leaf.descriptor) and not isinstance(leaf.descriptor, Descriptor):
         object.__setattr__(leaf, "descriptor", Descriptor.wrap(leaf.descriptor))
     require_positive("amplitude", leaf.amplitude, ", eV², or None to take it from the data")
+
+
+def _ascending(elements) -> tuple[int, ...]:
+    """A set of atomic numbers, in whatever order it is given, each once and in ascending order."""
+    found = np.asarray(tuple(elements))
+    if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found) or found.min() < 1:
+        raise ValueError(
+            f"LocalKernel: elements={elements!r} must be atomic numbers, (1, 8), or None to take the data's"
+        )
+    return tuple(int(z) for z in np.unique(found))
 
 
 class GlobalKernel(_Kernel):
@@ -157,7 +169,7 @@ class LocalKernel(_Kernel):
     Attributes:
         descriptor: a function of positions, shape (n, D), or a `functools.partial` of one.
         radial: f and ℓ, a number or one for every feature; without a length scale, `fit` finds one.
-        elements: atomic numbers that have channels; filled in from the data.
+        elements: atomic numbers that have channels, in any order, kept in ascending one; filled in from the data.
         amplitude: A, in eV²; None takes it from the data, as for `GlobalKernel`.
 
     Source: Bartók et al., Phys. Rev. Lett. 104, 136403 (2010), doi 10.1103/PhysRevLett.104.136403.
@@ -165,21 +177,31 @@ class LocalKernel(_Kernel):
 
     descriptor: Descriptor | Callable
     radial: Radial
-    elements: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
+    elements: Collection[int] | None = struct.field(pytree_node=False, default=None)
     amplitude: float | Array | None = None
 
     def __post_init__(self):
         _check_leaf(self)
+        if self.elements is not None:
+            object.__setattr__(self, "elements", _ascending(self.elements))
 
     def bare(self) -> LocalKernel:
         """Without its amplitude."""
         return self.replace(amplitude=None)
 
     def _completed(self, numbers) -> LocalKernel:
-        present = tuple(sorted({int(z) for z in np.ravel(numbers)}))
-        return self.replace(
-            descriptor=self.descriptor.completed(numbers), elements=present if self.elements is None else self.elements
-        )
+        present = _ascending(np.ravel(numbers))
+        if self.elements is not None and (missing := sorted(set(present) - set(self.elements))):
+            raise ValueError(
+                f"LocalKernel: elements={self.elements} lack {', '.join(symbols(missing))}, which the frames hold; add "
+                "them, or leave elements out"
+            )
+        if self.elements is not None and (unseen := sorted(set(self.elements) - set(present))):
+            raise ValueError(
+                f"LocalKernel: elements={self.elements} hold {', '.join(symbols(unseen))}, of which the frames teach "
+                "nothing; leave elements out"
+            )
+        return self.replace(descriptor=self.descriptor.completed(numbers), elements=present)
 
     def channels(self, numbers) -> np.ndarray:
         """The species channel of every atom, shape (n,)."""
@@ -309,6 +331,15 @@ class SumKernel(_Kernel):
     @property
     def parts(self):
         return self.terms
+
+    @property
+    def permutations_used(self) -> Permutations | None:
+        """The group that leaves the energy of all terms unchanged: what the groups of the global ones have in common (a
+        local one takes all permutations of like atoms); None where a global term has none."""
+        groups = [term.permutations_used for term in self.terms if not term.transferable]
+        if not groups or any(group is None for group in groups):
+            return None
+        return functools.reduce(Permutations.intersection, groups)
 
     @property
     def amplitude(self) -> tuple | None:

@@ -17,7 +17,7 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from mlff.operators import Functionals
 
@@ -115,6 +115,11 @@ def orders(rows: Rows) -> Float[np.ndarray, " rows"]:
         np.any(array != 0.0, axis=tuple(range(1, array.ndim))) for array in (rows.matrices, rows.directions)
     )
     return np.where(second, 2.0, np.where(first, 1.0, 0.0))
+
+
+def strains_alone(rows: Rows, displacements: int) -> Bool[np.ndarray, " rows"]:
+    """Which rows are first derivatives by strains and not by displacements, the first of the coordinates: stresses."""
+    return (orders(rows) == 1.0) & ~rows.directions[:, :displacements].any(axis=1)
 
 
 def stack(parts: list[Rows]) -> Rows:

@@ -15,7 +15,7 @@ from mlff.kernels import Kernel
 from mlff.labelled import LabelledFrames
 from mlff.labels import Noise, describe
 from mlff.linalg.tiles import NotPositiveDefinite, SymmetricTiles
-from mlff.rows import orders
+from mlff.rows import orders, strains_alone
 from mlff.second_order import add_second_order
 from mlff.terms import Term
 
@@ -71,9 +71,10 @@ def solve(
     if fixed is not None:
         labels = labels - design @ fixed
     _require_memory(len(labels))
-    shares = _shares(kernel, carried)
+    telling = _telling(carried, frames, labels)
+    shares = _shares(kernel, carried, telling)
     matrix = _assemble(carried, shares, progress)
-    scale = 1.0 if kernel.amplitude is not None else _prior_amplitude(carried, labels, design, matrix.diagonal())
+    scale = 1.0 if kernel.amplitude is not None else _prior_amplitude(telling, labels, design, matrix.diagonal())
     matrix.add_to_diagonal(np.concatenate([rows.noise for rows in carried.rows]) ** 2 / scale)
     progress("factorise", 0.0)
     try:
@@ -146,34 +147,45 @@ def _right_hand_sides(carried: Carried, frames: LabelledFrames, elements) -> tup
     return labels, design
 
 
-def _prior_amplitude(carried: Carried, labels: np.ndarray, design: np.ndarray, diagonal: np.ndarray) -> float:
-    """A for which the prior variance A·L L k(x, x) of the labels is their mean square.
+def _telling(carried: Carried, frames: LabelledFrames, labels: np.ndarray) -> np.ndarray:
+    """Which rows say how large the energy's variations are: those of one unit, so that their squares can be added.
 
-    Of the forces where there are any, else of second derivatives: how far energies lie from unknown constants says less.
+    Forces where there are any, else second derivatives, else stresses: how far energies lie from unknown constants says less.
     """
+    sizes = [batch.positions[0].size for batch in frames.batches for _ in range(len(batch))]
     order = np.concatenate([orders(rows) for rows in carried.rows])
-    chosen = order == next((k for k in (1, 2) if labels[order == k].any()), 0)
-    if not chosen.any():
+    strained = np.concatenate([strains_alone(rows, size) for rows, size in zip(carried.rows, sizes, strict=True)])
+    kinds = ((order == 1) & ~strained, order == 2, strained)
+    return next((kind for kind in kinds if labels[kind].any()), order == 0)
+
+
+def _prior_amplitude(telling: np.ndarray, labels: np.ndarray, design: np.ndarray, diagonal: np.ndarray) -> float:
+    """A for which the prior variance A·L L k(x, x) of the telling labels is their mean square."""
+    if not telling.any():
         return 1.0
-    signal, columns = labels[chosen], design[chosen]
+    signal, columns = labels[telling], design[telling]
     if columns.any():
         signal = signal - columns @ np.linalg.lstsq(columns, signal, rcond=None)[0]
-    return float(np.sum(signal**2) / np.sum(diagonal[chosen])) or 1.0
+    return float(np.sum(signal**2) / np.sum(diagonal[telling])) or 1.0
 
 
-def _shares(kernel: Kernel, carried: Carried) -> np.ndarray:
-    """What every part is multiplied by: its amplitude, or of several without one, equal shares of the labels' variance."""
+def _shares(kernel: Kernel, carried: Carried, telling: np.ndarray) -> np.ndarray:
+    """What every part is multiplied by: its amplitude, or of several without one, equal shares of the variance of the
+    telling labels."""
     given = kernel.amplitude
     if given is not None:
         return np.array([float(a) for a in (given if isinstance(given, tuple) else (given,))])
     if len(carried.terms) == 1:
         return np.ones(1)
-    chosen = np.unique(np.linspace(0, len(carried.labels) - 1, SHARE_FRAMES).astype(int))
+    ends = np.cumsum([label.size for label in carried.labels])
+    own = np.split(telling, ends[:-1])
+    having = np.flatnonzero([rows.any() for rows in own])
     traces = np.zeros(len(carried.terms))
-    for i in chosen:
+    for i in having[np.unique(np.linspace(0, len(having) - 1, SHARE_FRAMES).astype(int))]:
         here = slice(i, i + 1)
         for t, term in enumerate(carried.terms):
-            traces[t] += np.trace(_product(carried, term, here, here, term.columns(carried.labels, here))[0, :, 0])
+            product = _product(carried, term, here, here, term.columns(carried.labels, here))[0, :, 0]
+            traces[t] += np.diagonal(product)[own[i]].sum()
     return 1.0 / (len(traces) * traces / traces.mean())
 
 

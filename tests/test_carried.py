@@ -8,6 +8,7 @@ import numpy as np
 import properties
 import pytest
 from ase.calculators.morse import MorsePotential
+from conftest import moments
 from test_gram import LINEAR, WATER, dense_matrix, frames_of, system_matrix
 
 import mlff
@@ -194,6 +195,43 @@ def test_equal_shares_of_a_sum(water):
     assert traces[0] == pytest.approx(traces[1], rel=1e-6)
     force_field = mlff.fit(kernel, water[:12])
     np.testing.assert_allclose(force_field.forces(water[3].positions), water[3].labels["forces"], atol=1e-3)
+
+
+def test_shares_of_a_sum_are_of_one_kind_of_labels(water):
+    """Energies, and stresses of another unit, that join forces change no ratio of the terms."""
+    kernel = mlff.SumKernel(
+        (
+            mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=3.0), SWAP),
+            mlff.LocalKernel(moments, mlff.RBF(lengthscale=1.5)),
+        )
+    ).completed([8, 1, 1])
+    frames = LabelledFrames.of(water[:12])
+    bare = [mlff.Frame(f.system, {"energy": f.labels["energy"]}) for f in water[12:40]]
+    forces = solve(kernel, frames, {"forces": 1e-3}).amplitudes
+    both = solve(kernel, frames, {"energy": 1e-3, "forces": 1e-3}).amplitudes
+    more = solve(
+        kernel, LabelledFrames.of(mlff.Dataset([*bare, *water[:12]])), {"energy": 1e-3, "forces": 1e-3}
+    ).amplitudes
+    assert both[1] / both[0] == pytest.approx(forces[1] / forces[0], rel=1e-9)
+    assert more[1] / more[0] == pytest.approx(forces[1] / forces[0], rel=1e-9)
+    assert both[0] == pytest.approx(forces[0], rel=1e-9)
+
+
+def test_amplitudes_are_of_the_forces_where_there_are_stresses_too(silicon, rng):
+    """Stresses are first derivatives as well, in another unit: with them the amplitude stays that of the forces."""
+    found = []
+    for _ in range(4):
+        atoms = ase.build.bulk("Si", a=5.4)
+        atoms.rattle(0.1, rng=rng)
+        atoms.calc = silicon.calc
+        system = System.from_ase(atoms)
+        found.append(mlff.Frame(system, {"forces": atoms.get_forces(), "stress": 5.0 * np.eye(3)}))
+    kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=3.0)).completed([14])
+    frames = LabelledFrames.of(mlff.Dataset(found))
+    alone, both = (
+        solve(kernel, frames, noise).amplitudes[0] for noise in ({"forces": 0.1}, {"forces": 0.1, "stress": 0.1})
+    )
+    assert both == pytest.approx(alone, rel=1e-9)
 
 
 def test_length_scales_of_a_sum_are_searched_together(water):

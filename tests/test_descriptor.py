@@ -2,11 +2,12 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 
 import mlff
-from descriptors import fchl19, inverse_distances
+from descriptors import acsf, fchl19, inverse_distances, soap
 from mlff.descriptor import Descriptor
 
 
@@ -33,6 +34,31 @@ def test_elements_are_filled_in_from_the_data_and_never_lack_any():
     with pytest.raises(ValueError, match=r"elements=\(1, 6, 8\) lack S"):
         given.completed([16, 1, 1])
     assert Descriptor.wrap(inverse_distances).completed([8, 1]).elements is None
+
+
+@pytest.mark.parametrize(
+    "descriptor",
+    [
+        functools.partial(fchl19, radial2=3, radial3=2, cutoff=4.0),
+        functools.partial(acsf, cutoff=4.0),
+        functools.partial(soap, n_max=2, l_max=1, cutoff=4.0),
+    ],
+)
+def test_elements_in_any_order_are_one_kernel(descriptor, ethanol):
+    """The features come in another order, the products between atoms are the same."""
+    positions, numbers = ethanol[0].positions, ethanol[0].numbers
+    with jax.enable_x64(True):
+        one, two = (
+            np.asarray(jax.jit(functools.partial(descriptor, elements=elements))(positions, numbers))
+            for elements in ((1, 6, 8), (8, 1, 6))
+        )
+    assert np.abs(one - two).max() > 0.01 * np.abs(one).max()
+    np.testing.assert_allclose(one @ one.T, two @ two.T, rtol=1e-9, atol=1e-12)
+
+
+def test_elements_are_named_once(water):
+    with pytest.raises(ValueError, match=r"elements=\(1, 8, 1\) name one more than once"):
+        Descriptor.wrap(functools.partial(fchl19, elements=(1, 8, 1))).completed([8, 1, 1])
 
 
 def test_nested_arrays_are_hyperparameters():

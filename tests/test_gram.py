@@ -36,7 +36,7 @@ def system_matrix(kernel, frames, names, rearranged=True):
     if not rearranged:
         for term in carried.terms:
             term.rearranged = None
-    tiles = solver._assemble(carried, solver._shares(kernel, carried), lambda *_: None)
+    tiles = solver._assemble(carried, solver._shares(kernel, carried, np.ones(0, bool)), lambda *_: None)
     full = np.zeros((tiles.size, tiles.size))
     for i, row in enumerate(tiles.tiles):
         for j, tile in enumerate(row):

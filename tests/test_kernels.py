@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from conftest import moments
 
 import mlff
 from descriptors import inverse_distances, powered_distances
@@ -74,6 +75,47 @@ def rotated_features(positions):
     """An exchange of the hydrogens turns these features into each other by a matrix that is no rearrangement."""
     first, second, third = inverse_distances(positions)
     return jax.numpy.stack([first + second, first - second, third])
+
+
+def test_elements_of_a_local_kernel_are_a_set(water):
+    """In any order, each once or more: one model; what the data lack or add is refused before the work, with its remedy."""
+    x = water[50].positions
+    expected = mlff.fit(mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0)), water[:8], noise=1e-3).forces(x)
+    for elements in ((8, 1), [1, 8, 1], {8, 1}):
+        kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0), elements)
+        assert kernel.elements == (1, 8)
+        np.testing.assert_array_equal(mlff.fit(kernel, water[:8], noise=1e-3).forces(x), expected)
+    for elements, message in (((1,), "lack O.*or leave elements out"), ((1, 8, 16), "hold S, of which the frames")):
+        with pytest.raises(ValueError, match=rf"LocalKernel: elements=.*{message}"):
+            mlff.fit(mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0), elements), water[:8])
+    for elements in ((), (0, 1)):
+        with pytest.raises(ValueError, match="must be atomic numbers"):
+            mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0), elements)
+
+
+def test_the_group_of_a_sum_is_what_its_terms_share(ethanol):
+    """What is reported leaves the whole energy unchanged, whichever term comes first."""
+    group, data = mlff.find_permutations(ethanol), ethanol[:10]
+    swap = mlff.Permutations.generate([[0, 1, 2, 4, 3, 5, 6, 8, 7]], ethanol[0].numbers)
+    cyclic = mlff.Permutations.generate([group.indices[3]], ethanol[0].numbers)
+    radial, local = mlff.Matern52(lengthscale=10.0), mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
+
+    def used(*groups):
+        return mlff.SumKernel(tuple(mlff.GlobalKernel(inverse_distances, radial, g) for g in groups)).permutations_used
+
+    assert used(group, None) is used(None, group) is None
+    assert len(used(group, swap)) == 1
+    assert used(group, group) == group
+    assert used(group, cyclic) == used(cyclic, group) == cyclic
+    assert 1 < len(cyclic) < len(group)
+    assert (used(group, cyclic).residuals[1:] < 0.3).all()
+    with_local = mlff.SumKernel((local, mlff.GlobalKernel(inverse_distances, radial, group)))
+    assert with_local.permutations_used == group
+    assert mlff.SumKernel((local, local)).permutations_used is None
+    plain = mlff.SumKernel(tuple(mlff.GlobalKernel(inverse_distances, radial, g) for g in (group, None)))
+    model, x = mlff.fit(plain, data, noise=1e-3), ethanol[50].positions
+    assert np.abs(model.energy(x[group.indices]) - model.energy(x)).max() > 1e-3
+    assert model.kernel.permutations_used is None
 
 
 def test_rearrangements_are_found_and_images_computed_where_there_are_none(water):
