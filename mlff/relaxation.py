@@ -10,9 +10,12 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 
 from mlff.motion import motions
+from mlff.rounding import COPIES, rounding_of
 from mlff.vibrations import require_hessian
 
 FIRST_RADIUS, LARGEST_RADIUS, SMALLEST_RADIUS = 0.2, 0.5, 1e-10  # Å, of the displacement of all atoms together
+FMAX = 1e-8  # eV/Å, where none is given
+DEVIATIONS = 5.0  # standard deviations of their rounding; forces that are smaller are none
 NOISE = 1e-7  # eV; of smaller changes the energy's digits say nothing, then the forces must fall instead
 SADDLE = 1e-3  # eV/Å²; a curvature below minus this is no minimum's
 
@@ -32,7 +35,7 @@ class Relaxation:
     lowest_curvature: float
 
 
-def relax(atoms: Atoms, fmax: float = 1e-8, steps: int = 200) -> Relaxation:
+def relax(atoms: Atoms, fmax: float | None = None, steps: int = 200) -> Relaxation:
     """Move atoms to a minimum of their calculator's energy, cell and fixed atoms staying as they are.
 
     Each step minimises the quadratic model within the trust radius Δ, in directions other than rigid motions:
@@ -45,20 +48,22 @@ def relax(atoms: Atoms, fmax: float = 1e-8, steps: int = 200) -> Relaxation:
     Arguments:
         atoms: with a calculator that has `get_hessian`; moved in place. Atoms fixed by constraints (FixAtoms,
             FixCartesian, FixedLine, FixedPlane) stay where they are; rigid motions that these leave free are left out.
-        fmax: largest force on an atom at the end, eV/Å. Rounding leaves some 1e-10, of ill-conditioned fits up to 1e-6.
+        fmax: largest force on an atom at the end, eV/Å. Without it 1e-8, or the rounding of the force field's own forces
+            where that is more: it is some 1e-10, of ill-conditioned fits up to 1e-6, and is measured where no step lowers
+            the forces any further. One that is given is kept to.
         steps: how many at most.
     Raises:
         ValueError: no Hessian; constraints that are not of single atoms; not relaxed after `steps`; forces that do not fall further.
     Source: Nocedal, Wright, Numerical Optimization, chapter 4 (2006), doi 10.1007/978-0-387-40065-5.
     """
     require_hessian(atoms)
-    surface = _Surface(atoms)
+    surface, asked = _Surface(atoms), FMAX if fmax is None else fmax
     radius, count = FIRST_RADIUS, 0
     while True:
         values, vectors = surface.curvatures()
         slope = vectors.T @ surface.gradient
         lowest = float(values.min(initial=np.inf))  # a single atom has none
-        if surface.largest_force < fmax and lowest > -SADDLE:
+        if surface.largest_force < asked and lowest > -SADDLE:
             return Relaxation(count, surface.evaluations, surface.hessians, surface.largest_force, lowest)
         accepted = False
         while not accepted:
@@ -68,9 +73,12 @@ def relax(atoms: Atoms, fmax: float = 1e-8, steps: int = 200) -> Relaxation:
                     "more steps, or start from atoms that the force field knows"
                 )
             if radius < SMALLEST_RADIUS:
+                if fmax is None and lowest > -SADDLE and surface.largest_force <= DEVIATIONS * surface.rounding():
+                    return Relaxation(count, surface.evaluations, surface.hessians, surface.largest_force, lowest)
                 raise ValueError(
-                    f"fmax={fmax:.1e}: forces do not fall below {surface.largest_force:.1e} eV/Å, the rounding of this "
-                    "force field; ask for no less, or fit it with more noise"
+                    f"fmax={asked:.1e}: forces do not fall below {surface.largest_force:.1e} eV/Å, where the lowest "
+                    f"curvature is {lowest:.1e} eV/Å² and the forces' rounding is {surface.rounding():.1e}; ask for no "
+                    "less, or fit the force field with more noise"
                 )
             step = trust_region_step(values, slope, radius)
             promised = slope @ step + 0.5 * values @ step**2
@@ -140,6 +148,19 @@ class _Surface:
     @property
     def largest_force(self) -> float:
         return float(np.linalg.norm((self.directions @ self.gradient).reshape(-1, 3), axis=1).max())
+
+    def rounding(self) -> float:
+        """The rounding of the forces, eV/Å, measured at the present positions, where the atoms are left."""
+        here = self.atoms.positions.copy()
+
+        def forces(positions: np.ndarray) -> np.ndarray:
+            self.atoms.set_positions(positions, apply_constraint=False)
+            return self.atoms.get_forces(apply_constraint=False)
+
+        found = rounding_of(forces, here, np.random.default_rng(0))
+        self.evaluations += COPIES
+        self.atoms.set_positions(here, apply_constraint=False)
+        return found
 
     def curvatures(self) -> tuple[np.ndarray, np.ndarray]:
         """Eigenvalues and eigenvectors of the Hessian, in internal directions."""

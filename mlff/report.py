@@ -191,8 +191,9 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
     rows = []
     for c in summary["self_check"]:
         measured = "flew apart" if c["value"] is None else f"{c['value']:.2e} {c['unit']}"
-        rows.append((c["name"], measured, f"{c['bound']:g}", "yes" if c["passed"] else "**no**"))
+        rows.append((c["name"], measured, f"{c['bound']:.2g}", "yes" if c["passed"] else "**no**"))
     parts.append("## Self-check\n\n" + _table(("property", "measured", "bound", "holds"), rows))
+    parts.append("Bounds hold five standard deviations of the rounding of this model's own energies, as measured.")
     if record["lengthscales_tried"]:
         rows = [
             (f"{scale:.4g}", "not positive definite" if error is None else f"{error:.5g}")

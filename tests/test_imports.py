@@ -15,7 +15,7 @@ ORDER = [
     "derivatives", "prepared", "requests", "force_field", "archive", "sgdml", "export", "hyperparameters",
     "predictions", "metrics", "fitting",
     "calculator", "motion", "vibrations", "modes", "anharmonic", "elasticity", "phonons",
-    "relaxation", "responses", "thermochemistry", "bands", "reactions", "checkpoints", "md", "selfcheck", "report", "learned", "recipes",
+    "rounding", "relaxation", "responses", "thermochemistry", "bands", "reactions", "checkpoints", "md", "selfcheck", "report", "learned", "recipes",
     "auditing.findings", "auditing.probes", "auditing.places", "auditing.crossings", "auditing.invariance",
     "auditing.numerics", "auditing.sight", "auditing.smoothness", "auditing.audit",
     "stages", "wording", "terminal", "options", "cli_fit", "cli_md", "cli", "__main__",

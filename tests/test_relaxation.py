@@ -8,6 +8,7 @@ from ase.optimize import BFGS
 from surfaces import DoubleWell, Springs
 
 import mlff
+from descriptors import inverse_distances
 from mlff.relaxation import internal_directions, trust_region_step
 
 
@@ -45,6 +46,20 @@ def test_all_frames_go_downhill(ethanol, ethanol_model):
         assert atoms.get_potential_energy() < before
         assert done.largest_force < 1e-8
         assert np.all(mlff.frequencies(atoms) > 0)
+
+
+def test_forces_at_their_rounding_are_relaxed(ethanol):
+    """Of ill-conditioned equations forces are rounded to 1e-8 eV/Å and more: the default takes that, a demand does not."""
+    group = mlff.find_permutations(ethanol)
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=10.0), group)
+    force_field = mlff.fit(kernel, ethanol[:60], noise=3e-5)
+    atoms = molecule(ethanol, force_field, 17)
+    done = mlff.relax(atoms)
+    assert 1e-8 < done.largest_force < 1e-6
+    assert done.lowest_curvature > 0
+    assert done.largest_force == pytest.approx(np.linalg.norm(atoms.get_forces(), axis=1).max(), abs=1e-8)
+    with pytest.raises(ValueError, match=r"fmax=1\.0e-09: forces do not fall below .* rounding is .*e-0[78]"):
+        mlff.relax(molecule(ethanol, force_field, 17), fmax=1e-9)
 
 
 def test_a_saddle_is_left():
