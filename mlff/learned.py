@@ -144,7 +144,6 @@ def _optimise(parameters, training: Examples, test: Examples, scale: float, sett
     training, test = jax.device_put((training, test))
     state = (parameters, settings.optimiser().init(parameters))
     shape = (ROUNDS, settings.steps // ROUNDS, settings.batch)
-    progress("train", 0.0)
     best, least = None, _examined(parameters, test, scale, settings, 0)
     for stage, order in enumerate(_orders(len(training.energies), math.prod(shape), rng).reshape(shape), start=1):
         state = _advance(state, training, order, settings)
