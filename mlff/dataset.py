@@ -241,7 +241,8 @@ class Dataset(Sequence[Frame]):
                 kind = "order of atoms" if np.array_equal(np.sort(frame.numbers), np.sort(first)) else "composition"
                 raise ValueError(
                     f"{self.source}: frame {i} ({formula(frame.numbers)}) differs in {kind} from frame {self.indices[0]} "
-                    f"({formula(first)}); a global model takes one molecule with its atoms in one order: select its frames"
+                    f"({formula(first)}); a global model takes one molecule with its atoms in one order: take a local one "
+                    "(recipe soap-gpr or fchl19-gpr), or select the frames of one molecule"
                 )
         return first
 

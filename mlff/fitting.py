@@ -17,7 +17,7 @@ from mlff.exchange import check_symmetry
 from mlff.expansion import Expansion, composition
 from mlff.force_field import ForceField
 from mlff.hessians import require_unprojected
-from mlff.hyperparameters import Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
+from mlff.hyperparameters import FACTOR, Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
 from mlff.kernels import Kernel, SumKernel
 from mlff.labelled import LabelledFrames
 from mlff.labels import arguments_of
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 RELATIVE_NOISE = 3e-5  # of the labels' root mean square, where no noise is given
 UNSEEN_TOLERANCE = 1e-4  # share of the squared forces; a residual net force of a rough reference is smaller
 SLOPE_TOLERANCE = 0.1
+SHORTENED = 4  # steps of the search that the final fit may go below the shortest length scale tried
 
 
 def fit(
@@ -129,7 +130,8 @@ def fit(
 
 
 def _solve_or_shorten(searched, kernel, frames, levels, atoms, trials: list[Trial], progress: Progress):
-    """All frames may be too many for the length scale that some of them chose: take the next shorter one tried."""
+    """All frames may be too many for the length scale that some of them chose: take the next shorter one tried, or a step of
+    the search less than the shortest."""
     try:
         return kernel, solve(kernel, frames, levels, atoms, progress)
     except IndefiniteMatrix:
@@ -137,12 +139,13 @@ def _solve_or_shorten(searched, kernel, frames, levels, atoms, trials: list[Tria
         if first is None:
             raise
         now = kernel.radials[first].lengthscale
-        shorter = [trial.lengthscale for trial in trials if trial.lengthscale < now * (1 - 1e-9)]
-        if not shorter:
+        tried = [trial.lengthscale for trial in trials]
+        if now <= min(tried, default=np.inf) / FACTOR**SHORTENED * (1 + 1e-9):
             raise
+        shorter = max((scale for scale in tried if scale < now * (1 - 1e-9)), default=now / FACTOR)
     logger.info("length scale %.4g: the matrix of all frames is not positive definite", now)
     scales = [radial.lengthscale for radial in kernel.radials]
-    kernel = with_lengthscales(searched, scales, max(shorter) / now)
+    kernel = with_lengthscales(searched, scales, shorter / now)
     return _solve_or_shorten(searched, kernel, frames, levels, atoms, trials, progress)
 
 
@@ -232,14 +235,8 @@ def _labelled(model: Kernel, data: Dataset, operators: dict[str, Operator]) -> L
             )
     if not model.transferable:
         data.uniform_numbers()
+    require_seen_cells(model, data)
     frames = LabelledFrames.of(data)
-    periodic = [i for i, frame in zip(data.indices, data, strict=True) if frame.system.pbc.any()]
-    blind = next((leaf.descriptor.name for leaf in model.leaves if "cell" not in leaf.descriptor.uses), None)
-    if periodic and blind is not None:
-        raise ValueError(
-            f"{data.source}: frame {periodic[0]} is periodic, but descriptor {blind} takes no cell; "
-            "use one that does, or set pbc=False in the file if the molecule is isolated"
-        )
     if operators.get("stress") is STRESS:
         _require_stressed(data)
     if all(len(numbers) < 2 for numbers in frames.compositions):
@@ -247,6 +244,21 @@ def _labelled(model: Kernel, data: Dataset, operators: dict[str, Operator]) -> L
     for leaf in model.leaves:
         _require_fitting_group(getattr(leaf, "permutations", None), frames.compositions[0], data.source)
     return frames
+
+
+def require_seen_cells(model: Kernel, data: Dataset) -> None:
+    """Refuse periodic frames for descriptors that take no cell.
+
+    Raises:
+        ValueError: naming the first of the frames, and what takes a cell.
+    """
+    blind = next((leaf.descriptor.name for leaf in model.leaves if "cell" not in leaf.descriptor.uses), None)
+    periodic = next((i for i, frame in zip(data.indices, data, strict=True) if frame.system.pbc.any()), None)
+    if periodic is not None and blind is not None:
+        raise ValueError(
+            f"{data.source}: frame {periodic} is periodic, but descriptor {blind} takes no cell; use one that does (recipe "
+            "soap-gpr or fchl19-gpr), or set pbc=False in the file if the molecule is isolated"
+        )
 
 
 def _require_stressed(data: Dataset) -> None:

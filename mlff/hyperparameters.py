@@ -87,9 +87,11 @@ def search_lengthscale(
 
     Several length scales (of the terms of a sum, the factors of a product) keep their ratio, that of the data's scales.
 
-    A fifth of the frames (at most 200) is held out, the rest (at most 300) is fitted; of small sets several fifths are
+    A fifth of the frames (at most 200) is held out, the rest (at most 300) is fitted, with as many of those at most that lack
+    the label whose errors are compared; of small sets several fifths are
     held out in turn, until 40 frames or all have been predicted. From the middle of the grid the
-    search walks downhill, a step of 2 first, then of √2, until both neighbours of the best are worse. Of those that are
+    search walks downhill, a step of 2 first, then of √2, until both neighbours of the best are worse. Where the middle gives
+    no positive definite matrix it begins at the first shorter length scale that does. Of those that are
     as good as the best to half a percent the shortest is taken: the best conditioned, and no worse in its energies.
 
     Returns:
@@ -111,8 +113,9 @@ def search_lengthscale(
             f"lengthscale: {len(telling)} training frames{with_it} are too few to find one by validation "
             f"(at least {MIN_FRAMES}); give it, for example Matern52(lengthscale=10.0)"
         )
-    others = np.setdiff1d(frames.index, telling.index)
-    order = telling.index[np.random.default_rng(checked_seed(seed)).permutation(len(telling))]
+    rng = np.random.default_rng(checked_seed(seed))
+    order = telling.index[rng.permutation(len(telling))]
+    others = rng.permutation(np.setdiff1d(frames.index, telling.index))[:MAX_FIT]
     held = max(1, min(MAX_VALIDATION, len(telling) // 5))
     turns = min(5, -(-ENOUGH // held), len(telling) // held)
     folds = [np.roll(order, -turn * held) for turn in range(turns)]
@@ -135,6 +138,13 @@ def search_lengthscale(
         return errors[k]
 
     best = 0
+    while not np.isfinite(error(best)) and best > -STEPS:
+        best -= 2
+    if best and np.isfinite(error(best)):
+        logger.warning(
+            "length scales: with noise %s no matrix from %.3g to %.3g is positive definite, the search begins at %.3g",
+            describe(noise), trials[-2].lengthscale, start, trials[-1].lengthscale,
+        )  # fmt: skip
     for stride in (2, 1):
         for direction in (1, -1):
             while abs(best + direction * stride) <= STEPS and error(best + direction * stride) < error(best):
@@ -142,8 +152,8 @@ def search_lengthscale(
     progress("length scale", 1.0)
     if not np.isfinite(errors[best]):
         raise ValueError(
-            f"lengthscale: no kernel matrix around the data's scale ({start:.3g}) is positive definite with noise "
-            f"{describe(noise)}; raise noise, or give a length scale"
+            f"lengthscale: no kernel matrix from {start:.3g} down to {trials[-1].lengthscale:.3g} is positive definite with "
+            f"noise {describe(noise)}; raise noise, or remove near-duplicate frames"
         )
     good = [k for k, value in errors.items() if value <= (1.0 + TIE) * errors[best]]
     return with_lengthscales(kernel, starts, FACTOR ** min(good)), trials

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from descriptors import fchl19, inverse_distances, soap
 from mlff.dataset import Dataset
 from mlff.descriptor import import_descriptor
+from mlff.fitting import require_seen_cells
 from mlff.images import feature_shape
 from mlff.kernels import GlobalKernel, Kernel, LocalKernel
 from mlff.labelled import LabelledFrames
@@ -109,11 +110,13 @@ def recipe(
         reach: which are looked for, "dynamics" or "graph" as of `find_permutations`, or "none".
         seed: of the training of learned features.
     Raises:
-        ValueError: no such recipe.
+        ValueError: no such recipe, or one of isolated molecules for periodic frames.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe={name!r} is not known; choose from {', '.join(RECIPES)}")
     chosen = RECIPES[name]
+    if chosen.symmetric:  # before permutations are looked for, which takes a while in a crystal
+        require_seen_cells(chosen.build(data, radial or chosen.radial, None, seed, progress), data)
     group = (permutations or _found(data, reach)) if chosen.symmetric else None
     return chosen.build(data, radial or chosen.radial, group, seed, progress), chosen.labels
 

@@ -149,13 +149,20 @@ def find_permutations(dataset: Dataset, reach: str = "dynamics", max_order: int 
     Returns:
         the group with its certificate; `len()` of it is its order.
     Raises:
-        ValueError: mixed frames, unknown `reach`, or a group beyond `max_order` (the message states its cost).
+        ValueError: mixed or periodic frames, unknown `reach`, or a group beyond `max_order` (the message states its cost).
     Source: assignment between graphs as in Chmiela et al., Comput. Phys. Commun. 240, 38 (2019),
     doi 10.1016/j.cpc.2019.02.007; reach and threshold are this project's.
     """
     positions, numbers = dataset.uniform_positions(), dataset.uniform_numbers()
     if reach not in ("dynamics", "graph"):
         raise ValueError(f"reach={reach!r} is not known; use 'dynamics' or 'graph'")
+    periodic = next((i for i, frame in zip(dataset.indices, dataset, strict=True) if frame.system.pbc.any()), None)
+    if periodic is not None:
+        raise ValueError(
+            f"{dataset.source}: frame {periodic} is periodic, and a rotation that superimposes isolated molecules is none of "
+            "its cell; take a local kernel, which needs no permutations (recipe soap-gpr or fchl19-gpr), or give the group, "
+            "Permutations.generate([…], numbers)"
+        )
     matrices = np.linalg.norm(positions[:, :, None] - positions[:, None], axis=-1)
     pairs = _neighbours(matrices, numbers)
     matches = [_match(matrices[i], matrices[j], numbers) for i, j in pairs]

@@ -8,6 +8,7 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances, powered_distances
+from mlff.hyperparameters import FACTOR
 
 
 def test_finds_a_length_scale_as_good_as_the_best_of_a_grid(ethanol):
@@ -162,6 +163,33 @@ def test_falls_back_to_a_shorter_length_scale(water, monkeypatch):
     force_field = mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.Matern52()), water[:40])
     tried = sorted(scale for scale, _ in force_field.record["lengthscales_tried"])
     assert force_field.kernel.radial.lengthscale == tried[tried.index(refused[0]) - 1]
+
+
+def test_falls_back_below_the_shortest_that_was_tried(water, monkeypatch):
+    """A few steps of the search further, where everything that it tried fails with all frames; not without end."""
+    from mlff import fitting
+    from mlff.hyperparameters import Trial, with_lengthscales
+    from mlff.labelled import LabelledFrames
+    from mlff.solve import IndefiniteMatrix
+
+    seen = []
+
+    def reluctant(kernel, *_):
+        seen.append(kernel.radial.lengthscale)
+        if seen[-1] > limit:
+            raise IndefiniteMatrix("not positive definite")
+
+    monkeypatch.setattr(fitting, "solve", reluctant)
+    searched, trials = mlff.GlobalKernel(inverse_distances, mlff.Matern52()), [Trial(8.0, 0.1), Trial(4.0, 0.2)]
+    arguments = (LabelledFrames.of(water[:5]), {"forces": 1e-3}, None, trials, lambda *_: None)
+    limit = 2.5
+    kernel, _ = fitting._solve_or_shorten(searched, with_lengthscales(searched, [8.0]), *arguments)
+    assert kernel.radial.lengthscale == pytest.approx(2.0)
+    assert seen == pytest.approx([8.0, 4.0, 4.0 / 2**0.5, 2.0])
+    limit = 0.0
+    with pytest.raises(IndefiniteMatrix):
+        fitting._solve_or_shorten(searched, with_lengthscales(searched, [8.0]), *arguments)
+    assert seen[-1] == pytest.approx(4.0 / FACTOR**fitting.SHORTENED)
 
 
 def test_a_label_may_be_a_string(water):

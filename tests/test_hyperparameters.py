@@ -65,6 +65,47 @@ def test_small_sets_are_held_out_in_turn(frames, monkeypatch):
         assert not {x.tobytes() for x in training} & {x.tobytes() for x in validation}
 
 
+def limited(longest: float, sizes: list):
+    """A validation error for which matrices are positive definite up to a length scale only."""
+
+    def error(kernel, training, validation, noise, atomic_energies, name):
+        sizes.append((len(training), len(validation)))
+        scale = kernel.radial.lengthscale
+        return np.inf if scale > longest else 1.0 + abs(np.log(scale / (0.3 * longest)))
+
+    return error
+
+
+def test_singular_beginnings_lead_to_shorter_length_scales(frames, monkeypatch, caplog):
+    """However far the first positive definite matrix is, the best length scale is found, and that is said."""
+    from mlff import hyperparameters
+
+    start = hyperparameters.START * data_scale(KERNEL, frames)
+    for factor in (2**-2.6, 2**-4.1):
+        monkeypatch.setattr(hyperparameters, "_validation_error", limited(start * factor, []))
+        with caplog.at_level("WARNING"):
+            found, trials = search_lengthscale(KERNEL, frames, {"forces": 1e-9})
+        assert found.radial.lengthscale == pytest.approx(0.3 * start * factor, rel=FACTOR**0.5)
+        assert not np.isfinite(trials[0].error)
+        assert "is positive definite, the search begins at" in caplog.text
+    monkeypatch.setattr(hyperparameters, "_validation_error", limited(start * 2**-6.5, []))
+    with pytest.raises(
+        ValueError, match=r"no kernel matrix from .* down to .* is positive definite with noise forces 1e-09"
+    ):
+        search_lengthscale(KERNEL, frames, {"forces": 1e-9})
+
+
+def test_frames_without_the_validated_label_are_capped_too(water, monkeypatch):
+    from mlff import hyperparameters
+
+    monkeypatch.setattr(hyperparameters, "MAX_FIT", 8)
+    bare = [mlff.Frame(f.system, {"energy": f.labels["energy"]}) for f in water[20:60]]
+    frames, sizes = LabelledFrames.of(mlff.Dataset([*water[:20], *bare])), []
+    monkeypatch.setattr(hyperparameters, "_validation_error", limited(1e9, sizes))
+    search_lengthscale(KERNEL, frames, {"energy": 1e-3, "forces": 1e-3})
+    assert set(sizes) == {(16, 4)}
+
+
 def test_frames_without_the_validated_label_stay_in_training(water):
     """A few frames with forces among many with energies alone: every fold holds out some of the few."""
     bare = [mlff.Frame(f.system, {"energy": f.labels["energy"]}) for f in water[6:30]]

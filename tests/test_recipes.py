@@ -53,6 +53,19 @@ def test_descriptors_that_cannot_be_imported(name):
         import_descriptor(name)
 
 
+@pytest.mark.parametrize("name", ["sgdml", "sgdml-rbf", "sfchl19"])
+def test_frames_for_a_local_recipe_are_told_so(name, water):
+    """Periodic ones, and ones of several compositions: before permutations are looked for."""
+    crystal = [mlff.Frame(f.system.replace(cell=9.0 * np.eye(3), pbc=np.ones(3, bool)), f.labels) for f in water[:5]]
+    with pytest.raises(ValueError, match=r"frame 0 is periodic.*recipe soap-gpr or fchl19-gpr"):
+        recipe(name, mlff.Dataset(crystal))
+    lone = mlff.Frame(
+        mlff.System(np.zeros((1, 3)), np.array([8], np.int32), np.zeros((3, 3)), np.zeros(3, bool)), {"energy": -1.0}
+    )
+    with pytest.raises(ValueError, match=r"frame 5 \(O\) differs.*take a local one \(recipe soap-gpr or fchl19-gpr\)"):
+        recipe(name, mlff.Dataset([*water[:5], lone]))
+
+
 def test_unknown_recipe_names_those_there_are(water):
     with pytest.raises(ValueError, match="choose from gdml, sgdml"):
         recipe("gap", water[:5])

@@ -7,6 +7,7 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances
+from mlff import md
 from mlff.rounding import rounding_of
 
 
@@ -37,7 +38,7 @@ def rough_model(ethanol):
 
 def test_rounding_is_no_fault(rough_model, ethanol, monkeypatch):
     """Bounds follow the measured rounding; what is wrong by more than that still fails."""
-    monkeypatch.setattr(mlff.md, "run", lambda *_: types.SimpleNamespace(drift=0.0))
+    monkeypatch.setattr(md, "run", lambda *_: types.SimpleNamespace(drift=0.0))
     system, rng = ethanol[0].system, np.random.default_rng(0)
     assert rounding_of(rough_model.energy, system.positions, rng) > 3e-9
     for seed in range(3):
@@ -57,7 +58,7 @@ def test_rounding_is_no_fault(rough_model, ethanol, monkeypatch):
 
 def test_a_relaxed_geometry_is_no_special_case(water_model, water, monkeypatch):
     """Where forces vanish nothing is divided by them, and forces that are no gradient are found nevertheless."""
-    monkeypatch.setattr(mlff.md, "run", lambda *_: types.SimpleNamespace(drift=0.0))
+    monkeypatch.setattr(md, "run", lambda *_: types.SimpleNamespace(drift=0.0))
     atoms = water[0].system.to_ase()
     atoms.calc = mlff.Calculator(water_model)
     assert mlff.relax(atoms).largest_force < 1e-8
@@ -94,8 +95,6 @@ def test_numbers_are_finite(water_model, water):
 
 
 def test_flying_apart_is_a_failed_check(water_model, water, monkeypatch):
-    from mlff import md
-
     def apart(*_):
         raise ValueError("step 3: atom 1 has left the molecule")
 
