@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 import pathlib
 
@@ -14,6 +15,8 @@ from ase.io import ulm
 from ase.io.trajectory import Trajectory
 
 from mlff.force_field import ForceField
+
+logger = logging.getLogger(__name__)
 
 MAGIC = f"- of Ulm{'ASE-Trajectory':16}".encode()  # how ASE's trajectories begin
 _ITEMS = 8 + 16 + 8  # bytes before the number of frames
@@ -137,18 +140,18 @@ def holds_nothing(path: pathlib.Path) -> bool:
     return MAGIC.startswith(head) and whole_frames(path) == 0
 
 
-def remove_remains(path: pathlib.Path) -> bool:
-    """Make way for a new trajectory; whether there was a file without a whole frame.
+def remove_remains(path: pathlib.Path) -> None:
+    """Make way for a new trajectory: a file without a whole frame goes, with a warning.
 
     Raises:
         ValueError: frames are there, or another file.
     """
     if not path.is_file():
-        return False
+        return
     if not holds_nothing(path):
         raise ValueError(f"{path} exists; go on with md.resume, or name another file")
     path.unlink()
-    return True
+    logger.warning("%s holds no whole frame; the run begins at step 0", path)
 
 
 def fingerprint(calculator) -> str:

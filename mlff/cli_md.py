@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import pathlib
 from typing import Annotated
 
@@ -11,8 +10,6 @@ import typer
 
 from mlff import terminal
 from mlff.options import AsJSON, Model
-
-logger = logging.getLogger(__name__)
 
 SHORTEST_DRIFT = 500.0  # fs; over less a slope is fluctuation
 DEFAULTS = {"timestep": 0.5, "temperature": 300.0, "friction": 0.01, "interval": 20, "seed": 0}  # as the help says
@@ -80,7 +77,7 @@ def md(
             checkpoint = _begun(force_field, start, out, typed, nve)
         first = checkpoint.step
         with terminal.progress() as progress:
-            result = dynamics.advance(checkpoint, steps - first, out, progress)
+            result = dynamics.integrate(checkpoint, steps - first, out, progress)
     _tell(result, checkpoint.settings, first, steps, out, as_json)
 
 
@@ -107,8 +104,8 @@ def _resumed(force_field, out: pathlib.Path, steps: int, typed: dict, nve: bool)
     for name, value in typed.items():
         if value != made[name]:
             raise ValueError(
-                f"--{name} {value}: {out} was made with {made[name]}; leave out --{name} to go on with that, or start a run "
-                "of its own under another --out"
+                f"--{name} {value:.10g}: {out} was made with {made[name]}; leave out --{name} to go on with that, or start a "
+                "run of its own under another --out"
             )
     if checkpoint.step >= steps:
         raise ValueError(
@@ -133,8 +130,7 @@ def _begun(force_field, start: pathlib.Path | None, out: pathlib.Path, typed: di
     atoms = _start(force_field, start)
     dynamics.thermalise(atoms, drawn, np.random.default_rng(settings.seed))
     checkpoint = dynamics.begin(atoms, settings)
-    if remove_remains(out):
-        logger.warning("%s holds no whole frame; the run begins at step 0", out)
+    remove_remains(out)
     return checkpoint
 
 

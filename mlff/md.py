@@ -14,12 +14,23 @@ from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
-from mlff.checkpoints import Checkpoint, Settings, fingerprint, remove_remains, resume
+from mlff.checkpoints import Checkpoint, Settings, fingerprint, remove_remains, resume, whole_frames
 from mlff.files import reserved
 from mlff.motion import motions
 from mlff.units import FEMTOSECOND, KB
 
-__all__ = ["Checkpoint", "Run", "Settings", "advance", "begin", "internal_temperature", "resume", "run", "thermalise"]
+__all__ = [
+    "Checkpoint",
+    "Run",
+    "Settings",
+    "advance",
+    "begin",
+    "integrate",
+    "internal_temperature",
+    "resume",
+    "run",
+    "thermalise",
+]
 
 AWAY = 50.0  # Å beyond twice the first size; an atom so far from the centre of a molecule has left it
 BLOCKS = 10  # of a run, whose means tell how well the whole mean is known
@@ -117,7 +128,7 @@ def run(
         checkpoint = begin(atoms, settings)
         if trajectory is not None:
             remove_remains(pathlib.Path(trajectory))
-        return advance(checkpoint, steps, trajectory, progress)
+        return integrate(checkpoint, steps, trajectory, progress)
 
 
 def begin(atoms: Atoms, settings: Settings) -> Checkpoint:
@@ -148,12 +159,27 @@ def advance(
     The bits are those of one machine and one set of software versions. Frames lie at multiples of the interval from step 0.
 
     Arguments:
-        checkpoint: from `begin` or `resume`; its atoms are moved, with a calculator of the model that the run began with.
+        checkpoint: from `begin` or `resume`, with a calculator of the model that the run began with; it stays as it is.
         steps: time steps to make.
-        trajectory: to append frames to; that nobody else writes it is left to the caller (`mlff.files.reserved`).
+        trajectory: to append frames to, at the step of the checkpoint; locked for this process until the end.
     Raises:
-        ValueError: no steps; another model; an atom flies away.
+        ValueError: no steps; another model; a trajectory that is elsewhere, or that another process writes; an atom flies away.
     """
+    atoms = checkpoint.atoms.copy()
+    atoms.calc = checkpoint.atoms.calc
+    with reserved({"trajectory": trajectory}):
+        there = trajectory is not None and whole_frames(pathlib.Path(trajectory)) > 0
+        if there and (last := resume(trajectory).step) != checkpoint.step:
+            raise ValueError(
+                f"{trajectory}: is at step {last}, the checkpoint at {checkpoint.step}; take md.resume({str(trajectory)!r})"
+            )
+        return integrate(dataclasses.replace(checkpoint, atoms=atoms), steps, trajectory, progress)
+
+
+def integrate(
+    checkpoint: Checkpoint, steps: int, trajectory: str | pathlib.Path | None, progress: Callable[[str, float], None]
+) -> Run:
+    """What `run` and `advance` do while they hold the lock of the trajectory; the atoms of the checkpoint are moved."""
     if steps < 1:
         raise ValueError(f"steps={steps} must be positive")
     atoms, settings = checkpoint.atoms, checkpoint.settings

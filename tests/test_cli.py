@@ -163,8 +163,8 @@ def test_md_goes_on_with_what_it_began_with(folder, monkeypatch, capsys):
     mlff_command(*run, "--steps", 20, "--temperature", 500, "--timestep", 0.25, "--interval", 10, cwd=folder)
     before = (folder / "set.traj").read_bytes()
     for typed, expected in {
-        ("--temperature", 300): r"--temperature 300.0: set.traj was made with 500.0; leave --temperature out",
-        ("--timestep", 0.5): r"--timestep 0.5: set.traj was made with 0.25; leave --timestep out",
+        ("--temperature", 300): r"--temperature 300: set.traj was made with 500.0; leave out --temperature to",
+        ("--timestep", 0.5): r"--timestep 0.5: set.traj was made with 0.25; leave out --timestep to",
         ("--interval", 20): r"--interval 20: set.traj was made with 10;",
         ("--seed", 1): r"--seed 1: set.traj was made with 0;",
         ("--friction", 0.1): r"--friction 0.1: set.traj was made with 0.01;",

@@ -257,7 +257,7 @@ def test_ends_of_a_run_from_a_minimum_share_the_energy():
     atoms = sprung(ase.build.molecule("H2O"))
     md.thermalise(atoms, 300.0, np.random.default_rng(0))
     drawn = md.internal_temperature(atoms)
-    run = md.run(atoms, 4000, timestep=0.5, interval=3)
+    run = md.run(atoms, 4000, timestep=0.5, interval=10)
     assert run.temperatures[0] == pytest.approx(drawn)
     assert run.temperatures.mean() == pytest.approx(drawn / 2, rel=0.05)
     assert 0 < run.temperature_error < 0.1 * drawn
@@ -419,6 +419,20 @@ def test_another_model_and_foreign_trajectories_are_refused(tmp_path, atoms, eth
         md.resume(tmp_path / "foreign.traj")
     with pytest.raises(ValueError, match="no such file"):
         md.resume(tmp_path / "none.traj")
+
+
+def test_a_checkpoint_stays_and_a_trajectory_that_went_on_is_told(tmp_path):
+    """Twice from the same state is twice the same; but not twice into one file."""
+    path = tmp_path / "w.traj"
+    md.run(started(), 10, **NVT, trajectory=path)
+    checkpoint = md.resume(path)
+    checkpoint.atoms.calc = Springs(SYSTEMS["a slab with fixed atoms"][0]())
+    first, second = md.advance(checkpoint, 20), md.advance(checkpoint, 20, path)
+    np.testing.assert_array_equal(first.positions, second.positions)
+    with pytest.raises(ValueError, match=r"w\.traj: is at step 30, the checkpoint at 10"):
+        md.advance(checkpoint, 20, path)
+    with reserved({"--out": path}), pytest.raises(ValueError, match="another process is writing it"):
+        md.advance(md.resume(path), 20, path)
 
 
 def test_frames_carry_no_labels_of_the_start(tmp_path):

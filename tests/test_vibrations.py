@@ -8,6 +8,7 @@ from ase.optimize import BFGS
 from ase.vibrations import Vibrations, VibrationsData
 
 import mlff
+from mlff.vibrations import constrained_frequencies
 
 
 @pytest.fixture
@@ -86,6 +87,21 @@ def test_periodic_atoms_keep_their_librations():
     atoms = Atoms("Ar3", [[0, 0, 0], [0, 0, 3.0], [0, 3.0, 0]], cell=[9, 9, 9], pbc=True)
     atoms.calc = Springs()
     np.testing.assert_allclose(mlff.frequencies(atoms), np.full(6, 521.471 / np.sqrt(39.948)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("apart", [3.0, 100.0, 300.0])
+def test_fragments_have_no_rigid_motion_less_for_being_far_apart(apart):
+    """On equal springs every internal motion is a frequency; an atom held, the whole turns about it still."""
+
+    class Stiff:
+        def get_hessian(self, atoms):
+            return 10.0 * np.eye(18)
+
+    atoms = Atoms("OH2OH2", np.concatenate([np.eye(3), np.eye(3) + [apart, 0, 0]]))
+    atoms.calc = Stiff()
+    assert len(mlff.frequencies(atoms)) == 12
+    atoms.set_constraint(FixAtoms([0]))
+    assert len(constrained_frequencies(atoms)) == 12
 
 
 def test_needs_a_hessian():
