@@ -1,34 +1,55 @@
-"""Model files: safetensors arrays under a JSON header, checked by a digest, written whole or not at all."""
+"""Model files: safetensors arrays under a JSON header, written whole or not at all; data alone, nothing in them is run.
+
+The digest guards against damage, not against intent: whoever alters a file can sign it anew. So the header names nothing but
+known classes, and functions of modules that the reader trusts, and every value is checked against the others.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from mlff.descriptor import Descriptor, import_descriptor
-from mlff.expansion import Channel, Curvature, Expansion, Part
+from mlff.descriptor import Descriptor
+from mlff.expansion import Expansion
+from mlff.expected import LAST_ELEMENT, Expected, instance, optional, require, require_known, wholes
 from mlff.files import write_whole
 from mlff.force_field import ForceField
 from mlff.kernels import GlobalKernel, LocalKernel, ProductKernel, SumKernel
 from mlff.radial import RADIALS
-from mlff.symmetry import Permutations
+from mlff.record import require_record
+from mlff.stored import FIELDS, MAY_LACK, require_consistent
+from mlff.trust import find_functions
 
 FORMAT = "mlff"
 VERSION = 3
 READABLE = (2, 3)  # 3 added labels of second order
-STORED = (
-    ForceField, Expansion, Part, Channel, Curvature, GlobalKernel, LocalKernel, ProductKernel, SumKernel, Descriptor, Permutations,
-    *RADIALS.values(),
-)  # fmt: skip
+CLASSES = {cls.__name__: cls for cls in FIELDS}
+UNITS = {"energy": "eV", "length": "Å"}
+HEADER = {
+    "units": Expected(f"{UNITS}, which is what files are written in", lambda value: value == UNITS),
+    "label_order": Expected("0, 1 or 2", lambda value: type(value) is int and 0 <= value <= 2),
+    "record": Expected("a JSON object", lambda value: isinstance(value, dict)),
+}
+NUMBERS = Expected(
+    "atomic numbers as an array of integers",
+    lambda value: wholes("n").holds(value) and len(value) > 0 and bool(((value > 0) & (value <= LAST_ELEMENT)).all()),
+)
+TREES = {
+    "model": instance(Expansion),
+    "kernel": instance(GlobalKernel, LocalKernel, ProductKernel, SumKernel),
+    "numbers": optional(NUMBERS),
+}
+DEPTH = 40  # of trees: of classes within each other, nested tuples and mappings
 PACKAGES = ("mlff", "jax", "jaxlib", "numpy", "scipy", "ase")
 
 
@@ -47,22 +68,27 @@ def save(force_field: ForceField, path) -> None:
     """Write a force field. Points, weights and permutations are arrays; everything else is JSON in the header.
 
     Raises:
-        ValueError: the descriptor is no importable function: a lambda, or defined inside another function, a script or a
-            notebook.
+        ValueError: a descriptor is no importable function: a lambda, or defined inside another function, a script or a
+            notebook; or a radial function is none of mlff's.
     """
     for leaf in force_field.kernel.leaves:
         descriptor = leaf.descriptor
-        if "<" in descriptor.function.__qualname__ or descriptor.function.__module__ == "__main__":
+        if not descriptor.function.__qualname__.isidentifier() or descriptor.function.__module__ == "__main__":
             raise ValueError(
                 f"descriptor {descriptor.name} cannot be found again by name, so the model cannot be saved; "
                 "define it with def at the top level of a module (a file of its own that is imported), or "
                 "force_field.export(path, …), which needs no source"
             )
+        if type(leaf.radial) not in FIELDS:
+            raise ValueError(
+                f"radial function {type(leaf.radial).__name__} is none of {', '.join(RADIALS)}, and a model file names no other; "
+                "use one of them, or force_field.export(path, …), which needs no source"
+            )
     arrays: dict[str, np.ndarray] = {}
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "units": {"energy": "eV", "length": "Å"},
+        "units": UNITS,
         "model": encode(force_field.model, "model", arrays),
         "kernel": encode(force_field.kernel, "kernel", arrays),
         "numbers": encode(force_field.numbers, "numbers", arrays),
@@ -73,40 +99,78 @@ def save(force_field: ForceField, path) -> None:
     write_whole(path, save_tensors(arrays, metadata={"header": text, "digest": _digest(arrays, text)}))
 
 
-def load(path) -> ForceField:
-    """Read a model file.
+def load(path, trusted: Sequence[str] = (), descriptors: Mapping[str, Callable] | None = None) -> ForceField:
+    """Read a model file. It runs nothing, and imports from the package `descriptors` alone and from what `trusted` names.
 
+    Arguments:
+        path: the file.
+        trusted: modules or packages of yours that define descriptors, ("mypackage",): to import them runs them.
+        descriptors: descriptors handed over by the names that the file has for them, {"mine:screened": screened}.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a model file, damaged, of another format version, or its descriptor cannot be imported.
+        ValueError: not a model file, damaged, altered, of another format version, or it names a descriptor of a module
+            that is not trusted, or that cannot be imported.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    arrays, header = _read(path)
+    try:
+        functions = find_functions(_function_names(header, DEPTH), trusted, descriptors)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    try:
+        return _rebuilt(header, arrays, functions)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}; the file is none that mlff wrote, fit or copy it again") from error
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays and header of a whole file of a version that is known."""
     content = path.read_bytes()
     try:
         arrays = load_tensors(content)
         size = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + size])["__metadata__"]
         text, digest = metadata["header"], metadata["digest"]
-        header = json.loads(text)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        header = dict(json.loads(text))
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.name}: no mlff model file, or a damaged one; fit or copy it again") from error
     if header.get("format") != FORMAT or header.get("version") not in READABLE:
         raise ValueError(
-            f"{path.name}: format {header.get('format')!r} version {header.get('version')!r}, this mlff reads "
+            f"{path.name}: format {header.get('format')!r:.60} version {header.get('version')!r:.60}, this mlff reads "
             f"{FORMAT!r} version {VERSION} and {READABLE[0]}; install the mlff that wrote it ({_writer(header)}), or fit again"
         )
     if digest != _digest(arrays, text):
         raise ValueError(
             f"{path.name}: its content does not match its digest, the file is damaged; fit or copy it again"
         )
-    return _rebuild(path, arrays, header)
+    return arrays, header
 
 
-def _rebuild(path: pathlib.Path, arrays: dict[str, np.ndarray], header: dict) -> ForceField:
-    model, kernel, numbers = (decode(header[name], path, arrays) for name in ("model", "kernel", "numbers"))
-    return ForceField(model, numbers, kernel, header["label_order"], header["record"])
+def _function_names(stored, depth: int) -> set[str]:
+    """All functions that a header names, wherever."""
+    if depth < 0 or not isinstance(stored, (dict, list)):
+        return set()
+    inside = stored.values() if isinstance(stored, dict) else stored
+    own = {stored["function"]} if isinstance(stored, dict) and isinstance(stored.get("function"), str) else set()
+    return own.union(*(_function_names(item, depth - 1) for item in inside))
+
+
+def _rebuilt(header: dict, arrays: dict[str, np.ndarray], functions: Mapping[str, Callable]) -> ForceField:
+    """The force field of a header, everything in it checked."""
+    require_known("header", header, ("format", "version", *TREES, *HEADER))
+    require("header", header, HEADER)
+    require_record(header["record"], header["label_order"])
+    left = dict(arrays)
+    trees = {name: decode(header.get(name), name, left, functions) for name in TREES}
+    require("header", trees, TREES)
+    if left:
+        raise ValueError(f"array {min(left)!r:.60} belongs to nothing")
+    force_field = ForceField(trees["model"], trees["numbers"], trees["kernel"], header["label_order"], header["record"])
+    with np.errstate(over="ignore", invalid="ignore"):
+        require_consistent(force_field)
+    return force_field
 
 
 # -- trees of our own classes as JSON, their arrays beside it ------------------------------------------------------
@@ -126,37 +190,51 @@ def encode(value, name: str, arrays: dict[str, np.ndarray]):
         return [encode(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
         return {"mapping": {key: encode(item, f"{name}.{key}", arrays) for key, item in value.items()}}
-    if type(value) in STORED:
+    if type(value) in FIELDS:
         fields = {f.name: encode(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in dataclasses.fields(value)}
         return {"class": type(value).__name__, **fields}
     return {"function": f"{value.__module__}:{value.__qualname__}"}
 
 
-def decode(stored, path: pathlib.Path, arrays: Mapping[str, np.ndarray]):
-    """What `encode` wrote.
+def decode(stored, name: str, arrays: dict[str, np.ndarray], functions: Mapping[str, Callable], depth: int = DEPTH):
+    """What `encode` wrote under a name; arrays are taken out of `arrays`.
 
     Raises:
-        ValueError: a function cannot be imported.
+        ValueError: it is nothing that `encode` writes, or its fields are not those of its class.
     """
+    if depth < 0:
+        raise ValueError(f"{name} goes too deep")
+    deeper = functools.partial(decode, arrays=arrays, functions=functions, depth=depth - 1)
     if isinstance(stored, list):
-        return tuple(decode(item, path, arrays) for item in stored)
+        return tuple(deeper(item, f"{name}.{i}") for i, item in enumerate(stored))
     if not isinstance(stored, dict):
         return stored
-    if "class" in stored:
-        cls = {known.__name__: known for known in STORED}[stored["class"]]
-        return cls(**{name: decode(item, path, arrays) for name, item in stored.items() if name != "class"})
-    if "array" in stored:
-        return arrays[stored["array"]]
-    if "mapping" in stored:
-        return {key: decode(item, path, arrays) for key, item in stored["mapping"].items()}
-    return _import(path, stored["function"])
+    kind = next(iter(stored), None) if len(stored) == 1 else "class"
+    content = stored.get(kind)
+    if kind == "array" and content == name and name in arrays:
+        return arrays.pop(name)
+    if kind == "mapping" and isinstance(content, dict):
+        return {key: deeper(item, f"{name}.{key}") for key, item in content.items()}
+    if kind == "function" and isinstance(content, str):
+        return functions.get(content)
+    if kind == "class" and isinstance(content, str) and content in CLASSES:
+        return _built(
+            CLASSES[content], name, {key: deeper(stored[key], f"{name}.{key}") for key in stored if key != "class"}
+        )
+    raise ValueError(f"{name} is {stored!r:.60}, which no model file holds")
 
 
-def _import(path: pathlib.Path, name: str):
-    try:
-        return import_descriptor(name)
-    except ValueError as error:
-        raise ValueError(f"{path.name}: its {error}") from error
+def _built(cls: type, name: str, fields: dict):
+    """An object of one of the stored classes, its fields checked before and by its own constructor."""
+    require_known(name, fields, FIELDS[cls])
+    require(name, fields, FIELDS[cls], MAY_LACK.get(cls, ()))
+    if cls is not Descriptor:
+        return cls(**fields)
+    given = {**fields["arguments"], **dict(fields["settings"])}
+    described = Descriptor.wrap(functools.partial(fields["function"], **given))
+    if described.arguments.keys() != fields["arguments"].keys() or described.settings != fields["settings"]:
+        raise ValueError(f"{name}: arguments and settings are not those of {described.name}")
+    return described
 
 
 def _digest(arrays: dict[str, np.ndarray], text: str) -> str:
@@ -168,8 +246,8 @@ def _digest(arrays: dict[str, np.ndarray], text: str) -> str:
 
 def _writer(header: dict) -> str:
     record = header.get("record")
-    software = record.get("versions", {}) if isinstance(record, dict) else {}
-    return f"mlff {software.get('mlff', 'unknown')}"
+    software = record.get("versions") if isinstance(record, dict) else None
+    return f"mlff {software.get('mlff', 'unknown') if isinstance(software, dict) else 'unknown'!r:.60}"
 
 
 def plain(value):

@@ -6,6 +6,7 @@ import itertools
 import logging
 import pathlib
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -39,17 +40,26 @@ class Calculator(ASECalculator):
 
     Arguments:
         force_field: a `ForceField`, an `ExportedForceField`, or the path of a model file.
+        trusted, descriptors: for a path, as of `mlff.load`.
     Raises:
-        ValueError: on calculation, atoms that differ from the force field's in number, kind or order.
+        ValueError: a model file that cannot be read; on calculation, atoms that differ from the force field's in number,
+            kind or order.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "hessian"]
     ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
 
-    def __init__(self, force_field: ForceField | ExportedForceField | str | pathlib.Path, **kwargs):
+    def __init__(
+        self,
+        force_field: ForceField | ExportedForceField | str | pathlib.Path,
+        trusted: Sequence[str] = (),
+        descriptors: Mapping[str, Callable] | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.force_field = load(force_field) if isinstance(force_field, (str, pathlib.Path)) else force_field
         self._turn = threading.RLock()
+        named = isinstance(force_field, (str, pathlib.Path))
+        self.force_field = load(force_field, trusted, descriptors) if named else force_field
         self._named: set[str] = set()
         self._looked: np.ndarray | None = None
         self._farthest = OUTSIDE

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from mlff import cli_fit, cli_md, terminal
-from mlff.options import AsJSON, Data, Key, Labels, Model, Units, parse_keys, parse_labels
+from mlff.options import (
+    AsJSON,
+    Data,
+    Key,
+    Labels,
+    Model,
+    Trust,
+    Units,
+    parse_keys,
+    parse_labels,
+    parse_trust,
+    search_here,
+)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -36,6 +48,7 @@ def test(
     key: Key = None,
     labels: Labels = None,
     plot: Annotated[pathlib.Path | None, typer.Option(help="Write parity plots to this PNG file.")] = None,
+    trust: Trust = None,
     as_json: AsJSON = False,
 ) -> None:
     """Errors of a force field on reference frames that it was not trained on.
@@ -52,7 +65,7 @@ def test(
     wanted = parse_labels(labels)
     with reserved({"--plot": plot}, [model, data]), terminal.progress() as progress:
         progress("load", 0.0)
-        force_field = load(model)
+        force_field = load(model, parse_trust(trust))
         progress("read", 0.0)
         read = Dataset.read(data, units=units, labels=wanted, keys=parse_keys(key), index=frames)
         progress("test", 0.0)
@@ -79,7 +92,7 @@ app.command()(cli_md.md)
 
 
 @app.command()
-def show(model: Model, as_json: AsJSON = False) -> None:
+def show(model: Model, trust: Trust = None, as_json: AsJSON = False) -> None:
     """What a model file holds: molecule, kernel, data, permutations, errors, versions.
 
     \b
@@ -92,7 +105,7 @@ def show(model: Model, as_json: AsJSON = False) -> None:
 
     with terminal.progress() as progress:
         progress("load", 0.0)
-        force_field = load(model)
+        force_field = load(model, parse_trust(trust))
     record, kernel = force_field.record, force_field.kernel
     group = kernel.permutations_used
     certificate = group.certificate() if group else {"order": 1, "generators": []}
@@ -149,6 +162,7 @@ def audit(
     from mlff.dataset import Dataset
     from mlff.descriptor import import_descriptor
 
+    search_here()
     descriptor = import_descriptor(function)
     with terminal.progress() as progress:
         progress("read", 0.0)

@@ -19,6 +19,7 @@ from mlff.options import (
     parse_keys,
     parse_labels,
     parse_noise,
+    search_here,
 )  # fmt: skip
 
 
@@ -155,6 +156,7 @@ def _model(
     cls = classes[(kernel or Radial.matern52).value.replace("-", "")]
     name, looked_for = name or Recipe.sgdml, (reach or Reach.dynamics).value
     if descriptor is not None:
+        search_here()
         model, chosen = descriptor_kernel(descriptor, data, cls(lengthscale=lengthscale), looked_for)
         if reach is not None and model.transferable:
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mlff import terminal
-from mlff.options import AsJSON, Model
+from mlff.options import AsJSON, Model, Trust, parse_trust
 
 SHORTEST_DRIFT = 500.0  # fs; over less a slope is fluctuation
 DEFAULTS = {"timestep": 0.5, "temperature": 300.0, "friction": 0.01, "interval": 20, "seed": 0}  # as the help says
@@ -46,6 +46,7 @@ def md(
             "had not stopped.",
         ),
     ] = False,
+    trust: Trust = None,
     as_json: AsJSON = False,
 ) -> None:
     """Molecular dynamics with a force field, through ASE.
@@ -69,7 +70,7 @@ def md(
         "timestep": timestep, "temperature": temperature, "friction": friction, "interval": interval, "seed": seed,
     }  # fmt: skip
     typed = {name: value for name, value in typed.items() if value is not None}
-    force_field = load(model)
+    force_field = load(model, parse_trust(trust))
     with reserved({"--out": out}, [model] if start is None else [model, start]):
         if resume and not _nothing_to_go_on_from(out):
             checkpoint = _resumed(force_field, out, steps, typed, nve)

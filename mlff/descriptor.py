@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
+import itertools
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,8 +30,8 @@ class Descriptor(struct.PyTreeNode):
             parameters named `numbers`, `cell` and `neighbors` are supplied, `elements` is filled in from the data.
             One that takes `neighbors` has a parameter `cutoff`: how far it sees, Å.
         arguments: real-valued hyperparameters by name, arrays or nested dictionaries of them; traced, so that they can be
-            differentiated.
-        settings: all other arguments (integers, strings, …) as (name, value) pairs; compiled in.
+            differentiated. Tuples and lists of numbers, such as `powers=(1.0, 2.5)` or rows of them, become arrays.
+        settings: all other arguments (integers, strings, tuples of integers, …) as (name, value) pairs; compiled in.
     """
 
     function: Callable = struct.field(pytree_node=False)
@@ -51,27 +54,26 @@ class Descriptor(struct.PyTreeNode):
             function, given = function.func, dict(function.keywords)
         if not callable(function):
             raise ValueError(f"descriptor={function!r} must be a function of positions")
-        parameters = inspect.signature(function).parameters
-        name = getattr(function, "__name__", repr(function))
-        if unknown := sorted(set(given) - set(parameters)):
-            raise ValueError(f"descriptor {name} has no argument {unknown[0]!r}; it takes {', '.join(parameters)}")
-        known = (*given, *SUPPLIED, COMPLETED)
-        for position, (key, parameter) in enumerate(parameters.items()):
-            variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            if position and not variadic and parameter.default is parameter.empty and key not in known:
-                raise ValueError(f"descriptor {name} needs a value of {key!r}; give functools.partial({name}, {key}=…)")
         if not hasattr(function, "__qualname__"):
             raise ValueError(
                 f"descriptor={function!r} must be a function defined with def, so that a model file can name it"
             )
+        parameters = inspect.signature(function).parameters
+        name = function.__name__
+        _require_bound(name, parameters, given)
+        given = {key: _rows(value) for key, value in given.items()}
         real = {key: value for key, value in given.items() if _is_real(value)}
         rest = tuple(sorted((key, value) for key, value in given.items() if key not in real))
         for key, value in rest:
             if not _is_setting(value):
                 raise ValueError(
-                    f"descriptor {name}: {key}={value!r} must be a real number or array (a hyperparameter), or an integer, "
-                    "a string, a bool, None or nested tuples of them (a setting)"
+                    f"descriptor {name}: {key}={value!r} must be real numbers (a number, an array, rows of them or named ones: "
+                    "a hyperparameter), or an integer, a string, a bool, None or nested tuples of them (a setting)"
                 )
+        if COMPLETED in real:
+            raise ValueError(
+                f"descriptor {name}: {COMPLETED}={given[COMPLETED]} must be atomic numbers, a tuple of integers"
+            )
         described = cls(function, real, rest)
         if "neighbors" in parameters and not (described.cutoff or 0.0) > 0.0:
             raise ValueError(
@@ -132,6 +134,43 @@ class Descriptor(struct.PyTreeNode):
         return self.function(positions, **self.arguments, **dict(self.settings), **supplied)
 
 
+def _require_bound(name: str, parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:
+    """Refuse a function that cannot be called with positions, what is supplied, and what was given."""
+    first = next(iter(parameters.values()), None)
+    if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
+        raise ValueError(f"descriptor {name} takes no positions; its first argument must be those of the atoms")
+    if unknown := sorted(set(given) - set(parameters)):
+        raise ValueError(f"descriptor {name} has no argument {unknown[0]!r}; it takes {', '.join(parameters)}")
+    if supplied := sorted(set(given) & {first.name, *SUPPLIED}):
+        raise ValueError(f"descriptor {name}: {supplied[0]} comes from the frames; leave it out")
+    known = (*given, *SUPPLIED, COMPLETED)
+    for key, parameter in list(parameters.items())[1:]:
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if not variadic and parameter.default is parameter.empty and key not in known:
+            raise ValueError(f"descriptor {name} needs a value of {key!r}; give functools.partial({name}, {key}=…)")
+
+
+def _rows(value):
+    """Tuples and lists as an array where they are real numbers in rows of one length, not all integers; else as tuples."""
+    if not isinstance(value, (tuple, list)):
+        return value
+    items = tuple(_tuples(item) for item in value)
+    if any(isinstance(leaf, float) for leaf in _leaves(items)) and all(
+        isinstance(leaf, numbers.Real) and not isinstance(leaf, bool) for leaf in _leaves(items)
+    ):
+        with contextlib.suppress(ValueError):  # of rows that differ in length
+            return np.array(items, dtype=np.float64)
+    return items
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, (tuple, list)) else value
+
+
+def _leaves(value):
+    return itertools.chain.from_iterable(map(_leaves, value)) if isinstance(value, tuple) else (value,)
+
+
 def _is_real(value) -> bool:
     if isinstance(value, Mapping):
         return bool(value) and all(_is_real(item) for item in value.values())
@@ -140,7 +179,7 @@ def _is_real(value) -> bool:
 
 def _is_setting(value) -> bool:
     if isinstance(value, tuple):
-        return all(_is_setting(item) for item in value)
+        return all(isinstance(item, float) or _is_setting(item) for item in value)
     return value is None or isinstance(value, (int, str))
 
 

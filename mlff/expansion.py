@@ -41,8 +41,9 @@ class Curvature(struct.PyTreeNode):
     traces: Float[Array, "b K"]
 
     @classmethod
-    def build(cls, points, vectors, weights, parts: list[slice]) -> Curvature:
+    def build(cls, points, vectors, weights, sizes: tuple[int, ...]) -> Curvature:
         """From the points, (K, D), vectors and weights as NumPy arrays."""
+        parts = _slices(sizes)
         offsets = np.stack([np.einsum("krd,kd->kr", vectors[..., p], points[:, p]) for p in parts])
         traces = np.stack([np.einsum("kr,krd->k", weights, vectors[..., p] ** 2) for p in parts])
         return cls(vectors, weights, offsets, traces)
@@ -88,12 +89,19 @@ class Channel(struct.PyTreeNode):
         """
         origin = points.mean(axis=0) if len(points) else np.zeros(points.shape[1])
         points = points - origin
-        parts = _slices(sizes)
-        offsets = np.stack(
-            [np.stack([np.sum(points[:, p] * other[:, p], axis=1) for other in (points, tangents)]) for p in parts]
-        )
-        curvature = None if vectors is None else Curvature.build(points[: len(vectors)], vectors, weights, parts)
+        curvature = None if vectors is None else Curvature.build(points[: len(vectors)], vectors, weights, sizes)
+        offsets = cls.offsets_of(points, tangents, sizes)
         return cls(origin, points, tangents, values if np.any(values) else None, offsets, curvature)
+
+    @staticmethod
+    def offsets_of(points, tangents, sizes: tuple[int, ...]) -> np.ndarray:
+        """(|φ_k|², φ_k·t_k) of every block of features, shape (blocks, 2, K), from NumPy arrays."""
+        return np.stack(
+            [
+                np.stack([np.sum(points[:, part] * other[:, part], axis=1) for other in (points, tangents)])
+                for part in _slices(sizes)
+            ]
+        )
 
     def energy(self, radial, features: Float[Array, "e D"], sizes: tuple[int, ...]) -> Float[Array, ""]:
         """The sum over some environments and all points."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -50,6 +51,12 @@ Labels = Annotated[
 ]
 Data = Annotated[pathlib.Path, typer.Argument(help="Reference frames: anything ASE reads, or npz.")]
 Model = Annotated[pathlib.Path, typer.Argument(help="A model file that mlff fit wrote.")]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Your module or package with the model's descriptor, which is imported and so run; repeat for several."
+    ),
+]
 
 
 def parse_labels(text: str | None) -> tuple[str, ...] | None:
@@ -93,6 +100,22 @@ def parse_noise(given: list[str] | None) -> float | dict[str, float] | None:
             )
         levels[label] = value
     return levels
+
+
+def parse_trust(names: list[str] | None) -> tuple[str, ...]:
+    """--trust mypackage, repeated: modules that the user typed, which may lie in the current folder."""
+    if names:
+        search_here()
+    return tuple(names or ())
+
+
+def search_here() -> None:
+    """Look for a module that the user typed in the current folder too, after all other places.
+
+    Not before them: what lies there must not take the place of what is installed.
+    """
+    if "" not in sys.path:
+        sys.path.append("")
 
 
 def require_writable(path: pathlib.Path) -> None:

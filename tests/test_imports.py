@@ -7,13 +7,13 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
-    "arguments", "files", "precision", "batching", "units", "cells", "system", "frames", "content",
-    "ase_labels", "npz", "readers", "identity", "placeholders", "checks", "dataset", "labelled", "neighbors",
+    "arguments", "files", "trust", "expected", "precision", "batching", "units", "cells", "system",
+    "frames", "content", "ase_labels", "npz", "readers", "identity", "placeholders", "checks", "dataset", "labelled", "neighbors",
     "linalg.tiles", "linalg.threads",
     "bonds", "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
     "expansion", "coverage", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",
-    "derivatives", "prepared", "requests", "force_field", "archive", "sgdml", "export", "hyperparameters",
-    "predictions", "metrics", "fitting",
+    "derivatives", "prepared", "requests", "force_field", "record", "stored", "archive", "sgdml", "export",
+    "hyperparameters", "predictions", "metrics", "fitting",
     "calculator", "motion", "vibrations", "modes", "anharmonic", "elasticity", "phonons",
     "rounding", "relaxation", "responses", "thermochemistry", "bands", "reactions", "checkpoints", "md",
     "selfcheck", "report", "learned", "recipes",
