@@ -116,11 +116,3 @@ def search_here() -> None:
     """
     if "" not in sys.path:
         sys.path.append("")
-
-
-def require_writable(path: pathlib.Path) -> None:
-    """Before the work, not after it."""
-    if path.is_dir():
-        raise ValueError(f"--out {path}: is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise ValueError(f"--out {path}: there is no folder {path.parent}; make it first")

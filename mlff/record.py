@@ -25,6 +25,7 @@ ORDERS = {"energy": 0, "forces": 1, "stress": 1}  # of derivative; of every othe
 PAIR = Expected(
     "a length scale with its error", lambda value: several(optional(POSITIVE), 2).holds(value) and value[0] is not None
 )
+OBJECT = Expected("a JSON object", lambda value: isinstance(value, Mapping))
 RECORD = {
     "labels": several(TEXT, least=1), "own_operators": several(TEXT), "noise": named(LEVEL), "units": TEXT, "source": TEXT,
     "n_train": COUNT, "rows": COUNT, "unseen": LEVEL, "periodic": FLAG, "closest": named(POSITIVE),
@@ -32,14 +33,16 @@ RECORD = {
     "geometry_cell": several(several(NUMBER, 3), 3), "geometry_pbc": several(FLAG, 3),
     "indices": several(WHOLE), "seed": optional(WHOLE), "data_hash": TEXT, "fingerprints": several(TEXT),
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
-    "training": named(Expected("an error", lambda value: optional(NUMBER).holds(value) or named(LEVEL).holds(value))),
-    "versions": named(TEXT),
+    "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
 }  # fmt: skip
-MAY_LACK = ("own_operators", "unseen")  # of models that others trained, and of older files
-TRAINING = {
-    **{name: optional(LEVEL) for name in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse")},
+MAY_LACK = ("own_operators", "unseen", "test", "charges")  # of models that others trained, untested, and of older files
+LATER_ERRORS = ("energy_mae_per_atom", "energy_rmse_per_atom", "hessian_mae")
+EVALUATION = {
+    **{name: optional(LEVEL) for name in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", *LATER_ERRORS)},
     "slope": optional(NUMBER), "n_test": COUNT, "forces_mae_by_element": named(LEVEL),
+    "errors": named(OBJECT), "not_compared": named(TEXT),
 }  # fmt: skip
+ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
 
 
 def require_record(record: Mapping, label_order: int) -> None:
@@ -49,7 +52,9 @@ def require_record(record: Mapping, label_order: int) -> None:
         ValueError: which entry, what was expected and what is there.
     """
     require("record", record, RECORD, MAY_LACK)
-    require("record.training", record["training"], TRAINING)
+    for stage in ("training", "test"):
+        if stage in record:
+            _require_evaluation(f"record.{stage}", record[stage])
     atoms, frames, own = len(record["geometry"]), record["n_train"], record.get("own_operators", ())
     if len(record["geometry_numbers"]) != atoms:
         raise ValueError(
@@ -69,3 +74,10 @@ def require_record(record: Mapping, label_order: int) -> None:
     order = max(ORDERS.get(name, 2) for name in record["labels"])
     if not own and label_order != order:
         raise ValueError(f"label_order is {label_order}, and {order} for the labels {', '.join(record['labels'])}")
+
+
+def _require_evaluation(where: str, summary: Mapping) -> None:
+    """Refuse what is no summary of an evaluation, `Evaluation.summary`."""
+    require(where, summary, EVALUATION, (*LATER_ERRORS, "errors", "not_compared"))
+    for name, errors in summary.get("errors", {}).items():
+        require(f"{where}.errors.{name:.60}", errors, ERRORS)
