@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -32,6 +33,14 @@ def _is_whole(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LONGEST
 
 
+def _is_date(value) -> bool:
+    try:
+        return bool(datetime.datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return False
+
+
+DATE = Expected("a date", _is_date)
 FLAG = Expected("true or false", lambda value: isinstance(value, bool))
 TEXT = Expected("text", lambda value: isinstance(value, str))
 NUMBER = Expected("a finite number", _is_number)

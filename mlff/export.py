@@ -19,11 +19,26 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from mlff.archive import versions
+from mlff.archive import UNITS, versions
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
+from mlff.expected import (
+    COUNT,
+    DATE,
+    ELEMENT,
+    POSITIVE,
+    TEXT,
+    WHOLE,
+    Expected,
+    named,
+    optional,
+    require,
+    require_known,
+    several,
+)
 from mlff.files import write_whole
 from mlff.force_field import ForceField
 from mlff.precision import double_precision, doubled
@@ -36,6 +51,23 @@ PLATFORMS = ("cpu", "cuda")
 LIFETIME = (
     "JAX promises to run it with a jaxlib built up to 6 months after the one named here, or up to 3 weeks before it"
 )
+HEADER = {
+    "format": Expected(MAGIC.decode(), lambda value: value == MAGIC.decode()),
+    "force_field": TEXT,
+    "numbers": several(ELEMENT, least=1),
+    "closest": named(POSITIVE),
+    "units": Expected(f"{UNITS}, which is what files are written in", lambda value: value == UNITS),
+    "created": DATE,
+    "versions": named(TEXT),
+    "lifetime": TEXT,
+    "calling_convention": COUNT,
+    "platforms": several(TEXT, least=1),
+    "programs": several(TEXT, least=1),
+    "no_hessian": optional(TEXT),
+    "weights": WHOLE,
+    "bytes_per_geometry": COUNT,
+    "batch": COUNT,
+}
 REMEDY = "export it again from its model file, mlff.load(…).export(…)"
 
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
@@ -144,7 +176,7 @@ def save(force_field: ForceField, prepared, path) -> None:
         "force_field": repr(force_field),
         "numbers": np.asarray(prepared.numbers).tolist(),
         "closest": force_field.closest,
-        "units": {"energy": "eV", "length": "Å"},
+        "units": UNITS,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "lifetime": LIFETIME,
@@ -162,39 +194,105 @@ def save(force_field: ForceField, prepared, path) -> None:
     write_whole(path, MAGIC + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
 
 
-def load_export(path) -> ExportedForceField:
+def load_export(path, trusted: bool = False) -> ExportedForceField:
     """Read a file that `ForceField.export` wrote; the descriptor's source is not needed.
 
+    Arguments:
+        path: the file.
+        trusted: that you know where the file is from: its compiled programs are code, which runs with your rights.
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no such file of ours, damaged, of another format version, or older or newer than this JAX can run.
+        ValueError: not trusted; no such file of ours, damaged, altered, of another format version, or older or newer than
+            this JAX can run.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    first, _, rest = path.read_bytes().partition(b"\n")
-    if not first.startswith(MAGIC + b" "):
-        raise ValueError(f"{path.name}: no exported force field, or a damaged one; {REMEDY}")
-    if first.removeprefix(MAGIC + b" ") != hashlib.sha256(rest).hexdigest().encode():
-        raise ValueError(
-            f"{path.name}: its content does not match its digest, the file is damaged; copy it again, or {REMEDY}"
-        )
-    text, _, tensors = rest.partition(b"\n")
-    header = json.loads(text)
-    if header["version"] != VERSION:
-        raise ValueError(f"{path.name}: format version {header['version']}, this mlff reads {VERSION}; {REMEDY}")
+    header, arrays = _read(path, trusted)
+    try:
+        _require_header(header)
+    except ValueError as error:
+        raise _altered(path, error) from error
     oldest, newest = (
         jax.export.minimum_supported_calling_convention_version,
         jax.export.maximum_supported_calling_convention_version,
     )
     if not oldest <= header["calling_convention"] <= newest:
         raise _expired(path, header, f"calling convention {header['calling_convention']}, here {oldest} to {newest}")
-    arrays = load_tensors(tensors)
+    names = {*header["programs"], *(f"weights.{i}" for i in range(min(header["weights"], len(arrays) + 1)))}
+    if names != set(arrays):
+        raise _altered(path, f"it holds {', '.join(sorted(arrays)):.60}, expected {', '.join(sorted(names)):.60}")
     try:
         programs = {name: _program(arrays[name]) for name in header["programs"]}
-    except (ValueError, RuntimeError, NotImplementedError, AssertionError, KeyError) as error:
-        raise _expired(path, header, str(error)) from error
-    return ExportedForceField(header, [arrays[f"weights.{i}"] for i in range(header["weights"])], programs)
+    except Exception as error:  # JAX's readers raise whatever they meet
+        raise _expired(path, header, " ".join(str(error).split())[:200]) from error
+    weights = [arrays[f"weights.{i}"] for i in range(header["weights"])]
+    try:
+        for name, program in programs.items():
+            _require_program(name, program, header, weights)
+    except ValueError as error:
+        raise _altered(path, error) from error
+    return ExportedForceField(header, weights, programs)
+
+
+def _read(path: pathlib.Path, trusted: bool) -> tuple[dict, dict[str, np.ndarray]]:
+    """Header and arrays of a whole file of a version that is known, which the reader trusts."""
+    first, _, rest = path.read_bytes().partition(b"\n")
+    if not first.startswith(MAGIC + b" "):
+        raise ValueError(f"{path.name}: no exported force field, or a damaged one; {REMEDY}")
+    if trusted is not True:
+        raise ValueError(
+            f"{path.name}: holds compiled programs, which are code and run with your rights; if you know where the file is "
+            "from, load_export(path, trusted=True)"
+        )
+    if first.removeprefix(MAGIC + b" ") != hashlib.sha256(rest).hexdigest().encode():
+        raise ValueError(
+            f"{path.name}: its content does not match its digest, the file is damaged; copy it again, or {REMEDY}"
+        )
+    text, _, tensors = rest.partition(b"\n")
+    try:
+        header, arrays = dict(json.loads(text)), load_tensors(tensors)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _altered(path, error) from error
+    if header.get("version") != VERSION:
+        raise ValueError(
+            f"{path.name}: format version {header.get('version')!r:.60}, this mlff reads {VERSION}; {REMEDY}"
+        )
+    return header, arrays
+
+
+def _require_header(header: dict) -> None:
+    """Refuse a header of which an entry is missing, of another kind, or at odds with another."""
+    require_known("header", header, ("version", *HEADER))
+    require("header", header, HEADER)
+    if "jax" not in header["versions"]:
+        raise ValueError("header.versions has no jax")
+    if set(header["programs"]) - {"hessian"} != {"energy_and_forces"} or len(header["programs"]) > 2:
+        raise ValueError(
+            f"header.programs are {header['programs']!r:.60}, expected energy_and_forces, and hessian or not"
+        )
+    if (header["no_hessian"] is None) != ("hessian" in header["programs"]):
+        raise ValueError("header.no_hessian is for files without a program hessian, and for them alone")
+
+
+def _require_program(name: str, program: jax.export.Exported, header: dict, weights: list[np.ndarray]) -> None:
+    """Refuse a program that takes or gives something else than the header says."""
+    for i, (weight, taken) in enumerate(zip(weights, program.in_avals, strict=False)):
+        if weight.shape != taken.shape or weight.dtype != taken.dtype:
+            raise ValueError(f"weights.{i} is {weight.dtype}{weight.shape}, and program {name} takes {taken}")
+        if not np.isfinite(weight).all():
+            raise ValueError(f"weights.{i} is not finite")
+    atoms, batch = len(header["numbers"]), name == "energy_and_forces"
+    geometry = [tuple(aval.shape[batch:]) for aval in program.in_avals[len(weights) :]]
+    results = [tuple(aval.shape[batch:]) for aval in program.out_avals]
+    expected = [(), (atoms, 3)] if batch else [(3 * atoms, 3 * atoms)]
+    if geometry != [(atoms, 3)] or results != expected:
+        raise ValueError(
+            f"program {name} takes {geometry} and gives {results}, not what {atoms} atoms and its weights need"
+        )
+    said = list(program.platforms), program.calling_convention_version
+    if (list(header["platforms"]), header["calling_convention"]) != said:
+        raise ValueError(f"header.platforms or header.calling_convention are not those of program {name}, {said}")
 
 
 @double_precision
@@ -230,6 +328,10 @@ def _program(serialized: np.ndarray) -> jax.export.Exported:
     program = jax.export.deserialize(bytearray(serialized.tobytes()))
     program.mlir_module()  # reads its StableHLO now: whether this JAX can is not to show at the first energy only
     return program
+
+
+def _altered(path: pathlib.Path, reason) -> ValueError:
+    return ValueError(f"{path.name}: {reason}; the file is none that mlff wrote, {REMEDY}")
 
 
 def _expired(path: pathlib.Path, header: dict, reason: str) -> ValueError:

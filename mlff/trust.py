@@ -67,7 +67,7 @@ def _refusal(strange: list[str]) -> str:
     if not modules:
         return f"{refused}; no descriptor is there, so this file is not to be used"
     return (
-        f"{refused}; if you know these modules, name them, trusted=({', '.join(map(repr, modules))},) or "
+        f"{refused}; if you know these modules, name them, trusted={tuple(modules)} or "
         f"{' '.join(f'--trust {module}' for module in modules)}, or hand the functions over, descriptors={{{strange[0]!r:.80}: …}}"
     )
 

@@ -74,8 +74,8 @@ def altered_arrays(arrays):
         yield f"{name}: zero", True, {**arrays, name: np.zeros_like(array)}
         yield f"{name}: negative", True, {**arrays, name: -array - 1}
         yield f"{name}: missing", False, {other: arrays[other] for other in arrays if other != name}
-        yield f"{name}: longer", False, {**arrays, name: np.concatenate([array, array])}
-        yield f"{name}: shorter", False, {**arrays, name: array[:-1]}
+        yield f"{name}: longer", False, {**arrays, name: np.concatenate([np.atleast_1d(array)] * 2)}
+        yield f"{name}: shorter", False, {**arrays, name: np.atleast_1d(array)[:-1]}
         yield f"{name}: one axis more", False, {**arrays, name: array[None]}
         yield f"{name}: flat", False, {**arrays, name: np.concatenate([array.ravel(), [0]])}
         yield f"{name}: single precision", False, {**arrays, name: array.astype(np.float32)}

@@ -1,17 +1,21 @@
 """Model files: the same numbers after a round trip, and nothing but whole, known files is read."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import mlff
-from descriptors import inverse_distances
+from descriptors import acsf, coulomb_spectrum, exponential_distances, inverse_distances, mbdf
 from mlff import archive
+from mlff.descriptor import Descriptor
 
 
 @pytest.fixture
@@ -32,10 +36,6 @@ def test_round_trip(saved, water_model, water):
 
 
 def test_round_trip_with_energies_arguments_and_lengthscales(tmp_path, water):
-    import functools
-
-    from descriptors import exponential_distances
-
     kernel = mlff.GlobalKernel(
         functools.partial(exponential_distances, decay=1.2),
         mlff.RationalQuadratic(lengthscale=np.array([1.0, 1.0, 2.0]), alpha=2.0),
@@ -46,6 +46,58 @@ def test_round_trip_with_energies_arguments_and_lengthscales(tmp_path, water):
     np.testing.assert_array_equal(loaded.forces(water[9].positions), model.forces(water[9].positions))
     assert loaded.kernel.radial.alpha == 2.0
     assert loaded.kernel.descriptor.arguments == {"decay": 1.2}
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "arguments"),
+    [
+        (acsf, {"g2": ((4.0, 1.0), (4.0, 2.0)), "g4": (), "g5": ((0.01, 1, -1.0),), "elements": [1, 8]}),
+        (mbdf, {"powers": [3.0, 4.5], "decays": (1.5,)}),
+        (coulomb_spectrum, {"powers": (1.0, 2.5), "scales": (0.5, 20.0)}),
+    ],
+)
+def test_documented_tuples_are_hyperparameters(descriptor, arguments, water, tmp_path):
+    """They come back from a file, and the features can be differentiated by them: finite differences agree."""
+    wrapped = Descriptor.wrap(functools.partial(descriptor, **arguments)).completed(water[0].numbers)
+    real = {name for name, value in arguments.items() if value and name != "elements"}
+    assert set(wrapped.arguments) == real
+    x, numbers = water[0].positions, water[0].numbers
+    with jax.enable_x64(True):
+
+        def total(values):
+            return jnp.sum(jnp.sin(wrapped.replace(arguments=values)(jnp.asarray(x), jnp.asarray(numbers), None)))
+
+        values = {name: jnp.asarray(value) for name, value in wrapped.arguments.items()}
+        slopes = jax.grad(total)(values)
+        for name in real:
+            step = 1e-6 * jnp.ones_like(values[name])
+            ahead, back = (total({**values, name: values[name] + sign * step}) for sign in (1, -1))
+            assert float(jnp.sum(slopes[name])) == pytest.approx(float(ahead - back) / 2e-6, rel=1e-5)
+            assert abs(float(jnp.sum(slopes[name]))) > 1e-6
+        plain = descriptor(jnp.asarray(x), jnp.asarray(numbers), **{"elements": (1, 8)} if descriptor is acsf else {}, **{
+            name: value for name, value in arguments.items() if name != "elements"
+        })  # fmt: skip
+        np.testing.assert_allclose(wrapped(jnp.asarray(x), jnp.asarray(numbers), None), plain, rtol=1e-12)
+    kernel = mlff.GlobalKernel(wrapped, mlff.RBF(lengthscale=10.0))
+    model = mlff.fit(kernel, water[:2], noise=1e-3)
+    model.save(tmp_path / "m.mlff")
+    loaded = mlff.load(tmp_path / "m.mlff")
+    for name in real:
+        np.testing.assert_array_equal(
+            loaded.kernel.descriptor.arguments[name], np.asarray(arguments[name], dtype=float)
+        )
+    assert loaded.energy(water[9].positions) == model.energy(water[9].positions)
+
+
+class Own(mlff.Matern52):
+    pass
+
+
+def test_a_radial_function_of_ones_own_is_refused_in_a_sentence(tmp_path, water):
+    force_field = mlff.fit(mlff.GlobalKernel(inverse_distances, Own(lengthscale=3.0)), water[:3])
+    with pytest.raises(ValueError, match=r"radial function Own is none of RBF, .* force_field\.export"):
+        force_field.save(tmp_path / "x.mlff")
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_flipped_bit_is_noticed(saved):
@@ -100,11 +152,11 @@ def test_missing_descriptor_says_what_to_do(saved, water_model, tmp_path):
         "mlff.fit(mlff.GlobalKernel(c.mine, mlff.Matern52(lengthscale=2.0)), data).save('custom.mlff')\n"
     )
     source = os.path.join(os.path.dirname(__file__), "..", "datasets", "water.extxyz")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     subprocess.run([sys.executable, "-c", fit, source], cwd=tmp_path, check=True, env=environment)
     with pytest.raises(ValueError, match=r"custom_descriptor:mine cannot be imported.*put custom_descriptor\.py"):
-        mlff.load(tmp_path / "custom.mlff")
-    check = "import mlff; print(mlff.load('custom.mlff').kernel.descriptor.name)"
+        mlff.load(tmp_path / "custom.mlff", trusted=("custom_descriptor",))
+    check = "import mlff; print(mlff.load('custom.mlff', trusted=('custom_descriptor',)).kernel.descriptor.name)"
     done = subprocess.run(
         [sys.executable, "-c", check], cwd=tmp_path, check=True, env=environment, capture_output=True, text=True
     )

@@ -73,3 +73,39 @@ def test_a_species_the_data_do_not_hold_is_refused_at_the_fit(water):
     missing = functools.partial(fchl19, elements=(1, 6))
     with pytest.raises(ValueError, match="lack O, which the frames hold"):
         mlff.fit(mlff.LocalKernel(missing, mlff.RBF(lengthscale=1.0)), water[:5])
+
+
+def of_rows(positions, *, rows):
+    return positions.ravel()
+
+
+def test_what_is_a_hyperparameter_and_what_a_setting():
+    def kept(value):
+        wrapped = Descriptor.wrap(functools.partial(of_rows, rows=value))
+        return wrapped.arguments.get("rows"), dict(wrapped.settings).get("rows")
+
+    for real in (2.0, (1.0, 2.0), [1, 2.5], ((1.0, 2), [3, 4.0]), (np.float64(1.5),)):
+        found, none = kept(real)
+        np.testing.assert_array_equal(found, np.asarray(real, dtype=float))
+        assert none is None
+    settings = {
+        (): (),
+        (1, 2): (1, 2),
+        ("H", 1.0): ("H", 1.0),
+        ((1.0,), (1.0, 2.0)): ((1.0,), (1.0, 2.0)),
+        (True, 1.0): (True, 1.0),
+    }
+    for given, expected in settings.items():
+        assert kept(given) == (None, expected)
+    assert kept([1, [2, "a"]]) == (None, (1, (2, "a")))
+    with pytest.raises(ValueError, match="rows=.* must be real numbers"):
+        kept((print, 1.0))
+
+
+def test_what_cannot_be_called_is_refused():
+    with pytest.raises(ValueError, match="numbers comes from the frames"):
+        Descriptor.wrap(functools.partial(fchl19, numbers=np.array([1])))
+    with pytest.raises(ValueError, match="takes no positions"):
+        Descriptor.wrap(lambda *, positions: positions)
+    with pytest.raises(ValueError, match="must be atomic numbers"):
+        Descriptor.wrap(functools.partial(fchl19, elements=(1.0, 8.0)))

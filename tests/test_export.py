@@ -1,8 +1,9 @@
 """Exported force fields: the same numbers without the descriptor's source, and nothing but whole, known files is run."""
 
+import hashlib
 import importlib
+import itertools
 import json
-import os
 import subprocess
 import sys
 
@@ -14,6 +15,9 @@ import numpy as np
 import pytest
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.md.verlet import VelocityVerlet
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+from test_altered import altered_arrays, altered_headers
 
 import mlff
 from descriptors import inverse_distances
@@ -40,12 +44,12 @@ try:
 except ImportError:
     pass
 try:
-    mlff.load("model.mlff")
+    mlff.load("model.mlff", trusted=("temporary_descriptor",))
     sys.exit("the model file was read without its descriptor")
 except ValueError as error:
     assert "cannot be imported" in str(error)
 positions = np.load("positions.npy")
-force_field = mlff.load_export("model.exported")
+force_field = mlff.load_export("model.exported", trusted=True)
 results = {f"{name}_{m}": value for m in (1, 3, 7)
            for name, value in zip(("energy", "forces"), force_field.energy_and_forces(positions[:m]))}
 energy, forces = force_field.energy_and_forces(positions[0])
@@ -73,7 +77,7 @@ def exported(folder, water):
         mlff.fit(mlff.GlobalKernel(descriptor, mlff.Matern52(lengthscale=5.0), group), water[:15]).save(
             folder / "model.mlff"
         )
-        force_field = mlff.load(folder / "model.mlff")
+        force_field = mlff.load(folder / "model.mlff", trusted=("temporary_descriptor",))
         force_field.export(folder / "model.exported")
         yield force_field
         sys.modules.pop("temporary_descriptor")
@@ -89,11 +93,9 @@ def artifact(folder, exported, tmp_path):
 def test_the_same_numbers_in_a_process_without_the_descriptor(folder, exported, water):
     positions = water[60:67].uniform_positions()
     np.save(folder / "positions.npy", positions)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", ELSEWHERE], cwd=folder, capture_output=True, text=True, check=False,
-        env=environment,
-    )  # fmt: skip
+        [sys.executable, "-W", "error", "-c", ELSEWHERE], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     results = np.load(folder / "results.npz")
     for m in (1, 3, 7):
@@ -111,7 +113,7 @@ def test_the_same_numbers_in_a_process_without_the_descriptor(folder, exported, 
 def test_it_is_an_ase_calculator(artifact, exported, water, caplog):
     """Dynamics with exported programs go where those of the model go; what they do not hold is refused by name."""
     ends = []
-    for force_field in (exported, mlff.load_export(artifact)):
+    for force_field in (exported, mlff.load_export(artifact, trusted=True)):
         atoms = ase.Atoms(water[0].numbers, water[0].positions, calculator=mlff.Calculator(force_field))
         atoms.set_momenta(np.random.default_rng(2).standard_normal((3, 3)))
         VelocityVerlet(atoms, timestep=0.5 * ase.units.fs).run(50)
@@ -124,14 +126,14 @@ def test_it_is_an_ase_calculator(artifact, exported, water, caplog):
     with pytest.raises(PropertyNotImplementedError):
         ends[1].get_stress()
     with pytest.raises(ValueError, match=r"atoms: the force field is for OHH, in this order of atoms, received HOH"):
-        mlff.Calculator(mlff.load_export(artifact)).get_potential_energy(ends[1][[1, 0, 2]])
+        mlff.Calculator(mlff.load_export(artifact, trusted=True)).get_potential_energy(ends[1][[1, 0, 2]])
     ends[1].positions = 0.8 * ends[1].positions
     ends[1].get_forces()
     assert "in the training frames the closest are" in caplog.text
 
 
 def test_chunks_of_a_batch_and_single_geometries(artifact, exported, water):
-    force_field = mlff.load_export(artifact)
+    force_field = mlff.load_export(artifact, trusted=True)
     positions = water[:13].uniform_positions()
     energies, forces = force_field.energy_and_forces(positions, memory=4 * force_field.header["bytes_per_geometry"])
     np.testing.assert_allclose(energies, exported.energy(positions), rtol=0, atol=1e-10)
@@ -143,7 +145,7 @@ def test_chunks_of_a_batch_and_single_geometries(artifact, exported, water):
 
 
 def test_the_file_says_what_it_is_and_how_long_it_lasts(artifact, exported):
-    force_field = mlff.load_export(artifact)
+    force_field = mlff.load_export(artifact, trusted=True)
     line = artifact.read_bytes().split(b"\n")[1]
     assert json.loads(line) == force_field.header
     assert "6 months" in force_field.header["lifetime"]
@@ -155,7 +157,7 @@ def test_the_file_says_what_it_is_and_how_long_it_lasts(artifact, exported):
 
 
 def test_other_geometries_are_refused(artifact):
-    force_field = mlff.load_export(artifact)
+    force_field = mlff.load_export(artifact, trusted=True)
     expected = r"expected shape \(3, 3\) or \(m, 3, 3\) for H2O, received \(4, 3\)"
     with pytest.raises(ValueError, match=expected):
         force_field.forces(np.zeros((4, 3)))
@@ -177,7 +179,7 @@ def test_every_flipped_bit_is_noticed(artifact):
         with pytest.raises(
             ValueError, match=r"^model\.exported: (no exported force field|its content).*export it again"
         ):
-            mlff.load_export(artifact)
+            mlff.load_export(artifact, trusted=True)
 
 
 def test_truncated_foreign_and_absent_files(artifact, folder, tmp_path):
@@ -185,9 +187,9 @@ def test_truncated_foreign_and_absent_files(artifact, folder, tmp_path):
     for part in (content[: len(content) // 2], b"", b"PK\x03\x04 no artifact", (folder / "model.mlff").read_bytes()):
         artifact.write_bytes(part)
         with pytest.raises(ValueError, match=r"no exported force field|damaged"):
-            mlff.load_export(artifact)
+            mlff.load_export(artifact, trusted=True)
     with pytest.raises(FileNotFoundError, match="no such file"):
-        mlff.load_export(tmp_path / "absent.exported")
+        mlff.load_export(tmp_path / "absent.exported", trusted=True)
 
 
 @pytest.mark.parametrize(("name", "value"), [("minimum", 1000), ("maximum", 0)])
@@ -196,7 +198,7 @@ def test_an_expired_or_too_new_artifact_says_what_to_do(artifact, monkeypatch, n
     with pytest.raises(
         ValueError, match=r"cannot run what jax .* \(calling convention .*\); JAX promises to for 6 months, export it"
     ):
-        mlff.load_export(artifact)
+        mlff.load_export(artifact, trusted=True)
 
 
 def test_programs_that_this_jax_cannot_read_say_what_to_do(artifact, monkeypatch):
@@ -205,7 +207,7 @@ def test_programs_that_this_jax_cannot_read_say_what_to_do(artifact, monkeypatch
 
     monkeypatch.setattr(jax.export, "deserialize", deserialize)
     with pytest.raises(ValueError, match=r"\(unsupported serialization version\).*export it again"):
-        mlff.load_export(artifact)
+        mlff.load_export(artifact, trusted=True)
 
 
 def test_another_format_version(artifact, exported, monkeypatch):
@@ -213,7 +215,7 @@ def test_another_format_version(artifact, exported, monkeypatch):
     exported.export(artifact)
     monkeypatch.undo()
     with pytest.raises(ValueError, match="format version 99, this mlff reads 2; export it again"):
-        mlff.load_export(artifact)
+        mlff.load_export(artifact, trusted=True)
 
 
 def test_a_lambda_and_a_kernel_without_a_hessian(water, tmp_path):
@@ -223,7 +225,7 @@ def test_a_lambda_and_a_kernel_without_a_hessian(water, tmp_path):
     with pytest.raises(ValueError, match="which needs no source"):
         force_field.save(tmp_path / "m.mlff")
     force_field.export(tmp_path / "m.exported")
-    exported, x = mlff.load_export(tmp_path / "m.exported"), water[9].positions
+    exported, x = mlff.load_export(tmp_path / "m.exported", trusted=True), water[9].positions
     np.testing.assert_allclose(exported.forces(x), force_field.forces(x), rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match="the Hessian does not exist for Matérn-3/2"):
         exported.hessian(x)
@@ -246,7 +248,7 @@ def test_local_kernels_are_exported_for_one_composition(tmp_path, water, ethanol
     assert not list(tmp_path.iterdir())
     x, numbers = water[9].positions, water[9].numbers
     force_field.export(tmp_path / "m.exported", numbers=numbers)
-    exported = mlff.load_export(tmp_path / "m.exported")
+    exported = mlff.load_export(tmp_path / "m.exported", trusted=True)
     np.testing.assert_allclose(exported.forces(x), force_field.forces(x, numbers=numbers), rtol=0, atol=1e-10)
 
 
@@ -255,3 +257,41 @@ def test_periodic_force_fields_are_refused(exported, tmp_path):
     with pytest.raises(ValueError, match="only those of molecules can be exported"):
         periodic.export(tmp_path / "m.exported")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_not_trusted_is_not_run(artifact, monkeypatch):
+    monkeypatch.setattr(jax.export, "deserialize", lambda _: pytest.fail("its programs were read"))
+    for trusted in ({}, {"trusted": False}):
+        with pytest.raises(ValueError, match=r"compiled programs, which are code.*load_export\(path, trusted=True\)"):
+            mlff.load_export(artifact, **trusted)
+
+
+def test_altered_headers_and_weights_are_refused_or_give_the_same_energies(artifact, exported, water):
+    content = artifact.read_bytes().split(b"\n", 2)
+    header, arrays, x = json.loads(content[1]), load_tensors(content[2]), water[50].positions
+    expected, tried, sentences = exported.energy(x), 0, []
+    weights = {name: array for name, array in arrays.items() if name.startswith("weights")}
+    programs = {name: array for name, array in arrays.items() if name not in weights}
+    cases = itertools.chain(
+        ((what, free, other, arrays) for what, free, other in itertools.islice(altered_headers(header), 0, None, 5)),
+        ((what, free, header, programs | other) for what, free, other in altered_arrays(weights)),
+    )
+    for what, free, other_header, other_arrays in cases:
+        sign(artifact, other_header, other_arrays)
+        tried += 1
+        try:
+            force_field = mlff.load_export(artifact, trusted=True)
+            energy, _ = force_field.energy(x), repr(force_field)
+            mlff.Calculator(force_field)
+        except ValueError as error:
+            sentences.append(str(error))
+            continue
+        assert free or energy == pytest.approx(expected, abs=1e-9), what
+    assert tried > 150
+    assert len(sentences) > 0.7 * tried
+    assert not any("\n" in sentence for sentence in sentences)
+
+
+def sign(path, header, arrays):
+    rest = json.dumps(header).encode() + b"\n" + save_tensors({n: np.ascontiguousarray(a) for n, a in arrays.items()})
+    path.write_bytes(export.MAGIC + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
