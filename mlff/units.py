@@ -68,8 +68,11 @@ def _listed(text: str, parts: list[str]) -> tuple[float, float]:
         if part not in ENERGIES and part not in LENGTHS:
             energy, length = parse_units(part)
             energies, lengths = [*energies, energy], [*lengths, length]
-    if not energies or not lengths or len({*energies}) > 1 or len({*lengths}) > 1:
-        raise _unknown(text)
+    if len({*energies}) != 1 or len({*lengths}) != 1:
+        raise ValueError(
+            f"units={text!r} states {len({*energies})} units of energy and {len({*lengths})} of length, expected one of each; write "
+            "for example 'eV, Ang'"
+        )
     return energies[0], lengths[0]
 
 
@@ -106,7 +109,7 @@ def _parsed_at(where: str, text: str) -> tuple[float, float]:
 
 def _unknown(text: str) -> ValueError:
     return ValueError(
-        f"units={text!r} is not known, or its parts do not agree; write energy or energy/length with an energy of "
+        f"units {text!r} are not known; write energy or energy/length with an energy of "
         f"{', '.join(ENERGIES)} and a length of {', '.join(LENGTHS)}, for example 'kcal/mol' or 'hartree/bohr'"
     )
 

@@ -85,6 +85,31 @@ def unknown_units_in_the_file(images):
         atoms.info["units"] = "furlong"
 
 
+def virial_without_cell(images):
+    for atoms in images:
+        atoms.info["virial"] = np.eye(3)
+
+
+def equal_energies(images):
+    for atoms in images:
+        atoms.info["REF_energy"] = 0.0
+
+
+def units_in_some_frames(images):
+    for atoms in images:
+        del atoms.info["units"]
+    images[3].info["units"] = "kcal/mol"
+
+
+def mixed_charges(images):
+    images[8].info["charge"] = 1
+
+
+def more_atoms_than_lines(folder, datasets, model_file):
+    (folder / "in.extxyz").write_text("1000000000\n\nH 0 0 0\n")
+    return ["fit", "in.extxyz"]
+
+
 def npz(**changes):
     def prepare(folder, datasets, model_file):
         data = mlff.Dataset.read(datasets / "water.extxyz", index="0:30")
@@ -165,9 +190,35 @@ CASES = {
         extxyz(wrong_hessian),
         r"in\.extxyz: frame 0: hessian has shape \(4, 4\), expected \(9, 9\)",
     ),
-    "unknown units in the file": (extxyz(unknown_units_in_the_file), r"units 'furlong' is not known; write energy"),
+    "unknown units in the file": (extxyz(unknown_units_in_the_file), r"units 'furlong' are not known; write energy"),
+    "virial without a volume": (extxyz(virial_without_cell), r"in\.extxyz: frame 0: has a virial, but no cell"),
+    "energies that are none": (extxyz(equal_energies), r"in\.extxyz: energies of 30 frames all equal 0 eV"),
+    "units in some frames": (
+        extxyz(units_in_some_frames),
+        r"in\.extxyz: frame 3 states its units \(kcal/mol\), frame 0 and",
+    ),
+    "total charges of two kinds": (
+        extxyz(mixed_charges),
+        r"in\.extxyz: frame 8 \(H2O\) has the total charge \+1, frame 0",
+    ),
+    "a billion atoms claimed": (
+        more_atoms_than_lines,
+        r"in\.extxyz: frame 0 claims 1000000000 atoms, and the file ends",
+    ),
+    "a key that is not there": (
+        arguments("fit", "WATER", "--key", "energy=nope", "--units", "eV/Ang"),
+        r"water\.extxyz: no frame has energy; the file holds REF_energy, REF_forces, units; name the key",
+    ),
+    "units against the file's own": (
+        arguments("fit", "WATER", "--units", "kcal/mol"),
+        r"water\.extxyz: frame 0: states units 'eV/Ang', and --units 'kcal/mol' says otherwise",
+    ),
+    "a label to test that is not there": (
+        arguments("test", "MODEL", "WATER", "--labels", "stress"),
+        r"water\.extxyz: no frame has stress; the file holds",
+    ),
     "npz without units": (npz(), r"in\.npz: its units are not stated; say --units 'kcal/mol'"),
-    "unknown units": (npz(units="stone"), r"error: --units 'stone' is not known"),
+    "unknown units": (npz(units="stone"), r"error: units 'stone' are not known"),
     "npz without numbers": (
         npz(units="eV", nuclear_charges=None),
         r"in\.npz: no numbers \(looked for nuclear_charges, z",

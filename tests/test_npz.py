@@ -54,8 +54,12 @@ def test_units_that_the_file_carries(tmp_path, water, said, energy, length):
         ({"units": "eV"}, "kcal/mol", r"w\.npz: states units 'eV', and units='kcal/mol' says otherwise"),
         ({"e_unit": "eV", "r_unit": "Ang"}, "hartree/bohr", r"w\.npz: states units 'eV/Ang', and units='hartree/bohr'"),
         ({"e_unit": "eV", "r_unit": "Ang", "units": "kcal/mol"}, None, r"w\.npz: states units 'kcal/mol', and"),
-        ({"units": "A, eV, kcal/mol/A"}, None, r"w\.npz: units='A, eV, kcal/mol/A' is not known, or its parts do not"),
-        ({"units": "furlong"}, None, r"w\.npz: units='furlong' is not known"),
+        (
+            {"units": "A, eV, kcal/mol/A"},
+            None,
+            r"w\.npz: units='A, eV, kcal/mol/A' states 2 units of energy and 1 of length",
+        ),
+        ({"units": "furlong"}, None, r"w\.npz: units 'furlong' are not known"),
         ({}, None, r"w\.npz: its units are not stated; say units="),
     ],
 )

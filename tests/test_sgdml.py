@@ -213,7 +213,7 @@ REFUSED = {
     "a pickled type": ({"type": np.array(["m"], dtype=object)}, "type is no plain array .* nothing is unpickled"),
     "a pickled field": ({"sig": np.array(None)}, "sig is no plain array .* nothing is unpickled"),
     "periodic": ({"lattice": 9.0 * np.eye(3)}, r"is a periodic model \(lattice\)"),
-    "unknown units": ({"e_unit": "cal"}, "units='cal/Ang' is not known"),
+    "unknown units": ({"e_unit": "cal"}, "units 'cal/Ang' are not known"),
     "a field missing": ({"perms": ..., "std": ...}, "has no perms, std; copy it again"),
     "no numbers": ({"z": np.array([7.0, 1, 1, 1])}, "z has shape .* expected atomic numbers"),
     "another molecule": ({"z": np.array([8, 1, 1])}, r"R_desc has shape \(6, 5\) of float64, expected \(3, 5\)"),

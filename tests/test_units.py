@@ -27,9 +27,15 @@ def test_factors(text, energy, length):
     np.testing.assert_allclose(units.parse_units(text), (energy, length), rtol=1e-6)
 
 
-@pytest.mark.parametrize("text", ["", "eV/parsec", "calories", "/Ang", "eV, eV/bohr, A", "eV,", ","])
+@pytest.mark.parametrize("text", ["", "eV/parsec", "calories", "/Ang", "eV,", ",", "eV, furlong"])
 def test_unknown_units_list_the_known(text):
     with pytest.raises(ValueError, match=r"kcal/mol.*bohr"):
+        units.parse_units(text)
+
+
+@pytest.mark.parametrize("text", ["eV, eV/bohr, A", "eV, kcal/mol/A", "eV, float32"])
+def test_lists_that_do_not_agree(text):
+    with pytest.raises(ValueError, match=r"states \d units of energy and \d of length, expected one of each"):
         units.parse_units(text)
 
 
