@@ -16,7 +16,7 @@ from mlff.batching import machine_memory
 from mlff.content import Content
 from mlff.frames import Frame
 from mlff.system import System
-from mlff.units import HEAVIEST, agreed_units
+from mlff.units import HEAVIEST, agreed_units, parse_units
 
 NAMES = {
     "positions": ("coords", "R", "positions"),
@@ -50,7 +50,8 @@ def read_npz(
             stated = {
                 name: str(_read(archive, name).item()) for name in UNITS if headers.get(name, ((1,), None))[0] == ()
             }
-            energy, length, said = agreed_units(path.name, units, _statement(path, stated))
+            energy, length, said = agreed_units(path.name, units, _statement(stated))
+            _require_parts(path, stated, (energy, length))
             arrays = {kind: _read(archive, name) for kind, name in found.items()}
     except (OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path.name}: cannot be read as an npz file of plain arrays ({error})") from error
@@ -89,13 +90,18 @@ def _headers(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, tuple[tu
 def _found(path: pathlib.Path, headers: Mapping, keys: Mapping[str, str]) -> dict[str, str]:
     """The names of the arrays by what they hold."""
     names = {kind: (keys[kind],) if kind in keys else usual for kind, usual in NAMES.items()}
-    found = {kind: next((name for name in options if name in headers), None) for kind, options in names.items()}
+    found = {kind: [name for name in options if name in headers] for kind, options in names.items()}
+    for kind, several in found.items():
+        if len(several) > 1:
+            raise ValueError(
+                f"{path.name}: holds {' and '.join(several)}, which are names of {kind}; say which one, keys={{'{kind}': …}}"
+            )
     for kind in dict.fromkeys(("positions", "numbers", *keys)):
-        if found[kind] is None:
+        if not found[kind]:
             raise ValueError(
                 f"{path.name}: no {kind} (looked for {', '.join(names[kind])}); the file holds {', '.join(sorted(headers))}"
             )
-    return {kind: name for kind, name in found.items() if name is not None}
+    return {kind: several[0] for kind, several in found.items() if several}
 
 
 def _checked_shapes(path: pathlib.Path, headers: Mapping, found: Mapping[str, str]) -> int:
@@ -154,13 +160,24 @@ def _require_elements(path: pathlib.Path, name: str, numbers: np.ndarray) -> Non
         )
 
 
-def _statement(path: pathlib.Path, stated: Mapping[str, str]) -> str | None:
+def _statement(stated: Mapping[str, str]) -> str | None:
     """What the file says of its units, in one text."""
-    whole = stated.get("units", stated.get("unit"))
     parts = f"{stated['e_unit']}/{stated['r_unit']}" if {"e_unit", "r_unit"} <= set(stated) else None
-    if whole and parts:
-        agreed_units(path.name, parts, whole)
-    return whole or parts
+    return stated.get("units", stated.get("unit", parts))
+
+
+def _require_parts(path: pathlib.Path, stated: Mapping[str, str], factors: tuple[float, float]) -> None:
+    """Refuse a unit of energy or length that the file states and that is not the one it is read with."""
+    for place, (name, text) in enumerate((("e_unit", "{}/Ang"), ("r_unit", "eV/{}"))):
+        try:
+            said = parse_units(text.format(stated[name]))[place] if name in stated else factors[place]
+        except ValueError:
+            continue  # words that are not known, for which the user's stand
+        if not np.isclose(said, factors[place], rtol=1e-4, atol=0.0):
+            raise ValueError(
+                f"{path.name}: its {name} is {stated[name]!r}, and units= or its entry units says otherwise; leave units= out, or "
+                "correct the file"
+            )
 
 
 def _frame(arrays: Mapping[str, np.ndarray], i: int) -> Frame:

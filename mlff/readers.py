@@ -128,12 +128,17 @@ def _images(path: pathlib.Path) -> list[Atoms]:
 
 
 def _require_whole(path: pathlib.Path) -> None:
-    """Refuse a file in the xyz form of which a frame claims more atoms than there are lines."""
+    """Refuse a file in the xyz form of which a frame claims more atoms than there are lines, or that goes on behind a blank line,
+    where ASE stops."""
     if ".xyz" not in path.name and ".extxyz" not in path.name:
         return
     with open_with_compression(str(path), "rb") as file:
         for frame in itertools.count():
             words = file.readline().split()
+            if frame and not words and any(line.strip() for line in file):
+                raise ValueError(
+                    f"{path.name}: goes on behind a blank line after frame {frame - 1}; remove the blank line"
+                )
             if len(words) != 1 or not words[0].isdigit():
                 return  # the end, or a form that ASE may know
             claimed = int(words[0])

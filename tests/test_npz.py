@@ -53,7 +53,9 @@ def test_units_that_the_file_carries(tmp_path, water, said, energy, length):
     [
         ({"units": "eV"}, "kcal/mol", r"w\.npz: states units 'eV', and units='kcal/mol' says otherwise"),
         ({"e_unit": "eV", "r_unit": "Ang"}, "hartree/bohr", r"w\.npz: states units 'eV/Ang', and units='hartree/bohr'"),
-        ({"e_unit": "eV", "r_unit": "Ang", "units": "kcal/mol"}, None, r"w\.npz: states units 'kcal/mol', and"),
+        ({"e_unit": "eV", "r_unit": "Ang", "units": "kcal/mol"}, None, r"w\.npz: its e_unit is 'eV', and units= or"),
+        ({"r_unit": "bohr"}, "eV", r"w\.npz: its r_unit is 'bohr', and units= or"),
+        ({"e_unit": "kcal/mol"}, "eV", r"w\.npz: its e_unit is 'kcal/mol', and units= or"),
         (
             {"units": "A, eV, kcal/mol/A"},
             None,
@@ -106,6 +108,16 @@ def test_cells_and_charges_are_kept(tmp_path, water, rng):
 def test_arrays_that_are_not_what_they_should_be(tmp_path, water, changes, message):
     with pytest.raises(ValueError, match=message):
         read(tmp_path, arrays(water, **changes), units="eV")
+
+
+def test_two_arrays_of_one_kind(tmp_path, water):
+    held = arrays(water, energies=water.array("energy") + 5.0)
+    with pytest.raises(
+        ValueError, match=r"w\.npz: holds energies and E, which are names of energy; say which one, keys="
+    ):
+        read(tmp_path, held, units="eV")
+    data = read(tmp_path, held, units="eV", keys={"energy": "energies"})
+    np.testing.assert_array_equal(data.array("energy"), water.array("energy") + 5.0)
 
 
 def test_numbers_as_floats_are_numbers(tmp_path, water):

@@ -154,6 +154,19 @@ def test_more_atoms_claimed_than_there_are(tmp_path, frames, count, frame):
         mlff.Dataset.read(tmp_path / "w.xyz")
 
 
+def test_frames_behind_a_blank_line(tmp_path, frames):
+    """ASE reads nothing there."""
+    for n in range(2):
+        ase.io.write(tmp_path / f"{n}.xyz", frames[3 * n : 3 * n + 3], format="extxyz")
+    one, two = ((tmp_path / f"{n}.xyz").read_text() for n in range(2))
+    (tmp_path / "w.xyz").write_text(one + "\n\n")
+    assert len(mlff.Dataset.read(tmp_path / "w.xyz")) == 3
+    (tmp_path / "w.xyz").write_text(one + "\n" + two)
+    assert len(ase.io.read(tmp_path / "w.xyz", ":", format="extxyz")) == 3
+    with pytest.raises(ValueError, match=r"w\.xyz: goes on behind a blank line after frame 2; remove the blank line"):
+        mlff.Dataset.read(tmp_path / "w.xyz")
+
+
 @pytest.mark.parametrize(("number", "what"), [(0, "atomic number 0"), (None, "position of atom 1 is not finite")])
 def test_atoms_that_are_none(tmp_path, frames, number, what):
     if number is None:
