@@ -23,6 +23,8 @@ from mlff.radial import Product, Radial
 from mlff.symmetry import Permutations
 from mlff.units import symbols
 
+AMPLITUDE = ", eV², or None to take it from the data"  # what `require_positive` says of it
+
 
 class _Kernel(struct.PyTreeNode):
     """What kernels share: `leaves` hold one descriptor and one radial function each, `parts` are terms of a sum."""
@@ -81,7 +83,18 @@ class _Kernel(struct.PyTreeNode):
 def _check_leaf(leaf) -> None:
     if callable(leaf.descriptor) and not isinstance(leaf.descriptor, Descriptor):
         object.__setattr__(leaf, "descriptor", Descriptor.wrap(leaf.descriptor))
-    require_positive("amplitude", leaf.amplitude, ", eV², or None to take it from the data")
+    require_positive("amplitude", leaf.amplitude, AMPLITUDE)
+
+
+def _scaled(leaf, features: Float[Array, "e D"]) -> Float[Array, "e D"]:
+    """φ/ℓ, with one length scale or one for every feature."""
+    scales = jnp.ravel(jnp.asarray(leaf.radial.lengthscale))
+    if scales.size not in (1, features.shape[1]):
+        raise ValueError(
+            f"lengthscale: {scales.size} are given, descriptor {leaf.descriptor.name} has {features.shape[1]} features; give "
+            "one, or one for every feature"
+        )
+    return features / scales
 
 
 def _ascending(elements) -> tuple[int, ...]:
@@ -121,6 +134,8 @@ class GlobalKernel(_Kernel):
     def __post_init__(self):
         _check_leaf(self)
         if isinstance(self.permutations, (list, tuple, np.ndarray)):
+            if len({len(p) for p in self.permutations}) != 1:
+                raise ValueError("permutations: give index arrays of one length, all elements of a group, or None")
             elements = np.asarray(self.permutations)
             like = np.zeros(elements.shape[-1], dtype=int)  # which atoms are alike is the data's to say: `fit` checks
             object.__setattr__(self, "permutations", Permutations.from_elements(elements, like))
@@ -152,7 +167,7 @@ class GlobalKernel(_Kernel):
                 f"descriptor {self.descriptor.name} returns an array of shape {features.shape}; a global kernel takes "
                 "one vector for the whole molecule, shape (D,), or one for every atom, shape (n, D)"
             )
-        return (features.reshape(1, -1) / jnp.ravel(jnp.asarray(self.radial.lengthscale)),)
+        return (_scaled(self, features.reshape(1, -1)),)
 
     def evaluate(self, system, other) -> Float[Array, ""]:
         """k(x, x′)/A of two systems, straight from the definition; a scalar, differentiable in both."""
@@ -219,7 +234,7 @@ class LocalKernel(_Kernel):
                 f"descriptor {self.descriptor.name} returns an array of shape {features.shape} for {positions.shape[0]} "
                 "atoms; a local kernel takes one vector for every atom, shape (n, D)"
             )
-        return (features / self.radial.lengthscale,)
+        return (_scaled(self, features),)
 
     def evaluate(self, system, other) -> Float[Array, ""]:
         """k(x, x′)/A of two systems, straight from the definition; a scalar, differentiable in both."""
@@ -251,6 +266,7 @@ class ProductKernel(_Kernel):
             )
         if any(factor.amplitude is not None for factor in self.factors):
             raise ValueError("factors of a product have no amplitude of their own; give that of the product")
+        require_positive("amplitude", self.amplitude, AMPLITUDE)
         first = self.factors[0]
         if kinds == {GlobalKernel} and any(factor.permutations != first.permutations for factor in self.factors):
             raise ValueError("factors of a product must share their permutations: they stand inside one sum over them")
@@ -312,6 +328,8 @@ class SumKernel(_Kernel):
     def __post_init__(self):
         terms = tuple(part for term in self.terms for part in term.parts)  # a sum of sums is a sum
         object.__setattr__(self, "terms", terms)
+        if not terms:
+            raise ValueError("terms of a sum: there are none; give at least one kernel")
         if len({term.amplitude is None for term in terms}) > 1:
             raise ValueError("amplitudes of a sum: give one to every term, or to none")
 

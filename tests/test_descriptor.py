@@ -98,7 +98,7 @@ def test_what_is_a_hyperparameter_and_what_a_setting():
     for given, expected in settings.items():
         assert kept(given) == (None, expected)
     assert kept([1, [2, "a"]]) == (None, (1, (2, "a")))
-    with pytest.raises(ValueError, match="rows=.* must be real numbers"):
+    with pytest.raises(ValueError, match=r"rows=.* must be real numbers"):
         kept((print, 1.0))
 
 

@@ -65,6 +65,21 @@ def test_shape_of_a_global_descriptor(water):
         mlff.fit(mlff.GlobalKernel(matrix_descriptor, mlff.RBF(lengthscale=1.0)), water[:5])
 
 
+def test_arguments_are_checked_before_the_work(water):
+    radial = mlff.RBF(lengthscale=1.0)
+    with pytest.raises(ValueError, match=r"lengthscale: 2 are given, descriptor .* has 3 features"):
+        mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=np.ones(2))), water[:5])
+    with pytest.raises(ValueError, match="terms of a sum: there are none"):
+        mlff.SumKernel(())
+    with pytest.raises(ValueError, match=r"amplitude=-1\.0 must be positive"):
+        mlff.ProductKernel((mlff.GlobalKernel(inverse_distances, radial),) * 2, amplitude=-1.0)
+    with pytest.raises(ValueError, match=r"amplitude=-2\.0 must be positive"):
+        mlff.GlobalKernel(inverse_distances, radial, amplitude=np.array(-2.0))
+    for permutations in ([[0, 1, 2], [0, 2]], []):
+        with pytest.raises(ValueError, match="permutations: give index arrays of one length"):
+            mlff.GlobalKernel(inverse_distances, radial, permutations)
+
+
 def test_kernels_are_immutable():
     kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.0))
     with pytest.raises(AttributeError):
