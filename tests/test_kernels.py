@@ -176,7 +176,7 @@ def test_features_that_tie_are_no_rearrangement(ethanol):
     np.testing.assert_allclose(force_field.energy(x[group.indices]), force_field.energy(x), atol=1e-8)
 
 
-@pytest.mark.parametrize("value", [np.array([0, 1]), [0, 1], {"a": 1}])
+@pytest.mark.parametrize("value", [np.array([0, 1]), {"a": 1}, print])
 def test_arguments_that_a_file_could_not_hold(value):
-    with pytest.raises(ValueError, match="must be a real number or array"):
+    with pytest.raises(ValueError, match="must be real numbers"):
         mlff.Descriptor.wrap(functools.partial(with_numbers, kind=value))
