@@ -36,6 +36,8 @@ OPTIONAL = (
 )  # fmt: skip
 KINDS = {"d": "a data set", "t": "a training task"}
 REMEDY = "copy it again, or train it again with sgdml 1.0"
+LARGE = 16 * 2**20  # bytes that any array may take
+SHRINKAGE = 20  # of larger ones when they are compressed, at most; of files of zeros it is 1000
 EMBEDDING_TOLERANCE = 1e-4  # of the distances: what those of a real geometry keep to, even in single precision
 
 
@@ -119,6 +121,13 @@ def _model(path: pathlib.Path, archive) -> dict[str, np.ndarray]:
 
 
 def _plain(path: pathlib.Path, archive, name: str) -> np.ndarray:
+    """One array, unless it would be far larger than the file: real weights hardly shrink when they are compressed."""
+    member = archive.zip.getinfo(f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name)
+    if member.file_size > max(LARGE, SHRINKAGE * member.compress_size):
+        raise ValueError(
+            f"{path.name}: {name} would take {member.file_size / 2**20:.0f} MiB out of {member.compress_size / 2**20:.1f}, "
+            f"which no weights do; {REMEDY}"
+        )
     try:
         return archive[name]
     except ValueError as error:

@@ -148,3 +148,14 @@ def test_altered_files_are_refused_or_give_the_same_energies(kind, water, tmp_pa
 def test_every_field_of_every_class_that_is_stored_is_checked():
     for cls, kinds in FIELDS.items():
         assert {field.name for field in dataclasses.fields(cls)} == set(kinds), cls
+
+
+def test_files_of_version_2_are_read(water_model, water, tmp_path):
+    """They have no curvature and no name of own operators."""
+    path = tmp_path / "m.mlff"
+    water_model.save(path)
+    header, arrays = opened(path)
+    header = replaced(header, ("model", "parts", 0, "channels", 0, "curvature"), ...)
+    header = replaced(replaced(header, ("record", "own_operators"), ...), ("version",), 2)
+    signed(path, header, arrays)
+    assert mlff.load(path).energy(water[50].positions) == water_model.energy(water[50].positions)

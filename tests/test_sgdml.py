@@ -249,3 +249,21 @@ def test_damaged_and_foreign_files(write, tmp_path):
         mlff.load_sgdml(path)
     with pytest.raises(FileNotFoundError, match="no such file"):
         mlff.load_sgdml(tmp_path / "absent.npz")
+
+
+def test_zeros_that_were_compressed_are_not_unpacked(tmp_path, monkeypatch):
+    """A small file cannot fill the memory: the sizes are looked at first."""
+    fields = stored_model(R_desc=np.zeros((6, 10**6)))
+    np.savez_compressed(
+        tmp_path / "m.npz", **{name: fields[name] for name in fields if name not in ("md5_test", "f_err")}
+    )
+    assert (tmp_path / "m.npz").stat().st_size < 2**18
+    read = np.lib.format.read_array
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *given, **options: _small(read(*given, **options)))
+    with pytest.raises(ValueError, match=r"m\.npz: R_desc would take 46 MiB out of 0\.0"):
+        mlff.load_sgdml(tmp_path / "m.npz")
+
+
+def _small(array):
+    assert array.nbytes < 2**20
+    return array
