@@ -91,7 +91,7 @@ class Calculator(ASECalculator):
             self._require(atoms)
             self._name_close_atoms(atoms)
         where = self._where(atoms)
-        self._name_distant_geometry(where)
+        self._name_distant_geometry(atoms, where)
         if "energy" not in self.results:
             energy, forces = model.energy_and_forces(**where)
             self.results.update(energy=energy, free_energy=energy, forces=forces)
@@ -123,11 +123,9 @@ class Calculator(ASECalculator):
                     pair, distance, seen,
                 )  # fmt: skip
 
-    def _name_distant_geometry(self, where: dict) -> None:
+    def _name_distant_geometry(self, atoms, where: dict) -> None:
         """A warning when the geometry leaves what the training frames show, and again whenever it is twice as far."""
-        if isinstance(self.force_field, ExportedForceField):
-            return
-        geometry = np.concatenate([where["positions"], where["cell"]])
+        geometry = np.concatenate([atoms.positions, atoms.cell.array])
         known = self._looked is not None and self._looked.shape == geometry.shape
         if known and not (np.abs(geometry - self._looked) > LOOK_AGAIN).any():
             return

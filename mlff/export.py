@@ -1,7 +1,8 @@
 """Exported force fields: programs and weights in one file, which run without the descriptor's source.
 
-A line with the digest of the rest, a line of JSON that says what it is, then safetensors: the weights, and two programs that
-take them (StableHLO, serialized by `jax.export`), one of energy and forces for any number of geometries, one of the Hessian.
+A line with the digest of the rest, a line of JSON that says what it is, then safetensors: the weights, and programs that
+take them (StableHLO, serialized by `jax.export`): one of energy and forces for any number of geometries, one of the distance
+from the training frames, one of the Hessian.
 
 JAX promises to run such programs with a jaxlib that was built up to 6 months after the one that wrote them, and up to 3
 weeks before it (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees). Model files have no such limit.
@@ -25,6 +26,7 @@ from safetensors.numpy import save as save_tensors
 
 from mlff.archive import UNITS, versions
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
+from mlff.coverage import spacings
 from mlff.expected import (
     COUNT,
     DATE,
@@ -46,7 +48,7 @@ from mlff.radial import require_order
 from mlff.units import formula
 
 MAGIC = b"mlff-export"
-VERSION = 2
+VERSION = 3  # with the distance from the training frames
 PLATFORMS = ("cpu", "cuda")
 LIFETIME = (
     "JAX promises to run it with a jaxlib built up to 6 months after the one named here, or up to 3 weeks before it"
@@ -139,6 +141,15 @@ class ExportedForceField:
             raise ValueError(self.header["no_hessian"])
         return np.array(self._programs["hessian"](self._weights, self._checked(positions, (2,))))
 
+    @double_precision
+    def training_distance(self, positions: Positions) -> float:
+        """How far a geometry lies from the training frames, in units of how far these lie from each other.
+
+        Raises:
+            ValueError: as for `energy_and_forces`.
+        """
+        return float(self._programs["training_distance"](self._weights, self._checked(positions, (2,))))
+
     def _checked(self, positions, dimensions: tuple[int, ...]) -> np.ndarray:
         positions = np.asarray(positions, dtype=np.float64)
         atoms = len(self.numbers)
@@ -163,7 +174,7 @@ def save(force_field: ForceField, prepared, path) -> None:
         )
     one = np.zeros((prepared.atoms, 3)), (np.zeros((3, 3)), None)
     needed = prepared.bytes_per_gradient(*one)
-    programs, refusal = {"energy_and_forces": _energy_and_forces(prepared)}, None
+    programs, refusal = {name: export(prepared) for name, export in ALWAYS.items()}, None
     try:
         for radial in force_field.kernel.radials:
             require_order(radial, force_field.label_order, 2, "the Hessian")
@@ -267,9 +278,9 @@ def _require_header(header: dict) -> None:
     require("header", header, HEADER)
     if "jax" not in header["versions"]:
         raise ValueError("header.versions has no jax")
-    if set(header["programs"]) - {"hessian"} != {"energy_and_forces"} or len(header["programs"]) > 2:
+    if sorted(set(header["programs"]) | {"hessian"}) != sorted({*ALWAYS, "hessian"}) or len(header["programs"]) > 3:
         raise ValueError(
-            f"header.programs are {header['programs']!r:.60}, expected energy_and_forces, and hessian or not"
+            f"header.programs are {header['programs']!r:.60}, expected {', '.join(ALWAYS)}, and hessian or not"
         )
     if (header["no_hessian"] is None) != ("hessian" in header["programs"]):
         raise ValueError("header.no_hessian is for files without a program hessian, and for them alone")
@@ -285,7 +296,9 @@ def _require_program(name: str, program: jax.export.Exported, header: dict, weig
     atoms, batch = len(header["numbers"]), name == "energy_and_forces"
     geometry = [tuple(aval.shape[batch:]) for aval in program.in_avals[len(weights) :]]
     results = [tuple(aval.shape[batch:]) for aval in program.out_avals]
-    expected = [(), (atoms, 3)] if batch else [(3 * atoms, 3 * atoms)]
+    expected = {
+        "energy_and_forces": [(), (atoms, 3)], "training_distance": [()], "hessian": [(3 * atoms, 3 * atoms)]
+    }[name]  # fmt: skip
     if geometry != [(atoms, 3)] or results != expected:
         raise ValueError(
             f"program {name} takes {geometry} and gives {results}, not what {atoms} atoms and its weights need"
@@ -303,6 +316,19 @@ def _energy_and_forces(prepared) -> jax.export.Exported:
         return packed[:, 0], packed[:, 1:].reshape(positions.shape)
 
     return _exported(energy_and_forces, prepared, jax.export.symbolic_shape(f"m, {prepared.atoms}, 3"))
+
+
+@double_precision
+def _training_distance(prepared) -> jax.export.Exported:
+    own = spacings(prepared.model)
+
+    def training_distance(weights, positions):
+        return prepared.functions.training_distance(weights, own, prepared.numbers, positions, jnp.zeros((3, 3)), None)
+
+    return _exported(training_distance, prepared, (prepared.atoms, 3))
+
+
+ALWAYS = {"energy_and_forces": _energy_and_forces, "training_distance": _training_distance}  # programs of every file
 
 
 @double_precision

@@ -50,11 +50,12 @@ except ValueError as error:
     assert "cannot be imported" in str(error)
 positions = np.load("positions.npy")
 force_field = mlff.load_export("model.exported", trusted=True)
+distance = force_field.training_distance(positions[0])
 results = {f"{name}_{m}": value for m in (1, 3, 7)
            for name, value in zip(("energy", "forces"), force_field.energy_and_forces(positions[:m]))}
 energy, forces = force_field.energy_and_forces(positions[0])
 assert type(energy) is float and "temporary_descriptor" not in sys.modules
-np.savez("results.npz", energy=energy, forces=forces, hessian=force_field.hessian(positions[0]), **results)
+np.savez("results.npz", distance=distance, energy=energy, forces=forces, hessian=force_field.hessian(positions[0]), **results)
 """
 
 
@@ -106,6 +107,9 @@ def test_the_same_numbers_in_a_process_without_the_descriptor(folder, exported, 
     assert results["energy"] == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
     np.testing.assert_allclose(results["forces"], atoms.get_forces(), rtol=0, atol=1e-10)
     np.testing.assert_allclose(results["hessian"], atoms.calc.get_hessian(atoms), rtol=0, atol=1e-9)
+    distance = atoms.calc.force_field.training_distance(atoms.positions)
+    assert results["distance"] == pytest.approx(distance, rel=1e-9)
+    assert distance > 0.0
     assert np.abs(results["forces"]).max() > 0.1
     assert results["hessian"].shape == (9, 9)
 
@@ -214,7 +218,7 @@ def test_another_format_version(artifact, exported, monkeypatch):
     monkeypatch.setattr(export, "VERSION", 99)
     exported.export(artifact)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format version 99, this mlff reads 2; export it again"):
+    with pytest.raises(ValueError, match="format version 99, this mlff reads 3; export it again"):
         mlff.load_export(artifact, trusted=True)
 
 
