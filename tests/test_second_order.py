@@ -258,8 +258,8 @@ def test_planar_benzene_keeps_its_modes_out_of_the_plane():
 SHIFTS = np.array(list(itertools.product((-1.0, 0.0, 1.0), repeat=3)))
 
 
-def crowding(positions, cell):
-    """Eight numbers an atom of a crystal, from its images in the next cells."""
+def crowding(positions, cell, *, cutoff=0.0):
+    """Eight numbers an atom of a crystal, from its images in the next cells; the nearest ones are not looked for."""
     vectors = positions[:, None, None] - positions[:, None] + SHIFTS @ cell
     squares = jnp.sum(vectors**2, axis=-1)
     return jnp.stack([jnp.sum(jnp.exp(-squares / w), axis=(1, 2)) for w in np.linspace(2.0, 20.0, 8)], axis=1)
