@@ -337,8 +337,8 @@ class ForceField(struct.PyTreeNode):
     def export(self, path, numbers=None) -> None:
         """Write energy, forces and Hessian of molecules as one file that runs without the descriptor's source.
 
-        `mlff.load_export` reads it, for as long as JAX promises to (six months); the model file that `save` writes is the
-        one to keep.
+        `mlff.load_export(path, trusted=True)` reads it, for as long as JAX promises to (six months): a compiled program is code.
+        The model file that `save` writes is the one to keep.
 
         Arguments:
             path: of the file, written whole or not at all.
