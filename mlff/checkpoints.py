@@ -44,12 +44,14 @@ class Settings:
     velocities: float | None = None
 
     def __post_init__(self):
-        if self.interval < 1 or not 0 < self.timestep < np.inf:
-            raise ValueError(f"interval={self.interval} and timestep={self.timestep} (fs) must be positive")
-        if self.temperature is not None and not (0 <= self.temperature < np.inf and 0 <= self.friction < np.inf):
-            raise ValueError(
-                f"temperature={self.temperature} (K) and friction={self.friction} (1/fs) must not be negative"
-            )
+        if self.interval < 1:
+            raise ValueError(f"interval={self.interval} (steps) must be positive")
+        if not 0 < self.timestep < np.inf:
+            raise ValueError(f"timestep={self.timestep} (fs) must be positive")
+        if self.temperature is not None and not 0 <= self.temperature < np.inf:
+            raise ValueError(f"temperature={self.temperature} (K) must not be negative")
+        if not 0 <= self.friction < np.inf:
+            raise ValueError(f"friction={self.friction} (1/fs) must not be negative")
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} must not be negative")
 

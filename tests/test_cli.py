@@ -188,6 +188,18 @@ def test_md_goes_on_with_what_it_began_with(folder, monkeypatch, capsys):
         assert [atoms.info["step"] for atoms in trajectory] == [0, 10, 20, 30, 40, 50, 60]
 
 
+@pytest.mark.parametrize(
+    "typed", ["--timestep=0", "--temperature=-3", "--temperature=nan", "--friction=-1", "--interval=0", "--seed=-1"]
+)
+def test_md_names_options_as_they_were_typed(folder, monkeypatch, capsys, typed):
+    monkeypatch.chdir(folder)
+    line = refused(
+        ["md", "w.mlff", "--nve", typed] if "friction" not in typed else ["md", "w.mlff", typed], monkeypatch, capsys
+    )
+    assert line.startswith(f"error: {typed.split('=')[0]}=")
+    assert "must" in line
+
+
 def test_md_never_replaces_what_it_reads_or_what_is_there(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     model = (folder / "w.mlff").read_bytes()
