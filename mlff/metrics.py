@@ -95,7 +95,7 @@ def error_rows(summary: Mapping) -> list[tuple[str, str, str, str]]:
             for name, operator in (("energy", ENERGY), ("forces", FORCES))
             if summary.get(f"{name}_mae") is not None
         }
-    if summary.get("energy_mae_per_atom") is not None:
+    if "energy" in errors and summary.get("energy_mae_per_atom") is not None:
         per_atom = (summary["energy_mae_per_atom"], summary["energy_rmse_per_atom"], "eV/atom")
         errors = {"energy": errors["energy"], "energy per atom": per_atom, **errors}
     rows = []
