@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.io import ulm
 from ase.io.trajectory import Trajectory
 
+from mlff.arguments import checked_seed
 from mlff.force_field import ForceField
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,7 @@ class Settings:
             raise ValueError(f"temperature={self.temperature} (K) must not be negative")
         if not 0 <= self.friction < np.inf:
             raise ValueError(f"friction={self.friction} (1/fs) must not be negative")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative")
+        checked_seed(self.seed)
 
 
 @dataclasses.dataclass(frozen=True)

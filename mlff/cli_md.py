@@ -127,10 +127,7 @@ def _begun(force_field, start: pathlib.Path | None, out: pathlib.Path, typed: di
         raise ValueError(f"--out {out} exists; go on with --resume, or name another file")
     values = DEFAULTS | typed
     drawn = values.pop("temperature")
-    try:
-        Settings(temperature=drawn, **values)
-    except ValueError as error:  # which begins with the name and value of what was typed
-        raise ValueError(f"--{error}") from error
+    Settings(temperature=drawn, **values)  # with --nve too the temperature must be one
     settings = Settings(temperature=None if nve else drawn, velocities=drawn, **values)
     atoms = _start(force_field, start)
     dynamics.thermalise(atoms, drawn, np.random.default_rng(settings.seed))

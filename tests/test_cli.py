@@ -196,7 +196,7 @@ def test_md_names_options_as_they_were_typed(folder, monkeypatch, capsys, typed)
     line = refused(
         ["md", "w.mlff", "--nve", typed] if "friction" not in typed else ["md", "w.mlff", typed], monkeypatch, capsys
     )
-    assert line.startswith(f"error: {typed.split('=')[0]}=")
+    assert line.startswith(f"error: {typed.split('=')[0]} ")
     assert "must" in line
 
 
