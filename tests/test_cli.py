@@ -59,7 +59,8 @@ def test_stages_are_told_where_there_is_no_terminal(folder):
         "read", "model", "descriptors", "assemble", "factorise", "training errors", "test", "self-check",
     ]  # fmt: skip
     assert "length scale" in started
-    ended = [re.fullmatch(r"(.+): [\d.]+ s", line)[1] for line in lines if not line.endswith(" …")]
+    # on a slow machine there are lines of stages that go on, too, which end with a share
+    ended = [re.fullmatch(r"(.+): [\d.]+ s", line)[1] for line in lines if not line.endswith((" …", " %"))]
     assert ended == started
 
 
