@@ -20,6 +20,7 @@ from mlff.force_field import ForceField
 logger = logging.getLogger(__name__)
 
 MAGIC = f"- of Ulm{'ASE-Trajectory':16}".encode()  # how ASE's trajectories begin
+STRONGEST = 1.0  # friction times time step; measured on oscillators: 301 K of 300 at 1.0, 330 K at 1.5
 _ITEMS = 8 + 16 + 8  # bytes before the number of frames
 STATE = "dynamics"  # among `atoms.info` of a frame
 LABELS = ("energy", "free_energy", "forces", "stress", "virial")  # of the first geometry, which no other frame has
@@ -53,6 +54,11 @@ class Settings:
             raise ValueError(f"temperature={self.temperature} (K) must not be negative")
         if not 0 <= self.friction < np.inf:
             raise ValueError(f"friction={self.friction} (1/fs) must not be negative")
+        if self.temperature is not None and not 0 < self.friction * self.timestep <= STRONGEST:
+            raise ValueError(
+                f"friction={self.friction} (1/fs) must be positive, and at most {STRONGEST:g} in a time step of "
+                f"{self.timestep} fs, or the temperature is not the thermostat's; usual are 0.001 to 0.1"
+            )
         checked_seed(self.seed)
 
 
@@ -154,6 +160,14 @@ def remove_remains(path: pathlib.Path) -> None:
         raise ValueError(f"{path} exists; go on with md.resume, or name another file")
     path.unlink()
     logger.warning("%s holds no whole frame; the run begins at step 0", path)
+
+
+def drop_last(path: pathlib.Path) -> None:
+    """Take the last frame out of a trajectory's index; the frames that follow are written behind it."""
+    count = whole_frames(path) - 1
+    with path.open("r+b") as file:
+        file.seek(_ITEMS)
+        file.write(np.array(count, dtype="<i8").tobytes())
 
 
 def fingerprint(calculator) -> str:

@@ -20,8 +20,8 @@ def md(
     start: Annotated[
         pathlib.Path | None,
         typer.Option(
-            help="Geometry to start from, with its masses, cell and constraints (velocities are drawn anew); else the "
-            "model's own, relaxed."
+            help="Geometry to start from (the last one of a file), with its masses, cell and constraints (velocities are "
+            "drawn anew); else the model's own, relaxed."
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Time steps, counted from the start of the run.")] = 2000,
@@ -72,6 +72,10 @@ def md(
     typed = {name: value for name, value in typed.items() if value is not None}
     force_field = load(model, parse_trust(trust))
     with reserved({"--out": out}, [model] if start is None else [model, start]):
+        if out.suffix != ".traj":
+            raise ValueError(
+                f"--out {out}: is written as an ASE trajectory, so name it .traj; ase convert makes others of it"
+            )
         if resume and not _nothing_to_go_on_from(out):
             checkpoint = _resumed(force_field, out, steps, typed, nve)
         else:

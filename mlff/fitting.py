@@ -310,7 +310,7 @@ def _noise(noise, frames: LabelledFrames, operators: dict[str, Operator]) -> dic
     if set(noise) != set(labels):
         raise ValueError(f"noise is given for {', '.join(noise) or 'nothing'}, the labels are {', '.join(labels)}")
     for name, value in noise.items():
-        if not (is_number(value) and 0 <= value <= LARGEST):
+        if not (is_number(value) and 0 <= float(value) <= LARGEST):
             raise ValueError(
                 f"noise: {name} {value} must be a standard deviation in {operators[name].unit}, not negative and finite "
                 f"(at most {LARGEST:g})"

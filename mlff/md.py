@@ -14,7 +14,7 @@ from ase.md.langevin import Langevin
 from ase.md.md import MolecularDynamics
 from ase.md.verlet import VelocityVerlet
 
-from mlff.checkpoints import Checkpoint, Settings, fingerprint, remove_remains, resume, whole_frames
+from mlff.checkpoints import Checkpoint, Settings, drop_last, fingerprint, remove_remains, resume, whole_frames
 from mlff.files import reserved
 from mlff.motion import motions
 from mlff.units import FEMTOSECOND, KB
@@ -69,7 +69,8 @@ def internal_temperature(atoms: Atoms) -> float:
     """Temperature of the internal degrees of freedom, K: 2K/(f k), 0 where there are none.
 
     K is the kinetic energy of the motions that constraints allow less the rigid ones, f their number, m − r of
-    `mlff.motion`: 3n − 6 of a free molecule, 3n − 5 of a linear one, 3n − 3 of a cell, 3 a moving atom where others are fixed.
+    `mlff.motion`: 3n − 6 of a free molecule, 3n − 5 of a linear one, 3n − 3 of a cell, and 3 for each moving atom where so
+    many are fixed that the whole cannot move.
     """
     free = motions(atoms)
     if free.degrees == 0:
@@ -156,7 +157,8 @@ def advance(
         checkpoint.atoms.calc = mlff.Calculator(mlff.load("ethanol.mlff"))
         md.advance(checkpoint, 20_000, "run.traj")
 
-    The bits are those of one machine and one set of software versions. Frames lie at multiples of the interval from step 0.
+    The bits are those of one machine and one set of software versions. Frames lie at multiples of the interval from step 0;
+    the last one of a run that ended elsewhere is left out when it goes on.
 
     Arguments:
         checkpoint: from `begin` or `resume`, with a calculator of the model that the run began with; it stays as it is.
@@ -192,7 +194,9 @@ def integrate(
     dynamics.nsteps = checkpoint.step
     ends = (checkpoint.step, checkpoint.step + steps)
     records: list[tuple] = []
-    with contextlib.nullcontext() if trajectory is None else Trajectory(trajectory, "a") as writer:
+    if trajectory is not None and checkpoint.step % settings.interval:
+        drop_last(pathlib.Path(trajectory))  # the end of a run that goes on now lies between two frames
+    with _writing(trajectory) as writer:
         for _ in dynamics.irun(steps):
             if (step := dynamics.nsteps) % settings.interval and step not in ends:
                 continue
@@ -202,6 +206,22 @@ def integrate(
                 writer.write(dataclasses.replace(checkpoint, step=step, noise=noise.bit_generator.state).frame())
             progress("dynamics", (step - checkpoint.step) / steps)
     return Run(*map(np.array, zip(*records, strict=True)))
+
+
+@contextlib.contextmanager
+def _writing(trajectory):
+    """A writer at the end of a trajectory; None without one."""
+    if trajectory is None:
+        yield None
+        return
+    try:
+        with Trajectory(trajectory, "a") as writer:
+            yield writer
+    except OSError as error:
+        raise OSError(
+            f"{trajectory}: cannot be written ({error.strerror}); make room and go on with --resume (md.resume), from the last "
+            "frame that could"
+        ) from error
 
 
 def _record(atoms: Atoms, time: float) -> tuple:

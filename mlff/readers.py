@@ -107,6 +107,11 @@ def read_geometry(path: pathlib.Path) -> Atoms:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     atoms = _images(path)[-1]
+    if not np.isfinite(atoms.positions).all():
+        atom = int(np.argwhere(~np.isfinite(atoms.positions))[0, 0])
+        raise ValueError(
+            f"{path.name}: the position of atom {atom} is not finite; mend the file, or start from another one"
+        )
     if inside := _stated(atoms):
         length_unit = parse_units(inside)[1]
         atoms.set_cell(atoms.cell.array * length_unit)

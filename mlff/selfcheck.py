@@ -11,6 +11,7 @@ from mlff import md
 from mlff.arguments import checked_seed
 from mlff.calculator import Calculator
 from mlff.force_field import ForceField
+from mlff.frames import Frame
 from mlff.rounding import rounding_of
 from mlff.system import System
 
@@ -36,7 +37,9 @@ class Check:
         return bool(abs(self.value) <= self.bound)
 
 
-def self_check(force_field: ForceField, system: System, temperature: float = 300.0, seed: int = 0) -> list[Check]:
+def self_check(
+    force_field: ForceField, system: System | Frame, temperature: float = 300.0, seed: int = 0
+) -> list[Check]:
     """Forces against energy differences, invariances, and energy drift of a short NVE run (1 ps, 0.5 fs).
 
     Bounds hold the force field's own rounding, which is measured: with the standard deviation η of its energy among
@@ -44,10 +47,11 @@ def self_check(force_field: ForceField, system: System, temperature: float = 300
     + 5 η/h. |F| is that of the atoms displaced by 0.05 Å, so that a relaxed geometry is no special case.
 
     Arguments:
-        system: a geometry to start from, such as a training frame's.
+        system: a geometry to start from, such as a training frame, or its system.
         temperature: of the NVE run's initial velocities, K.
     """
     rng = np.random.default_rng(checked_seed(seed))
+    system = system.system if isinstance(system, Frame) else system
     positions, cell, pbc = system.positions, system.cell, system.pbc
     numbers = system.numbers if force_field.transferable else None
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 
 import numpy as np
 from ase import Atoms
 from ase.thermochemistry import HarmonicThermo, IdealGasThermo
 from scipy.spatial.distance import cdist
 
+from mlff.arguments import is_number
+from mlff.frames import Frame
 from mlff.motion import motions
 from mlff.relaxation import internal_directions
+from mlff.system import System
 from mlff.units import INVERSE_CM, formula
 from mlff.vibrations import constrained_frequencies
 
@@ -27,17 +31,22 @@ def ideal_gas(
         atoms: a molecule at a minimum, or at a saddle point, with a calculator that has `get_hessian`.
         imaginary: how many imaginary frequencies there are to be: 0 at a minimum, 1 at a transition state, where the
             motion along it stays out.
-        spin: total electronic spin; left out 0 with an even number of electrons, ½ with an odd one (a neutral molecule).
-        symmetry_number: of rotations; left out, it is counted (see `rotations_onto_itself`).
+        spin: total electronic spin S, a multiple of ½ that the number of electrons allows (by the charge that the atoms state);
+            left out, 0 of an even number and ½ of an odd one. O₂ and other triplets have S = 1.
+        symmetry_number: of rotations, a positive integer; left out, it is counted (see `rotations_onto_itself`).
     Returns:
         ASE's IdealGasThermo with energy, vibrations, whether the molecule is linear, symmetry number and spin.
     Raises:
-        ValueError: periodic or constrained atoms; forces that are not zero; another number of imaginary frequencies.
+        ValueError: periodic or constrained atoms; forces that are not zero; another number of imaginary frequencies; a spin or
+            a symmetry number that none of this molecule can be.
     """
     if atoms.pbc.any():
         raise ValueError("atoms: periodic, and no ideal gas; set atoms.pbc = False for an isolated molecule")
     if atoms.constraints:
         raise ValueError("atoms: fixed atoms, which no gas has; remove the constraints, or use mlff.harmonic")
+    spin = _spin(atoms, spin)
+    if symmetry_number is not None and not (isinstance(symmetry_number, numbers.Integral) and symmetry_number > 0):
+        raise ValueError(f"symmetry_number={symmetry_number!r} must be a positive integer, or None to have it counted")
     energies = _vibrational_energies(atoms, imaginary)
     geometry = {3: "monatomic", 5: "linear", 6: "nonlinear"}[len(motions(atoms).rigid)]
     return IdealGasThermo(
@@ -45,8 +54,8 @@ def ideal_gas(
         geometry,
         potentialenergy=atoms.get_potential_energy(),
         atoms=atoms,
-        symmetrynumber=symmetry_number or rotations_onto_itself(atoms),
-        spin=0.5 * (int(atoms.numbers.sum()) % 2) if spin is None else spin,
+        symmetrynumber=rotations_onto_itself(atoms) if symmetry_number is None else symmetry_number,
+        spin=spin,
         vib_selection="all",  # rigid motions and the imaginary frequencies are left out already
     )
 
@@ -63,7 +72,22 @@ def harmonic(atoms: Atoms, imaginary: int = 0) -> HarmonicThermo:
     """
     if atoms.pbc.any() and not atoms.constraints:
         raise ValueError("atoms: periodic, and none is fixed: that is a crystal, with phonons; fix atoms with FixAtoms")
-    return HarmonicThermo(_vibrational_energies(atoms, imaginary), atoms.get_potential_energy())
+    energies = _vibrational_energies(atoms, imaginary)
+    if not len(energies):
+        raise ValueError(f"atoms: {formula(atoms.numbers)} has no vibrations here; a lone atom is an mlff.ideal_gas")
+    return HarmonicThermo(energies, atoms.get_potential_energy())
+
+
+def _spin(atoms: Atoms, spin: float | None) -> float:
+    """The spin of a molecule: the lowest that its number of electrons allows, or the one that is given if they allow it."""
+    charge = Frame(System.from_ase(atoms), {}, atoms).charge or 0.0
+    electrons = round(float(atoms.numbers.sum()) - charge)
+    if spin is None:
+        return 0.5 * (electrons % 2)
+    if not (is_number(spin) and spin >= 0 and (2 * spin - electrons) % 2 == 0):
+        parity = "0, 1, 2, …" if electrons % 2 == 0 else "½, 3/2, …"
+        raise ValueError(f"spin={spin!r}: {formula(atoms.numbers)} with {electrons} electrons can have {parity}")
+    return float(spin)
 
 
 def rotations_onto_itself(atoms: Atoms, tolerance: float = SAME_PLACE) -> int:
@@ -121,6 +145,10 @@ def _same(moved: np.ndarray, x: np.ndarray, kinds: np.ndarray, tolerance: float)
 
 def _vibrational_energies(atoms: Atoms, imaginary: int) -> np.ndarray:
     """Energies ħω of the real vibrations, eV, after the checks that there is a stationary point of the wanted kind."""
+    if isinstance(imaginary, bool) or not isinstance(imaginary, numbers.Integral) or imaginary < 0:
+        raise ValueError(
+            f"imaginary={imaginary!r} must be how many frequencies are to be imaginary: 0, or 1 at a saddle"
+        )
     if len(atoms) == 1 and not atoms.constraints:
         return np.zeros(0)
     directions = internal_directions(atoms)
@@ -132,7 +160,7 @@ def _vibrational_energies(atoms: Atoms, imaginary: int) -> np.ndarray:
         )
     energies = constrained_frequencies(atoms) * INVERSE_CM
     if (found := int(np.sum(~(energies >= 0)))) != imaginary:
-        lowest = ", ".join(f"{value:.0f}" for value in energies[: max(found, 1)] / INVERSE_CM)
+        lowest = ", ".join(f"{value:.3g}" for value in energies[: max(found, 1)] / INVERSE_CM)
         raise ValueError(
             f"atoms: {formula(atoms.numbers)} has {found} imaginary frequencies here where imaginary={imaginary} "
             f"(lowest, 1/cm: {lowest}); relax to a minimum, or say imaginary=1 at a transition state"

@@ -8,7 +8,7 @@ from ase.constraints import FixAtoms
 from surfaces import Springs
 
 import mlff
-from mlff.thermochemistry import rotations_onto_itself
+from mlff.thermochemistry import _spin, rotations_onto_itself
 from mlff.units import INVERSE_CM
 
 
@@ -119,3 +119,22 @@ def test_an_adsorbate_vibrates_among_fixed_atoms():
     atoms.pbc = False
     with pytest.raises(ValueError, match="fixed atoms"):
         mlff.ideal_gas(atoms)
+
+
+def test_spins_and_symmetry_numbers_that_none_can_be(relaxed):
+    for spin in (0.5, 0.3, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="H2O with 10 electrons can have 0, 1, 2"):
+            mlff.ideal_gas(relaxed, spin=spin)
+    ion = relaxed.copy()
+    ion.info["charge"] = 1
+    assert _spin(ion, None) == 0.5
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=r"symmetry_number=.* must be a positive integer"):
+            mlff.ideal_gas(relaxed, symmetry_number=number)
+    with pytest.raises(ValueError, match="imaginary=-1 must be how many"):
+        mlff.ideal_gas(relaxed, imaginary=-1)
+
+
+def test_a_lone_atom_has_no_vibrations():
+    with pytest.raises(ValueError, match="He has no vibrations here"):
+        mlff.harmonic(Atoms("He"))
