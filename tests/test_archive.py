@@ -50,7 +50,8 @@ def test_round_trip_with_energies_arguments_and_lengthscales(tmp_path, water):
 
 def test_round_trip_of_cells(tmp_path, silicon, silicon_model):
     silicon_model.save(tmp_path / "si.mlff")
-    loaded = mlff.load(tmp_path / "si.mlff", trusted=(silicon_model.kernel.descriptor.function.__module__,))
+    descriptor = silicon_model.kernel.descriptor
+    loaded = mlff.load(tmp_path / "si.mlff", descriptors={descriptor.name: descriptor.function})
     where = {"positions": silicon.positions, "cell": silicon.cell.array, "numbers": silicon.numbers}
     np.testing.assert_array_equal(loaded.forces(**where), silicon_model.forces(**where))
 
