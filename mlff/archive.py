@@ -31,6 +31,7 @@ from mlff.stored import FIELDS, MAY_LACK, require_consistent
 from mlff.trust import find_functions
 
 FORMAT = "mlff"
+MARK = b'{\\"format\\": \\"mlff\\"'  # where the header begins, within the header of safetensors
 VERSION = 3
 READABLE = (2, 3)  # 3 added labels of second order
 CLASSES = {cls.__name__: cls for cls in FIELDS}

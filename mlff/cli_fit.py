@@ -79,7 +79,8 @@ def fit(
     target = out or _default_target(data)
     outputs = {"--out": target, "--report": [] if report is None else [report / name for name in FILES]}
     inputs = [path for path in (data, test) if path is not None]
-    with made_folder("--report", report), reserved(outputs, inputs), terminal.progress() as progress:
+    marks = {"--out": archive.MARK, **FILES}
+    with made_folder("--report", report), reserved(outputs, inputs, marks), terminal.progress() as progress:
         progress("read", 0.0)
         everything, held = _read(data, test, frames, train, seed or 0, {"units": units, "keys": keys}, wanted)
         progress("read", 1.0)

@@ -10,12 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from filelock import FileLock, Timeout
 
+HEAD = 2**16  # bytes of an existing file that are looked at
+
 
 def write_whole(path, content: bytes) -> None:
     """Write a file so that its name never refers to half of it: a temporary neighbour, then an atomic rename."""
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no regular file (a folder, a device or a pipe); name another file")
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -33,7 +37,9 @@ def write_whole(path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def reserved(
-    outputs: Mapping[str, pathlib.Path | Sequence[pathlib.Path] | None], inputs: Sequence[pathlib.Path] = ()
+    outputs: Mapping[str, pathlib.Path | Sequence[pathlib.Path] | None],
+    inputs: Sequence[pathlib.Path] = (),
+    marks: Mapping[str, bytes] | None = None,
 ) -> Iterator[None]:
     """Keep output files for this process while it works: what cannot be written shows before the work, not after it.
 
@@ -41,9 +47,11 @@ def reserved(
         outputs: files to be written, by the name under which the user gave them ("--out"), one or several; None for one
             that is not asked for.
         inputs: files that the work reads, which an output must not replace.
+        marks: bytes by which an earlier output is known, by the name under which it was given or its own name ("report.md"):
+            a file that is there and has them not near its beginning is somebody else's. An empty one is nobody's.
     Raises:
-        ValueError: an output is a folder, an input or another output, its folder is missing or cannot be written to, or
-            another process is writing it.
+        ValueError: an output is a folder or a device, a file of another kind, an input or another output, its folder is
+            missing or cannot be written to, or another process is writing it.
     """
     several = {
         option: [paths] if isinstance(paths, (str, os.PathLike)) else paths or () for option, paths in outputs.items()
@@ -53,12 +61,26 @@ def reserved(
         for option, path in ((option, pathlib.Path(path)) for option, paths in several.items() for path in paths):
             if path.is_dir():
                 raise ValueError(f"{option} {path}: is a folder; name a file in it")
+            if path.exists() and not path.is_file():
+                raise ValueError(f"{option} {path}: is a device or a pipe, and would become a file; name another file")
             if not path.parent.is_dir():
                 raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first")
             if (use := taken.setdefault(_real(path), f"{option} writes it")) != f"{option} writes it":
                 raise ValueError(f"{option} {path}: would replace a file that is in use ({use}); name another file")
+            _require_own(option, path, marks or {})
             held.enter_context(_locked(option, path))
         yield
+
+
+def _require_own(option: str, path: pathlib.Path, marks: Mapping[str, bytes]) -> None:
+    """Refuse to replace a file that is none of an earlier run."""
+    mark = marks.get(option, marks.get(path.name))
+    if mark is None or not path.is_file() or not os.access(path, os.R_OK):
+        return
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if head and mark not in head:
+        raise ValueError(f"{option} {path}: is there and was not written by mlff; move it, or name another file")
 
 
 @contextlib.contextmanager

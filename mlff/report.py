@@ -21,7 +21,12 @@ from mlff.units import GPA, formula, symbols
 INK, ACCENT, GUIDE = "#1f2933", "#2468a2", "#9aa5b1"
 MAX_POINTS = 20_000  # in a scatter plot
 PICTURE = "parity.png"
-FILES = ("report.md", "report.json", PICTURE)
+PNG = b"\x89PNG\r\n\x1a\n"
+FILES = {
+    "report.md": b"# Force field of ",
+    "report.json": b'"peak_memory_mb": ',
+    PICTURE: PNG,
+}  # with what they are known by
 
 
 def peak_memory_mb() -> float | None:

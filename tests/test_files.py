@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+import mlff
+from mlff.archive import MARK
 from mlff.files import made_folder, reserved, write_whole
+from mlff.report import FILES, write_report
 
 
 def test_killed_while_writing_leaves_the_old_file(tmp_path):
@@ -114,3 +117,41 @@ def test_another_process_is_refused_until_the_first_ends_however_it_does(tmp_pat
     with reserved({"--out": tmp_path / "run.traj"}):
         assert [path.name for path in tmp_path.iterdir()] == [".run.traj.lock"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_an_earlier_run_did_not_write_is_not_replaced(tmp_path, water_model):
+    water_model.save(tmp_path / "m.mlff")
+    (tmp_path / "empty").touch()
+    (tmp_path / "report.md").write_text("# My notes\n")
+    (tmp_path / "other.safetensors").write_bytes(b'\x40\0\0\0\0\0\0\0{"__metadata__":{"format":"pt"}}')
+    marks = {"--out": MARK, **FILES}
+    for path in (tmp_path / "m.mlff", tmp_path / "empty", tmp_path / "new"):
+        with reserved({"--out": path}, (), marks):
+            pass
+    for option, name in (("--out", "other.safetensors"), ("--report", "report.md"), ("--out", "report.md")):
+        with (
+            pytest.raises(
+                ValueError, match=rf"{option} .*{name}: is there and was not written by mlff; .* another file"
+            ),
+            reserved({option: [tmp_path / name]}, (), marks),
+        ):
+            pass
+    assert (tmp_path / "report.md").read_text() == "# My notes\n"
+    assert len(list(tmp_path.iterdir())) == 4  # no lock, no part
+
+
+def test_devices_and_pipes_are_no_outputs(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (pathlib.Path("/dev/null"), tmp_path / "pipe"):
+        with pytest.raises(ValueError, match=r"--out .*would become a file"), reserved({"--out": path}):
+            pass
+        with pytest.raises(ValueError, match=r"is no regular file"):
+            write_whole(path, b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_reports_and_pictures_are_known_again(tmp_path, water_model, water):
+    written = write_report(tmp_path, water_model, mlff.evaluate(water_model, water[60:64]), [])
+    assert {path.name for path in written} == set(FILES)
+    with reserved({"--report": written}, (), FILES):
+        pass
