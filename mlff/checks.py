@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from mlff.frames import Frame
-from mlff.identity import twins
+from mlff.identity import copies, twins
 from mlff.units import HEAVIEST
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,22 @@ def check_duplicates(frames: Sequence[Frame], indices, source: str) -> None:
                 f"{source}: frame {indices[i]} repeats the geometry of frame {indices[j]}; remove one of them "
                 "(labels that differ on one geometry cannot both be right)"
             )
+
+
+def warn_of_copies(frames: Sequence[Frame], source: str) -> None:
+    """Log a warning where frames are others moved, turned or inverted as a whole.
+
+    They are no error: finite displacements of a planar molecule out of its plane are such copies of each other. But they say
+    nothing new, and as test frames they are training frames.
+    """
+    first = copies(frames)
+    moved = np.flatnonzero((first < np.arange(len(frames))) & (twins(frames) == np.arange(len(frames))))
+    if len(moved):
+        logger.warning(
+            "%s: %d of its %d frames repeat the geometry of others, moved or turned (the first is the one in place %d, of the one in "
+            "place %d): remove them, unless they are finite displacements",
+            source, len(moved), len(frames), moved[0], first[moved[0]],
+        )  # fmt: skip
 
 
 def force_energy_slope(frames: Sequence[Frame]) -> tuple[float, float, float]:

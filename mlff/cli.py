@@ -59,9 +59,8 @@ def test(
     """
     from mlff.archive import load
     from mlff.dataset import Dataset
-    from mlff.files import reserved, write_whole
+    from mlff.files import PNG, reserved, write_whole
     from mlff.metrics import evaluate, short
-    from mlff.report import PNG, parity_figure, png
 
     wanted = parse_labels(labels)
     with reserved({"--plot": plot}, [model, data], {"--plot": PNG}), terminal.progress() as progress:
@@ -74,6 +73,8 @@ def test(
         evaluation = evaluate(force_field, read, wanted)
         seconds = time.perf_counter() - started
         if plot is not None:
+            from mlff.report import parity_figure, png
+
             write_whole(plot, png(parity_figure(evaluation)))
         progress("test", 1.0)
     if as_json:

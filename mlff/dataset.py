@@ -12,7 +12,7 @@ import numpy as np
 
 from mlff.arguments import checked_seed
 from mlff.ase_labels import VIRIAL
-from mlff.checks import check_duplicates, check_frame, warn_of_slope
+from mlff.checks import check_duplicates, check_frame, warn_of_copies, warn_of_slope
 from mlff.content import Content
 from mlff.frames import LABELS, Frame
 from mlff.identity import fingerprints, twins
@@ -99,6 +99,7 @@ class Dataset(Sequence[Frame]):
         for i, frame in zip(self.indices, self.frames, strict=True):
             check_frame(f"{self.source}: frame {i}", frame, content.doubts)
         check_duplicates(self.frames, self.indices, self.source)
+        warn_of_copies(self.frames, self.source)
         trusted = self._trusted(wanted, content.doubts)
         warn_of_slope(trusted.frames, self.source)
         return trusted
@@ -148,7 +149,8 @@ class Dataset(Sequence[Frame]):
         return Dataset([self.frames[i] for i in chosen], self.source, self.indices[chosen], self.units)
 
     def __add__(self, other: Dataset) -> Dataset:
-        """The frames of both; a geometry that both have becomes one frame with the labels of both.
+        """The frames of both; a geometry that both have becomes one frame with the labels of both. One that the other has moved
+        or turned stays a frame of its own, as its forces are turned too, and a warning is logged.
 
         Raises:
             ValueError: both have the same label of one geometry.
@@ -170,7 +172,9 @@ class Dataset(Sequence[Frame]):
                 )
             frames[place[at]] = dataclasses.replace(known, labels={**known.labels, **frame.labels})
         units = self.units if self.units == other.units else f"{self.units}; {other.units}"
-        return Dataset(frames, f"{self.source} + {other.source}", units=units)
+        both = Dataset(frames, f"{self.source} + {other.source}", units=units)
+        warn_of_copies(both.frames, both.source)
+        return both
 
     def __repr__(self) -> str:
         charges = {(formula(frame.numbers), frame.charge) for frame in self.frames}

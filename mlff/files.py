@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from filelock import FileLock, Timeout
 
 HEAD = 2**16  # bytes of an existing file that are looked at
+PNG = b"\x89PNG\r\n\x1a\n"  # how such files begin
 
 
 def write_whole(path, content: bytes) -> None:

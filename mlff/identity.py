@@ -1,16 +1,18 @@
 """Whether two geometries are the same, to the rounding of the coarser of the files that hold them.
 
-Files round coordinates, so that hashes of them tell nothing. A geometry is kept as eight weighted means of its coordinates,
+Files round coordinates, so that hashes of them tell nothing. A geometry is kept as eight weighted means of numbers x_j,
 
     s_b = Σ_j w_j x_j / Σ_j |w_j|,   j ≡ b (mod 8),   ½ ≤ |w_j| ≤ 3/2,
 
-which change by no more than the coordinates do. Frames of a trajectory differ in all eight of them by much more than rounding.
+which change by no more than these numbers do. Of an isolated molecule they are distances between atoms that are near in the
+order of the file, which a rigid motion and an inversion leave as they are; in a cell they are coordinates. Frames of a
+trajectory differ in all eight means by much more than rounding.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -22,6 +24,7 @@ COARSEST = 3  # digits after the point; fewer are no geometry to compare
 _FINEST = 6
 _TELLING = 20  # different coordinates that have to agree before a set counts as rounded
 _BLOCKS = 8
+_NEXT = 3  # distances to so many following atoms fix a molecule, but for its place and hand
 _UNIT = 1e-8  # Å, of the means as integers
 _MODULUS = 2**32  # at which they are wrapped
 _KEY, _DIGITS = 8, 1  # characters
@@ -30,21 +33,31 @@ _KEY, _DIGITS = 8, 1  # characters
 def fingerprints(frames: Sequence[Frame]) -> list[str]:
     """One text a geometry: a hash of atoms and periodic directions, the digits of the set, and the eight means."""
     digits = _digits(frames)
-    return [f"{_key(frame)}{digits}" + "".join(f"{value:08x}" for value in _means(frame)) for frame in frames]
+    return [f"{_key(frame)}{digits}" + "".join(f"{value:08x}" for value in _means(_numbers(frame))) for frame in frames]
 
 
 def twins(frames: Sequence[Frame]) -> np.ndarray:
-    """For every frame the index of the first one with the same geometry, its own where there is none before it."""
+    """For every frame the index of the first one with the same geometry in the same place, its own where there is none before
+    it. Forces of one are those of the other."""
+    return _first(frames, _coordinates)
+
+
+def copies(frames: Sequence[Frame]) -> np.ndarray:
+    """As `twins`, of geometries that may have been moved, turned or inverted as a whole: forces turn with them."""
+    return _first(frames, _numbers)
+
+
+def _first(frames: Sequence[Frame], numbers: Callable[[Frame], np.ndarray]) -> np.ndarray:
     first = np.arange(len(frames))
     bound = _bound([_digits(frames)])
-    means = np.array([_means(frame) for frame in frames]).reshape(len(frames), _BLOCKS)
+    means = np.array([_means(numbers(frame)) for frame in frames]).reshape(len(frames), _BLOCKS)
     for members in _groups([_key(frame) for frame in frames]):
         points, start, back = np.unique(means[members], axis=0, return_index=True, return_inverse=True)
         near = _near(points, points, bound, min(4, len(points)))
         earliest = np.append(start, len(frames))[near].min(axis=1)[back.ravel()]
         first[members] = members[earliest]
     for i in np.flatnonzero(first < np.arange(len(frames))):
-        if not np.abs(_coordinates(frames[i]) - _coordinates(frames[first[i]])).max() <= bound:
+        if not np.abs(numbers(frames[i]) - numbers(frames[first[i]])).max() <= bound:
             first[i] = i
     return first
 
@@ -65,7 +78,7 @@ def among(frames: Sequence[Frame], known: Iterable[str]) -> np.ndarray:
     for key in set(keys) & {text[:_KEY] for text in known}:
         theirs = np.array([_parsed(text) for text in known if text.startswith(key)])
         members = np.flatnonzero(np.array(keys) == key)
-        ours = np.array([_means(frames[i]) for i in members])
+        ours = np.array([_means(_numbers(frames[i])) for i in members])
         found[members] |= _near(theirs, ours, bound, 1)[:, 0] < len(theirs)
     return found
 
@@ -97,6 +110,19 @@ def _key(frame: Frame) -> str:
     return hashlib.sha256(content).hexdigest()[:_KEY]
 
 
+def _numbers(frame: Frame) -> np.ndarray:
+    """What a geometry is compared by, Å, of which nothing changes by more than coordinates do.
+
+    In a cell coordinates; of a molecule the distances |x_i − x_(i+k)| / 2√3, k = 1, 2, 3, with indices modulo n: where coordinates
+    change by r a distance changes by |Δx_i| + |Δx_(i+k)| ≤ 2√3 r.
+    """
+    if frame.system.pbc.any():
+        return _coordinates(frame)
+    x = np.asarray(frame.positions)
+    distances = [np.linalg.norm(x - np.roll(x, -k, axis=0), axis=1) for k in range(1, _NEXT + 1)]
+    return np.concatenate(distances) / (2.0 * np.sqrt(3.0))
+
+
 def _coordinates(frame: Frame) -> np.ndarray:
     """Cartesian coordinates; in a cell fractional ones, of which periodic directions enter by sine and cosine, so that
     wrapping changes nothing, and the periodic cell vectors. In Å: nothing changes by more than atoms and vectors move."""
@@ -121,9 +147,8 @@ def _completed(cell: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _means(frame: Frame) -> np.ndarray:
-    """The eight weighted means, as integers below 2³²."""
-    x = _coordinates(frame)
+def _means(x: np.ndarray) -> np.ndarray:
+    """The eight weighted means of numbers in Å, as integers below 2³²."""
     j = np.arange(len(x))
     # multiples of irrational numbers, modulo 1, lie evenly and never repeat
     sizes = 0.5 + (j * 0.6180339887498949) % 1.0

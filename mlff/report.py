@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mlff.archive import plain
-from mlff.files import write_whole
+from mlff.files import PNG, write_whole
 from mlff.force_field import ForceField
 from mlff.metrics import Evaluation, error_rows, short, title_of
 from mlff.operators import STRESS
@@ -21,7 +21,6 @@ from mlff.units import GPA, formula, symbols
 INK, ACCENT, GUIDE = "#1f2933", "#2468a2", "#9aa5b1"
 MAX_POINTS = 20_000  # in a scatter plot
 PICTURE = "parity.png"
-PNG = b"\x89PNG\r\n\x1a\n"
 FILES = {
     "report.md": b"# Force field of ",
     "report.json": b'"peak_memory_mb": ',

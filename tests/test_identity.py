@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mlff
-from mlff.identity import among, exact_hash, fingerprints, twins
+from mlff.identity import among, copies, exact_hash, fingerprints, twins
 
 
 def moved(frame, positions, **changes):
@@ -106,3 +106,53 @@ def test_sets_are_joined_to_rounding(water):
     both = water[:6] + mlff.Dataset(hessians, "hessians")
     assert len(both) == 8
     assert sorted(both[5].labels) == ["energy", "forces", "hessian"]
+
+
+def rigid_copies(frames, rng):
+    """Translated, rotated and inverted."""
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    turn *= np.linalg.det(turn)
+    moves = (lambda x: x + [0.3, -2.0, 11.0], lambda x: x @ turn.T, lambda x: -x)
+    return [[moved(frame, move(frame.positions)) for frame in frames] for move in moves]
+
+
+@pytest.mark.parametrize("digits", [4, 6, 12])
+def test_rigid_copies_are_recognised_and_neighbours_are_not(digits, ethanol, rng):
+    known = fingerprints(ethanol.frames[:100:2])
+    for copied in rigid_copies(ethanol.frames[:100], rng):
+        rounded = [moved(frame, np.round(frame.positions, digits)) for frame in copied]
+        found = among(rounded, known)
+        assert found[::2].all()
+        assert not found[1::2].any()
+        together = [moved(frame, np.round(frame.positions, digits)) for frame in ethanol[:100]] + rounded
+        assert (copies(together)[100:] == np.arange(100)).all()
+        assert (twins(together) == np.arange(200)).all()
+
+
+def test_rigid_copies_are_no_test_frames(water_model, water, rng):
+    for copied in rigid_copies(water.frames[:10], rng):
+        with pytest.raises(ValueError, match="10 of its 10 frames were trained on"):
+            mlff.evaluate(water_model, mlff.Dataset(copied))
+
+
+def test_rigid_copies_within_a_file_and_in_a_sum_are_named_and_their_labels_kept_apart(tmp_path, water, rng, caplog):
+    for copied in rigid_copies(water.frames[:4], rng):
+        hessians = mlff.Dataset([mlff.Frame(frame.system, {"hessian": np.eye(9)}) for frame in copied], "hessians")
+        caplog.clear()
+        both = water[:4] + hessians
+        assert [sorted(frame.labels) for frame in both] == 4 * [["energy", "forces"]] + 4 * [["hessian"]]
+        assert "4 of its 8 frames repeat the geometry of others, moved or turned" in caplog.text
+        caplog.clear()
+        ase.io.write(tmp_path / "w.extxyz", [frame.to_ase() for frame in (*water[:4], copied[2])])
+        assert len(mlff.Dataset.read(tmp_path / "w.extxyz")) == 5
+        assert "1 of its 5 frames repeat" in caplog.text
+        assert "in place 4, of the one in place 2" in caplog.text
+
+
+def test_finite_displacements_out_of_a_plane_are_no_twins(water):
+    """Each is the other one turned, and nobody's mistake."""
+    flat = water[0].positions - water[0].positions[0]
+    normal = np.cross(flat[1], flat[2]) / np.linalg.norm(np.cross(flat[1], flat[2]))
+    up, down = (moved(water[0], flat + [[0, 0, 0], sign * 0.01 * normal, [0, 0, 0]]) for sign in (1, -1))
+    assert twins([up, down]).tolist() == [0, 1]
+    assert copies([up, down]).tolist() == [0, 0]
