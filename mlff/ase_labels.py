@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 
-from mlff.frames import LABELS
+from mlff.frames import LABELS, is_charge
 
 PREFIX = "REF_"
 VIRIAL = "virial"  # −V σ, eV; read as stress
@@ -61,7 +61,7 @@ def own_labels(atoms: Atoms) -> dict[str, Label]:
     for held in (atoms.info, atoms.arrays):
         for key, value in held.items():
             name = key.removeprefix(PREFIX)
-            usual = name in LABELS or name in VIRIALS
+            usual = name in LABELS or name in VIRIALS or is_charge(name)
             if key.startswith(PREFIX) and not usual and np.asarray(value).dtype.kind in "fiu" and np.size(value):
                 found[name] = Label(np.asarray(value, dtype=np.float64), REFERENCE, (key,))
     return found

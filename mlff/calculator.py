@@ -19,8 +19,9 @@ from mlff.archive import load
 from mlff.coverage import OUTSIDE
 from mlff.export import ExportedForceField
 from mlff.force_field import ForceField
+from mlff.frames import stated_charge
 from mlff.neighbors import REACH, closest_pairs
-from mlff.requests import require_atoms
+from mlff.requests import require_atoms, require_charge
 from mlff.units import symbols
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Calculator(ASECalculator):
         trusted, descriptors: for a path, as of `mlff.load`.
     Raises:
         ValueError: a model file that cannot be read; on calculation, atoms that differ from the force field's in number,
-            kind or order.
+            kind or order, or state another total charge.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "hessian"]
@@ -161,6 +162,8 @@ class Calculator(ASECalculator):
 
     def _require(self, atoms) -> None:
         require_atoms(self.force_field, atoms.numbers, "atoms")
+        if isinstance(self.force_field, ForceField):  # an exported one has no record
+            require_charge(self.force_field, atoms.numbers, stated_charge(atoms), "atoms: state")
         if atoms.pbc.any() and not self.force_field.takes_cell:
             raise ValueError(
                 f"atoms: periodic, but {self.force_field} takes no cell; set atoms.pbc = False for an isolated molecule"

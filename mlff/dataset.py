@@ -14,7 +14,7 @@ from mlff.arguments import checked_seed
 from mlff.ase_labels import VIRIAL
 from mlff.checks import check_duplicates, check_frame, warn_of_copies, warn_of_slope
 from mlff.content import Content
-from mlff.frames import LABELS, Frame
+from mlff.frames import LABELS, Frame, joined
 from mlff.identity import fingerprints, twins
 from mlff.npz import read_npz
 from mlff.placeholders import find_placeholders
@@ -153,7 +153,7 @@ class Dataset(Sequence[Frame]):
         or turned stays a frame of its own, as its forces are turned too, and a warning is logged.
 
         Raises:
-            ValueError: both have the same label of one geometry.
+            ValueError: both have the same label of one geometry, or state different charges of it.
         """
         everything = (*self.frames, *other.frames)
         first, frames, place = twins(everything), list(self.frames), list(range(len(self)))
@@ -170,7 +170,14 @@ class Dataset(Sequence[Frame]):
                     f"{other.source}: frame {i} repeats the geometry of frame {place[at]} of {self.source}, and both have "
                     f"{', '.join(both)}; remove one of them"
                 )
-            frames[place[at]] = dataclasses.replace(known, labels={**known.labels, **frame.labels})
+            one, two = known.stated_charge, frame.stated_charge
+            if one is not None and two is not None and one != two:
+                raise ValueError(
+                    f"{other.source}: frame {i} has the geometry of frame {place[at]} of {self.source} and the total charge {two:+g}, not "
+                    f"{one:+g}; labels of different charges make no frame: keep the sets apart, or mend what they state"
+                )
+            labels = {**known.labels, **frame.labels}
+            frames[place[at]] = dataclasses.replace(known, labels=labels, atoms=joined(known.atoms, frame.atoms))
         units = self.units if self.units == other.units else f"{self.units}; {other.units}"
         both = Dataset(frames, f"{self.source} + {other.source}", units=units)
         warn_of_copies(both.frames, both.source)
@@ -182,12 +189,13 @@ class Dataset(Sequence[Frame]):
         return f"Dataset({self.source}: {len(self)} frames of {', '.join(kinds)}; {', '.join(self.label_names)})"
 
     def charges(self) -> dict[str, float]:
-        """Total charges, e, by the composition of the frames that state one other than zero.
+        """Total charges, e, by the composition of the frames that state one; frames that state none count as neutral beside them.
 
         Raises:
             ValueError: frames of one composition have different charges, which no force field can tell apart.
         """
         seen: dict[str, tuple[int, float]] = {}
+        stated: dict[str, float] = {}
         for i, frame in zip(self.indices, self.frames, strict=True):
             kind = formula(frame.numbers)
             first, charge = seen.setdefault(kind, (int(i), frame.charge))
@@ -196,7 +204,9 @@ class Dataset(Sequence[Frame]):
                     f"{self.source}: frame {i} ({kind}) has the total charge {frame.charge:+g}, frame {first} has {charge:+g}; a "
                     "force field does not see charges: fit one for each"
                 )
-        return {kind: charge for kind, (_, charge) in seen.items() if charge}
+            if frame.stated_charge is not None:
+                stated[kind] = charge
+        return stated
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from mlff.system import System
 LABELS = (
     "energy", "forces", "stress", "hessian", "hessian_products", "hessian_product_vectors", "curvatures", "curvature_vectors",
 )  # fmt: skip
-CHARGE_KEYS = ("charge", "total_charge")
+CHARGE_KEYS = ("charge", "total_charge", "net_charge")  # in capitals too, and behind REF_
 INTEGRAL = 1e-3  # e; charges of atoms whose sum is as near to an integer state a total charge
 
 
@@ -46,24 +46,14 @@ class Frame:
         return self.system.cell
 
     @property
-    def charge(self) -> float:
-        """Total charge that the frame states, e: `charge` or `total_charge`, else the sum of the atoms' initial charges
-        where that is an integer; 0 where nothing is stated.
+    def stated_charge(self) -> float | None:
+        """Total charge that the frame states, e; None where nothing is stated. Raises as `stated_charge`."""
+        return None if self.atoms is None else stated_charge(self.atoms)
 
-        Raises:
-            ValueError: what is stated is no number.
-        """
-        if self.atoms is None:
-            return 0.0
-        for key in CHARGE_KEYS:
-            if key in self.atoms.info:
-                stated = self.atoms.info[key]
-                try:
-                    return float(stated)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{key} is no number ({stated!r:.40}); mend it, or rename it") from error
-        total = float(self.atoms.get_initial_charges().sum())
-        return float(round(total)) if abs(total - round(total)) <= INTEGRAL else 0.0
+    @property
+    def charge(self) -> float:
+        """Total charge, e; 0 where nothing is stated. Raises as `stated_charge`."""
+        return self.stated_charge or 0.0
 
     def to_ase(self) -> Atoms:
         """Atoms with the labels under the keys that `Dataset.read` prefers, and with all that they were read with."""
@@ -84,3 +74,44 @@ class Frame:
         """The geometry as bytes: equal for equal positions, numbers and cells."""
         system = self.system
         return system.positions.tobytes() + system.numbers.astype(np.int32).tobytes() + system.cell.tobytes()
+
+
+def is_charge(key: str) -> bool:
+    """Whether a key is a name of the total charge."""
+    return key.lower().removeprefix("ref_") in CHARGE_KEYS
+
+
+def stated_charge(atoms: Atoms) -> float | None:
+    """Total charge that `Atoms` state, e: `charge`, `total_charge` or `net_charge`, else the sum of the atoms' initial charges
+    where these are not all zero and it is an integer; None where nothing is stated.
+
+    Raises:
+        ValueError: what is stated is no number, or several keys contradict each other.
+    """
+    stated = {}
+    for key in filter(is_charge, atoms.info):
+        try:
+            stated[key] = float(atoms.info[key])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{key} is no number ({atoms.info[key]!r:.40}); mend it, or rename it") from error
+    if len(set(stated.values())) > 1:
+        said = ", ".join(f"{key} {value:+g}" for key, value in stated.items())
+        raise ValueError(f"its total charges contradict each other ({said}); keep the one that is right")
+    if stated:
+        return next(iter(stated.values()))
+    charges = atoms.get_initial_charges()
+    total = float(charges.sum())
+    return float(round(total)) if charges.any() and abs(total - round(total)) <= INTEGRAL else None
+
+
+def joined(one: Atoms | None, other: Atoms | None) -> Atoms | None:
+    """What two readings of one geometry say besides labels: all of the first, and of the second what the first does not say."""
+    if one is None or other is None:
+        return other if one is None else one
+    whole = one.copy()
+    whole.info = {**other.info, **whole.info}
+    for name in set(other.arrays) - set(whole.arrays):
+        whole.set_array(name, other.arrays[name])
+    if not whole.constraints:
+        whole.set_constraint([constraint.copy() for constraint in other.constraints])
+    return whole

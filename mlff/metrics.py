@@ -13,8 +13,8 @@ from mlff.identity import among
 from mlff.labelled import LabelledFrames
 from mlff.operators import ENERGY, FORCES, OPERATORS, Operator, find_operator
 from mlff.predictions import NOT_GIVEN, Predictions, energies_and_forces, predictions, require_comparable
-from mlff.requests import require_atoms
-from mlff.units import GPA, symbols
+from mlff.requests import require_atoms, require_charge
+from mlff.units import GPA, formula, symbols
 
 # units in which errors are read: factor, decimals, name
 SHOWN = {
@@ -163,13 +163,11 @@ def require_disjoint(fingerprints: frozenset[str], data: Dataset) -> None:
 
 def _require_charges(force_field: ForceField, data: Dataset) -> None:
     """Refuse test frames that state another total charge than the training frames had."""
-    trained = force_field.record.get("charges")
-    for kind, charge in () if trained is None else data.charges().items():
-        if (not force_field.transferable or kind in trained) and trained.get(kind, 0.0) != charge:
-            raise ValueError(
-                f"{data.source}: its {kind} has the total charge {charge:+g}, the training frames had {trained.get(kind, 0):+g}; a "
-                "force field does not see charges: give frames of the charge that it is for"
-            )
+    charges = data.charges()
+    for frame in data:
+        kind = formula(frame.numbers)
+        if kind in charges:
+            require_charge(force_field, frame.numbers, charges.pop(kind), f"{data.source}: its {kind} has")
 
 
 def compare(force_field: ForceField, data: Dataset, operators: Sequence[Operator] = (ENERGY, FORCES)) -> Evaluation:

@@ -26,7 +26,7 @@ NAMES = {
     "hessian": ("hessians", "H", "hessian"),
     "cell": ("cell", "cells", "lattice"),
     "pbc": ("pbc",),
-    "charge": ("charge", "total_charge"),
+    "charge": ("charge", "total_charge", "net_charge", "charges", "Charge", "Q", "q"),
 }
 COLUMNS = "lattice"  # sGDML's name, whose columns are the vectors
 UNITS = ("units", "unit", "e_unit", "r_unit")
@@ -91,6 +91,8 @@ def _found(path: pathlib.Path, headers: Mapping, keys: Mapping[str, str]) -> dic
     """The names of the arrays by what they hold."""
     names = {kind: (keys[kind],) if kind in keys else usual for kind, usual in NAMES.items()}
     found = {kind: [name for name in options if name in headers] for kind, options in names.items()}
+    if "charge" not in keys:
+        found["charge"] = [name for name in found["charge"] if _one_a_frame(headers, found["positions"], name)]
     for kind, several in found.items():
         if len(several) > 1:
             raise ValueError(
@@ -104,6 +106,12 @@ def _found(path: pathlib.Path, headers: Mapping, keys: Mapping[str, str]) -> dic
     return {kind: several[0] for kind, several in found.items() if several}
 
 
+def _one_a_frame(headers: Mapping, positions: list[str], name: str) -> bool:
+    """Whether an array holds a number, or one for each frame: others of the name hold charges of atoms, or atomic numbers."""
+    frames = headers[positions[0]][0][:1] if positions else ()
+    return headers[name][0] in ((), (1,), frames, (*frames, 1))
+
+
 def _checked_shapes(path: pathlib.Path, headers: Mapping, found: Mapping[str, str]) -> int:
     """The number of frames; every array has to be of real numbers and to have its shape."""
     positions = headers[found["positions"]][0]
@@ -113,7 +121,7 @@ def _checked_shapes(path: pathlib.Path, headers: Mapping, found: Mapping[str, st
     allowed = {
         "positions": [positions], "numbers": [(atoms,), (frames, atoms)], "energy": [(frames,), (frames, 1)],
         "forces": [positions], "hessian": [(frames, 3 * atoms, 3 * atoms)], "cell": [(frames, 3, 3), (3, 3)],
-        "pbc": [(frames, 3), (3,), ()], "charge": [(frames,), ()],
+        "pbc": [(frames, 3), (3,), ()], "charge": [(frames,), (), (1,), (frames, 1)],
     }  # fmt: skip
     for kind, name in found.items():
         shape, dtype = headers[name]
@@ -146,7 +154,9 @@ def _whole(frames: int, kind: str, name: str, array: np.ndarray) -> np.ndarray:
         array = np.swapaxes(array, -1, -2)
     if kind == "energy":
         return array.reshape(frames)
-    own = {"numbers": 1, "cell": 2, "pbc": 1, "charge": 0}
+    if kind == "charge":
+        return np.broadcast_to(array.reshape(-1), (frames,))
+    own = {"numbers": 1, "cell": 2, "pbc": 1}
     if kind in own and array.ndim <= own[kind]:
         return np.broadcast_to(array, (frames, *(array.shape or (3,) * own[kind])))
     return array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlff.units import symbols
+from mlff.units import formula, symbols
 
 
 def require_atoms(force_field, numbers: np.ndarray, where: str) -> None:
@@ -18,6 +18,23 @@ def require_atoms(force_field, numbers: np.ndarray, where: str) -> None:
         require_same_order(force_field.numbers, numbers, where)
         return
     require_elements(next(leaf.elements for leaf in force_field.kernel.leaves), numbers, where)
+
+
+def require_charge(force_field, numbers: np.ndarray, charge: float | None, where: str) -> None:
+    """Refuse a total charge that is stated and is not that of the training frames of the same composition, neutral ones unless
+    they stated another. A local kernel may be asked for compositions that it has not seen, of which nothing is known.
+
+    Raises:
+        ValueError: naming both.
+    """
+    trained, kind = force_field.record.get("charges"), formula(numbers)
+    if charge is None or trained is None or (force_field.transferable and kind not in trained):
+        return
+    if charge != trained.get(kind, 0.0):
+        raise ValueError(
+            f"{where} the total charge {charge:+g}, the training frames had {trained.get(kind, 0.0):+g}; a force field does not see "
+            "charges: take one that was fitted to frames of this charge, or mend what is stated"
+        )
 
 
 def require_elements(known, numbers: np.ndarray, where: str) -> None:

@@ -1,9 +1,12 @@
 """Datasets: splits, labels that are missing, mixed compositions."""
 
+import re
+
 import ase.io
 import ase.units
 import numpy as np
 import pytest
+from ase.constraints import FixAtoms
 
 import mlff
 
@@ -119,3 +122,92 @@ def test_charges_of_atoms_state_a_total_charge_if_it_is_an_integer(tmp_path, fra
     frames[0].set_initial_charges(charges)
     ase.io.write(tmp_path / "w.extxyz", frames[:1])
     assert mlff.Dataset.read(tmp_path / "w.extxyz")[0].charge == total
+
+
+@pytest.mark.parametrize("key", ["charge", "Charge", "total_charge", "net_charge", "REF_charge", "CHARGE"])
+def test_charges_are_stated_under_many_names(tmp_path, frames, key):
+    frames[0].info[key] = -1
+    ase.io.write(tmp_path / "w.extxyz", frames[:1])
+    data = mlff.Dataset.read(tmp_path / "w.extxyz")
+    assert data[0].stated_charge == -1.0
+    assert data.charges() == {"H2O": -1.0}
+    assert set(data[0].labels) == {"energy", "forces"}
+    frames[0].info["total_Charge"] = 2
+    ase.io.write(tmp_path / "w.extxyz", frames[:1])
+    with pytest.raises(ValueError, match=r"frame 0: its total charges contradict each other \(.*-1, .*\+2\)"):
+        mlff.Dataset.read(tmp_path / "w.extxyz")
+
+
+def test_a_charge_of_zero_is_stated_and_none_is_not(frames):
+    def read(atoms):
+        return mlff.Dataset([mlff.Frame(mlff.System.from_ase(atoms), {}, atoms)])
+
+    assert read(frames[0])[0].stated_charge is None
+    assert read(frames[0]).charges() == {}
+    frames[0].set_initial_charges([0, 0, 0])
+    assert read(frames[0])[0].stated_charge is None
+    frames[0].info["charge"] = 0
+    assert read(frames[0])[0].stated_charge == 0.0
+    assert read(frames[0]).charges() == {"H2O": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("trained", "stated", "refused"),
+    [({"H2O": 1.0}, 0, True), ({"H2O": 1.0}, -1, True), ({"H2O": 0.0}, 1, True), ({}, 1, True), ({"H2O": 1.0}, 1, False),
+     ({"H2O": 1.0}, None, False), ({}, 0, False), ({}, None, False)],
+)  # fmt: skip
+def test_stated_charges_of_test_frames_and_atoms_are_those_of_the_training_frames(
+    water_model, water, trained, stated, refused
+):
+    model = water_model.replace(record={**water_model.record, "charges": trained})
+    atoms = water[60].to_ase()
+    if stated is not None:
+        atoms.info["charge"] = stated
+    data = mlff.Dataset([mlff.Frame(water[60].system, water[60].labels, atoms)])
+    atoms.calc = mlff.Calculator(model)
+    if not refused:
+        assert mlff.evaluate(model, data).n_test == 1
+        assert atoms.get_potential_energy() == pytest.approx(water[60].labels["energy"], abs=0.05)
+        return
+    said = re.escape(f"the total charge {stated:+d}, the training frames had {trained.get('H2O', 0.0):+g};")
+    with pytest.raises(ValueError, match="its H2O has " + said):
+        mlff.evaluate(model, data)
+    with pytest.raises(ValueError, match="atoms: state " + said):
+        atoms.get_potential_energy()
+
+
+def test_sets_of_different_charges_are_not_joined(water):
+    def charged(frame, names, charge):
+        atoms = frame.system.to_ase()
+        atoms.info["charge"] = charge
+        return mlff.Frame(frame.system, {name: frame.labels[name] for name in names}, atoms)
+
+    cations = mlff.Dataset([charged(frame, ["forces"], 1) for frame in water[:4]], "cations")
+    neutral = mlff.Dataset([charged(frame, ["energy"], 0) for frame in water[:4]], "neutral")
+    with pytest.raises(
+        ValueError, match=r"neutral: frame 0 has the geometry of frame 0 of cations and the total charge \+0, not \+1; "
+    ):
+        cations + neutral
+    silent = mlff.Dataset([mlff.Frame(frame.system, {"energy": frame.labels["energy"]}) for frame in water[:4]])
+    for both in (cations + silent, silent + cations):
+        assert len(both) == 4
+        assert both.charges() == {"H2O": 1.0}
+
+
+def test_what_only_one_set_says_is_kept(water):
+    said, more = water[0].system.to_ase(), water[0].system.to_ase()
+    said.set_masses([16.0, 2.0, 2.0])
+    said.set_constraint(FixAtoms([0]))
+    said.info["method"], more.info["basis"] = "GFN2", "large"
+    heavy = mlff.Dataset([mlff.Frame(water[0].system, {"energy": 1.0}, said)])
+    for atoms in (more, None):
+        other = mlff.Dataset([mlff.Frame(water[0].system, {"forces": np.zeros((3, 3))}, atoms)])
+        for both in (heavy + other, other + heavy):
+            found = both[0].to_ase()
+            assert found.get_masses().tolist() == [16.0, 2.0, 2.0]
+            assert found.constraints[0].index.tolist() == [0]
+            assert found.info["method"] == "GFN2"
+            assert found.info.get("basis") == (None if atoms is None else "large")
+            assert set(both[0].labels) == {"energy", "forces"}
+    assert more.info == {"basis": "large"}
+    assert not more.constraints

@@ -165,3 +165,15 @@ def test_an_array_that_claims_more_than_the_file_holds(tmp_path, water):
         archive.writestr("R.npy", header((10**9, 3, 3)) + bytes(800))
     with pytest.raises(ValueError, match=r"w\.npz: cannot be read .*R\.npy claims the shape \(1000000000, 3, 3\)"):
         mlff.Dataset.read(tmp_path / "w.npz", units="eV")
+
+
+def test_charges_of_atoms_are_no_total_charge(tmp_path, water):
+    """Nor are atomic numbers of that name; one number, or one a frame, is."""
+    count = len(water)
+    for name in ("charges", "Q", "Charge", "net_charge"):
+        for value in (-1, np.full(count, -1.0), np.full((count, 1), -1), np.array([-1])):
+            assert read(tmp_path, arrays(water, **{name: value}), units="eV").charges() == {"H2O": -1.0}
+    for value in (np.full((count, 3), 8), np.array([8, 1, 1])):
+        assert read(tmp_path, arrays(water, charges=value), units="eV").charges() == {}
+    with pytest.raises(ValueError, match=rf"charges has shape \(3,\), expected \({count},\)"):
+        read(tmp_path, arrays(water, charges=np.array([8, 1, 1])), units="eV", keys={"charge": "charges"})
