@@ -27,6 +27,7 @@ from mlff.force_field import ForceField
 from mlff.kernels import GlobalKernel, LocalKernel, ProductKernel, SumKernel
 from mlff.radial import RADIALS
 from mlff.record import require_record
+from mlff.reproduced import require_reproduced
 from mlff.stored import FIELDS, MAY_LACK, require_consistent
 from mlff.trust import find_functions
 
@@ -110,7 +111,7 @@ def load(path, trusted: Sequence[str] = (), descriptors: Mapping[str, Callable] 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a model file, damaged, altered, of another format version, or it names a descriptor of a module
-            that is not trusted, or that cannot be imported.
+            that is not trusted, that cannot be imported, or that is not the one of the fit.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -121,9 +122,15 @@ def load(path, trusted: Sequence[str] = (), descriptors: Mapping[str, Callable] 
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
     try:
-        return _rebuilt(header, arrays, functions)
+        force_field = _rebuilt(header, arrays, functions)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}; the file is none that mlff wrote, fit or copy it again") from error
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            require_reproduced(force_field)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    return force_field
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -132,9 +139,9 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
     try:
         arrays = load_tensors(content)
         size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        metadata = json.loads(content[8 : 8 + size], object_pairs_hook=_unique)["__metadata__"]
         text, digest = metadata["header"], metadata["digest"]
-        header = dict(json.loads(text))
+        header = dict(json.loads(text, object_pairs_hook=_unique))
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.name}: no mlff model file, or a damaged one; fit or copy it again") from error
     if header.get("format") != FORMAT or header.get("version") not in READABLE:
@@ -147,6 +154,14 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
             f"{path.name}: its content does not match its digest, the file is damaged; fit or copy it again"
         )
     return arrays, header
+
+
+def _unique(pairs: list[tuple]) -> dict:
+    """A JSON object, refused where it has a key twice: readers do not agree on which of them counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in the header")
+    return found
 
 
 def _function_names(stored, depth: int) -> set[str]:

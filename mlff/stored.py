@@ -138,7 +138,12 @@ def require_consistent(force_field: ForceField) -> None:
 
 def _same(one, other) -> bool:
     (ours, structure), (theirs, expected) = jax.tree.flatten(one), jax.tree.flatten(other)
-    return structure == expected and all(map(np.array_equal, ours, theirs))
+    return _nodes(structure) == _nodes(expected) and all(map(np.array_equal, ours, theirs))
+
+
+def _nodes(structure) -> tuple:
+    """Classes and static fields of a tree; JAX's own comparison of structures leaves out the classes."""
+    return structure.node_data(), tuple(map(_nodes, structure.children()))
 
 
 def _require_part(where: str, part: Part, kernel, numbers: np.ndarray | None, record: dict) -> None:
@@ -220,6 +225,9 @@ def _require_close(where: str, stored: np.ndarray, again: np.ndarray, size: np.n
 
 
 def _require_group(where: str, group: Permutations, numbers: np.ndarray) -> None:
+    unmeasured = np.isnan(group.residuals)
+    if (group.support < 0).any() or (unmeasured.any() and not (unmeasured.all() and not group.support.any())):
+        raise ValueError(f"{where}: residuals and support are no distances and counts of pairs of frames")
     closure = Permutations.generate(group.generators, numbers, len(group.indices))
     if not np.array_equal(closure.indices, group.indices):
         raise ValueError(f"{where} are not the group that their generators generate")
