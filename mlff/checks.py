@@ -15,6 +15,7 @@ from mlff.units import HEAVIEST
 logger = logging.getLogger(__name__)
 
 SLOPE_FRAMES = 400  # frames whose neighbours are looked at
+SYMMETRIC = 1e-3  # of the largest entry of a stress, to which it is its own transpose
 COINCIDENT = 0.1  # Å; nearer atoms are an error of the file
 SLOPE_TOLERANCE = 0.25
 SPREAD = 0.6  # of what frames that are far apart give: quartiles that are so near to each other are those of one factor
@@ -44,6 +45,12 @@ def check_frame(where: str, frame: Frame, doubtful: Collection[str] = ()) -> Non
         finite = np.isfinite(value)[~missing].all() and not (missing.all() and missing.size)
         if name not in doubtful and not finite:
             raise ValueError(f"{where}: {name} is not finite; remove the frame or repeat its calculation")
+    stress = np.asarray(frame.labels.get("stress", np.zeros((3, 3))))
+    if "stress" not in doubtful and (lopsided := np.abs(stress - stress.T).max()) > SYMMETRIC * np.abs(stress).max():
+        raise ValueError(
+            f"{where}: stress is not symmetric (entries across the diagonal differ by {lopsided:.3g} eV/Å³); is it the order "
+            "of its components? Mend the file, or leave stress out of labels"
+        )
     try:
         charge = frame.charge
     except ValueError as error:

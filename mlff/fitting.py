@@ -23,8 +23,9 @@ from mlff.labelled import LabelledFrames
 from mlff.labels import arguments_of
 from mlff.metrics import compare
 from mlff.neighbors import closest_pairs
-from mlff.operators import HESSIAN, OPERATORS, STRESS, Operator, find_operator, order_of
+from mlff.operators import ENERGY, FORCES, HESSIAN, OPERATORS, STRESS, Operator, find_operator, order_of
 from mlff.radial import require_order
+from mlff.slopes import warn_of_slopes
 from mlff.solve import IndefiniteMatrix, Progress, constant_elements, solve
 from mlff.symmetry import Permutations
 from mlff.units import atomic_numbers, symbols
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 RELATIVE_NOISE = 3e-5  # of the labels' root mean square, where no noise is given
 UNSEEN_TOLERANCE = 1e-4  # share of the squared forces; a residual net force of a rough reference is smaller
-SLOPE_TOLERANCE = 0.1
 SHORTENED = 4  # steps of the search that the final fit may go below the shortest length scale tried
 
 
@@ -333,20 +333,13 @@ def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, lab
 
 def _examined(fitted: ForceField, data: Dataset) -> ForceField:
     """Training errors into the record; a warning where they show that the labels do not fit together."""
-    training = compare(fitted, data)
+    labels = fitted.record["labels"]
+    training = compare(fitted, data, (ENERGY, FORCES, STRESS) if "stress" in labels else (ENERGY, FORCES))
     if not fitted.record["unseen"] <= UNSEEN_TOLERANCE:
         logger.warning(
             "%.2g of the squared forces lie outside what descriptor %s can express: net forces or torques in the "
             "reference, or motions that the descriptor does not see", fitted.record["unseen"], fitted.kernel.leaves[0].descriptor.name,
         )  # fmt: skip
-    several = len(data) > 1 and "energy" in data.label_names
-    if fitted.record["energy_constant"] and several and not abs(training.slope - 1.0) <= SLOPE_TOLERANCE:
-        logger.warning(
-            "predicted against reference energies of the training frames have slope %.3g, expected 1: %s",
-            training.slope,
-            "the forces point up the energy"
-            if abs(training.slope + 1.0) <= SLOPE_TOLERANCE
-            else "energies and forces do not belong together "
-            "(units, method), or the energies vary less than the model's error",
-        )
+    # energies that are no labels are looked at too, and one of them has no slope
+    warn_of_slopes(training, {*labels, "energy"} if len(data) > 1 else set(labels) - {"energy"})
     return fitted.replace(record={**fitted.record, "training": training.summary()})

@@ -198,7 +198,7 @@ def compare(force_field: ForceField, data: Dataset, operators: Sequence[Operator
     all_forces = _everywhere(data, "forces", forces, "forces" in values)
     return Evaluation(
         energy_mae=energy.mae, energy_rmse=energy.rmse, forces_mae=force.mae, forces_rmse=force.rmse,
-        slope=_slope(*values.get("energy", (np.zeros(1),) * 2)), n_test=len(data),
+        slope=slope_of(*values.get("energy", (np.zeros(1),) * 2)), n_test=len(data),
         forces_mae_by_element=_by_element(data, *all_forces), energies=(reference, predicted), forces=all_forces,
         hessian_mae=errors.get("hessian", absent).mae, energy_mae_per_atom=an_atom.mae, energy_rmse_per_atom=an_atom.rmse,
         errors=errors, not_compared=reasons, values=values, sizes=sizes,
@@ -235,7 +235,8 @@ def _by_element(data: Dataset, reference: np.ndarray, predicted: np.ndarray) -> 
     }
 
 
-def _slope(reference: np.ndarray, predicted: np.ndarray) -> float:
+def slope_of(reference: np.ndarray, predicted: np.ndarray) -> float:
+    """The slope of predictions against references by least squares; NaN where the references are all equal."""
     spread = reference - reference.mean()
     norm = float(spread @ spread)
     return float(spread @ (predicted - predicted.mean()) / norm) if norm > 0 else float("nan")

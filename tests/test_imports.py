@@ -13,7 +13,7 @@ ORDER = [
     "bonds", "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
     "expansion", "coverage", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",
     "derivatives", "prepared", "requests", "force_field", "record", "stored", "reproduced", "archive", "sgdml", "export",
-    "hyperparameters", "predictions", "metrics", "fitting",
+    "hyperparameters", "predictions", "metrics", "slopes", "fitting",
     "calculator", "motion", "vibrations", "modes", "anharmonic", "elasticity", "phonons",
     "rounding", "relaxation", "responses", "thermochemistry", "bands", "reactions", "checkpoints", "md",
     "selfcheck", "report", "learned", "recipes",
