@@ -12,6 +12,7 @@ from mlff.frames import LABELS, is_charge
 
 PREFIX = "REF_"
 VIRIAL = "virial"  # −V σ, eV; read as stress
+GRADIENT = "grad"  # −F; read as forces where such a key is named
 VIRIALS = (VIRIAL, "virials")
 RESULTS = ("energy", "forces", "stress", "hessian")  # of calculators
 REFERENCE, RESULT, NAMED = "REF_ keys", "calculator results", "a key that is named"
@@ -47,7 +48,8 @@ def find_labels(where: str, atoms: Atoms, keys: Mapping[str, str]) -> tuple[dict
     found, doubts = {}, {}
     for name in LABELS:
         if name != "stress" and (label := _first(atoms, name, keys.get(name))):
-            found[name] = label._replace(value=_shaped(where, name, label.value, len(atoms)))
+            value = _shaped(where, name, label.value, len(atoms))
+            found[name] = label._replace(value=sign(name, keys) * value)
     stresses = _stresses(where, atoms, keys)
     if stresses:
         found["stress"] = stresses[0]
@@ -125,6 +127,11 @@ def _usual_places(atoms: Atoms) -> list[tuple[str, list[tuple[Label | None, bool
     results = [(_result(atoms, "stress", RESULT), False)]
     results += [(_held(atoms, n, RESULT) or _result(atoms, n, RESULT), True) for n in VIRIALS if n not in atoms.arrays]
     return [(REFERENCE, reference), (RESULT, results)]
+
+
+def sign(name: str, keys: Mapping[str, str]) -> float:
+    """−1 for forces whose key is named and says that it holds gradients, F = −∇E; else 1."""
+    return -1.0 if name == "forces" and GRADIENT in keys.get(name, "").lower() else 1.0
 
 
 def is_virial(key: str) -> bool:

@@ -6,17 +6,18 @@ import logging
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist
 
 from mlff.frames import Frame
 from mlff.identity import copies, twins
-from mlff.units import HEAVIEST
+from mlff.units import COVALENT_RADII, HEAVIEST, symbols
 
 logger = logging.getLogger(__name__)
 
 SLOPE_FRAMES = 400  # frames whose neighbours are looked at
 SYMMETRIC = 1e-3  # of the largest entry of a stress, to which it is its own transpose
 COINCIDENT = 0.1  # Å; nearer atoms are an error of the file
+CLOSE = 0.65  # of the sum of covalent radii; nearer atoms are no bond
 SLOPE_TOLERANCE = 0.25
 SPREAD = 0.6  # of what frames that are far apart give: quartiles that are so near to each other are those of one factor
 
@@ -97,6 +98,32 @@ def warn_of_copies(frames: Sequence[Frame], source: str) -> None:
             "place %d): remove them, unless they are finite displacements",
             source, len(moved), len(frames), moved[0], first[moved[0]],
         )  # fmt: skip
+
+
+def warn_of_close_atoms(frames: Sequence[Frame], source: str) -> None:
+    """Log a warning where in most molecules two atoms are nearer than any bond is long: positions are in another unit than was
+    said, as those in Å are when they are read as bohr."""
+    isolated = [i for i, frame in enumerate(frames) if len(frame.numbers) > 1 and not frame.system.pbc.any()]
+    isolated = isolated[:: max(1, len(isolated) // SLOPE_FRAMES)]
+    close = [found for i in isolated if (found := _closest_by_radii(frames[i]))[-1] < CLOSE]
+    if 2 * len(close) > len(isolated):
+        pair, distance, share = close[0]
+        logger.warning(
+            "%s: in %d of %d molecules atoms are nearer than a bond is long (the first: %s at %.2f Å, %.2f of the sum of their "
+            "covalent radii): are the units right? Positions are in the length that units= names",
+            source, len(close), len(isolated), pair, distance, share,
+        )  # fmt: skip
+
+
+def _closest_by_radii(frame: Frame) -> tuple[str, float, float]:
+    """The pair of atoms that is nearest in units of the sum of its covalent radii: its elements, distance (Å), and this share."""
+    radii = COVALENT_RADII[frame.numbers]
+    first, second = np.triu_indices(len(radii), k=1)
+    distances = pdist(frame.positions)
+    shares = distances / (radii[first] + radii[second])
+    k = int(np.argmin(shares))
+    pair = "–".join(symbols(frame.numbers[[first[k], second[k]]]))
+    return pair, float(distances[k]), float(shares[k])
 
 
 def force_energy_slope(frames: Sequence[Frame]) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlff.arguments import checked_seed
 from mlff.ase_labels import VIRIAL
-from mlff.checks import check_duplicates, check_frame, warn_of_copies, warn_of_slope
+from mlff.checks import check_duplicates, check_frame, warn_of_close_atoms, warn_of_copies, warn_of_slope
 from mlff.content import Content
 from mlff.frames import LABELS, Frame, joined
 from mlff.identity import fingerprints, twins
@@ -101,6 +101,7 @@ class Dataset(Sequence[Frame]):
         check_duplicates(self.frames, self.indices, self.source)
         warn_of_copies(self.frames, self.source)
         trusted = self._trusted(wanted, content.doubts)
+        warn_of_close_atoms(self.frames, self.source)
         warn_of_slope(trusted.frames, self.source)
         return trusted
 

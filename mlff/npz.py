@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from ase import Atoms
 
-from mlff.ase_labels import scales
+from mlff.ase_labels import scales, sign
 from mlff.batching import machine_memory
 from mlff.content import Content
 from mlff.frames import Frame
@@ -59,7 +59,7 @@ def read_npz(
     arrays = {kind: _whole(frames, kind, found[kind], array) for kind, array in arrays.items()}
     _require_elements(path, found["numbers"], arrays["numbers"])
     for kind in set(arrays) & set(factors):
-        arrays[kind] = arrays[kind].astype(np.float64) * factors[kind]
+        arrays[kind] = arrays[kind].astype(np.float64) * (sign(kind, keys) * factors[kind])
     index = choose(frames)
     return Content([_frame(arrays, int(i)) for i in index], index, said, sorted(headers), {})
 

@@ -21,9 +21,8 @@ _TAIL = 200  # bytes at the end of a JSON file of ASE's in which it names its ki
 UNIT_KEYS = ("units", "unit")
 CONVENTION = "eV, Å (ASE's)"
 DUMPS = ("lammps-dump-text", "lammps-dump-binary")  # in the units of their run, which they do not state
-UNCONVERTED = (
-    "extxyz", "xyz", "traj", "bundletrajectory", "json", "db", "netcdftrajectory", "lammps-data", *DUMPS,
-)  # fmt: skip
+UNCONVERTED = ("extxyz", "xyz", "netcdftrajectory", "lammps-data", *DUMPS)
+OWN = ("traj", "bundletrajectory", "json", "db")  # ASE's own forms, in eV and Å by definition
 
 
 def read_ase(
@@ -170,6 +169,8 @@ def _statements(path: pathlib.Path, where: list[str], images: list[Atoms], units
             f"{stated.count(None) - 1} others do not; state them in every frame, or say units= for all"
         )
     if units is not None and form not in UNCONVERTED and not np.allclose(parse_units(units), 1.0):
+        if form in OWN:
+            raise ValueError(f"{path.name}: files of the form {form} are ASE's own, in eV and Å; leave units= out")
         raise ValueError(f"{path.name}: ASE converts files of the form {form} to eV and Å itself; leave units= out")
     found = []
     for place, atoms, inside in zip(where, images, stated, strict=True):
@@ -198,7 +199,9 @@ def _frame(atoms: Atoms, labels: Mapping[str, Label], energy: float, length: flo
     """In eV and Å. Labels of the user's own operators are there where the file is in these units already: nobody knows how to
     convert them."""
     factors = scales(energy, length)
+    known = {key for label in labels.values() for key in label.keys}
     own = own_labels(atoms) if energy == length == 1.0 else {}
+    own = {name: label for name, label in own.items() if known.isdisjoint(label.keys)}
     rest = without_labels(atoms, [*labels.values(), *own.values()])
     for key in UNIT_KEYS:
         rest.info.pop(key, None)  # they were those of the file

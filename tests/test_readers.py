@@ -195,3 +195,53 @@ def test_vibrations_of_ase(tmp_path, water, rng):
     (tmp_path / "broken.json").write_text('{"__ase_objtype__": "vibrationsdata"')
     with pytest.raises(ValueError, match=r"broken\.json: no VibrationsData that ASE reads"):
         mlff.Dataset.read(tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize("form", ["traj", "json", "db"])
+def test_ases_own_forms_are_in_ev_and_angstrom(tmp_path, water, form):
+    atoms = water[0].system.to_ase()
+    atoms.calc = SinglePointCalculator(atoms, energy=-3.0, forces=np.ones((3, 3)))
+    ase.io.write(tmp_path / f"w.{form}", atoms)
+    for units in ("hartree/bohr", "kcal/mol"):
+        with pytest.raises(ValueError, match=rf"w\.{form}: files of the form {form} are ASE's own, in eV and Å; leave"):
+            mlff.Dataset.read(tmp_path / f"w.{form}", units=units)
+    for units in (None, "eV"):
+        data = mlff.Dataset.read(tmp_path / f"w.{form}", units=units)
+        np.testing.assert_allclose(data[0].positions, water[0].positions, atol=1e-12)
+        assert data[0].labels["energy"] == -3.0
+
+
+def test_atoms_that_are_too_near_are_named(tmp_path, water, caplog):
+    """Positions in Å and forces in Ha/bohr: read as bohr, bonds shrink."""
+    frames = [frame.to_ase() for frame in water[:12]]
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    mlff.Dataset.read(tmp_path / "w.extxyz")
+    assert "are the units right" not in caplog.text
+    data = mlff.Dataset.read(tmp_path / "w.extxyz", units="hartree/bohr")
+    distance = min(np.linalg.norm(data[0].positions[0] - data[0].positions[i]) for i in (1, 2))
+    assert "w.extxyz: in 12 of 12 molecules atoms are nearer than a bond is long" in caplog.text
+    assert f"(the first: O–H at {distance:.2f} Å, {distance / 0.97:.2f} of the sum" in caplog.text
+    caplog.clear()
+    for atoms in frames[:6]:
+        atoms.positions *= 0.5
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    mlff.Dataset.read(tmp_path / "w.extxyz")
+    assert "are the units right" not in caplog.text  # half of them are no majority
+
+
+@pytest.mark.parametrize("key", ["gradients", "REF_gradient", "dft_Grad"])
+def test_gradients_become_forces(tmp_path, water, key):
+    frames = []
+    for frame in water[:4]:
+        atoms = frame.system.to_ase()
+        atoms.arrays[key] = -frame.labels["forces"]
+        frames.append(atoms)
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    data = mlff.Dataset.read(tmp_path / "w.extxyz", units="eV", keys={"forces": key}, labels=["forces"])
+    np.testing.assert_allclose(data.array("forces"), water[:4].array("forces"), atol=1e-7)
+    assert set(data[0].labels) == {"forces"}
+    np.savez(
+        tmp_path / "w.npz", R=water.uniform_positions(), z=water.uniform_numbers(), **{key: -water.array("forces")}
+    )
+    data = mlff.Dataset.read(tmp_path / "w.npz", units="eV", keys={"forces": key}, labels=["forces"])
+    np.testing.assert_allclose(data.array("forces"), water.array("forces"))
