@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from mlff.frames import Frame
+from mlff.frames import LABELS, Frame
 
 
 class Content(NamedTuple):
@@ -14,7 +15,7 @@ class Content(NamedTuple):
 
     frames: those that were chosen; index: which of the file's they are; units: what they were, and who stated it; keys: names of
     what the file holds; doubts: by the name of a label why it cannot be trusted, for labels that are to be refused unless they
-    are left out.
+    are left out; readable: labels that files of this form can hold.
     """
 
     frames: list[Frame]
@@ -22,3 +23,4 @@ class Content(NamedTuple):
     units: str
     keys: list[str]
     doubts: dict[str, str]
+    readable: Sequence[str] = LABELS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,7 +17,7 @@ from mlff.checks import check_duplicates, check_frame, warn_of_close_atoms, warn
 from mlff.content import Content
 from mlff.frames import LABELS, Frame, joined
 from mlff.identity import fingerprints, twins
-from mlff.npz import read_npz
+from mlff.npz import ELSEWHERE, read_npz
 from mlff.placeholders import find_placeholders
 from mlff.readers import is_vibrations, read_ase, read_vibrations
 from mlff.units import formula
@@ -32,8 +33,14 @@ class Dataset(Sequence[Frame]):
         units: what the file's units were, and who said so.
     """
 
-    def __init__(self, frames: Sequence[Frame], source: str = "data", indices=None, units: str = "eV, Å"):
+    def __init__(self, frames: Sequence, source: str = "data", indices=None, units: str = "eV, Å"):
         self.frames = tuple(frames)
+        for i, frame in enumerate(self.frames):
+            if not isinstance(frame, Frame):
+                raise ValueError(
+                    f"Dataset: frames[{i}] is of {type(frame).__name__}, expected mlff.Frame; write Atoms to a file and read it with "
+                    "Dataset.read, or make mlff.Frame(mlff.System.from_ase(atoms), {'energy': …})"
+                )
         self.source = source
         self.indices = np.arange(len(self.frames)) if indices is None else np.asarray(indices)
         self.units = units
@@ -45,9 +52,9 @@ class Dataset(Sequence[Frame]):
         cls,
         path,
         units: str | None = None,
-        labels: Sequence[str] | None = None,
+        labels: str | Sequence[str] | None = None,
         keys: Mapping[str, str] | None = None,
-        index: str = ":",
+        index: str | int | slice = ":",
     ) -> Dataset:
         """Read a file of reference calculations.
 
@@ -64,15 +71,21 @@ class Dataset(Sequence[Frame]):
                 are what the file says (a `units` entry; `r_unit`, `e_unit` in npz), or eV and Å where ASE's own
                 convention applies (calculator results and `REF_` keys); else it is an error, and so is another unit than
                 the file's own.
-            labels: labels that are wanted; frames may lack some of them. Without it, every label that is there must
+            labels: one label or several that are wanted; frames may lack some of them. Without it, every label that is there must
                 be there in every frame, and energy or forces must be among them.
             keys: names of labels in the file that are not the usual ones, {"energy": "energy_ref"}.
-            index: which frames, in ASE's syntax ("0:200", "::10").
+            index: which frames, in ASE's syntax ("0:200", "::10"), an integer or a slice.
         Raises:
             ValueError: naming file, frame, what was expected and what to do.
             FileNotFoundError: no such file.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"Dataset.read: path={path!r:.40} is no path; name a file")
         path = pathlib.Path(path)
+        for name, key in (keys or {}).items():
+            if not isinstance(key, str) or not key:
+                raise ValueError(f"keys: {name!r} is given {key!r:.40}, expected the name that {path.name} has for it")
+        labels = (labels,) if isinstance(labels, str) else labels
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         reader = read_npz if path.suffix == ".npz" else read_vibrations if is_vibrations(path) else read_ase
@@ -95,7 +108,7 @@ class Dataset(Sequence[Frame]):
             wanted = ("energy",)  # for its message: there is nothing to learn from
         named = ["stress" if name == VIRIAL else name for name in named if name in (*LABELS, VIRIAL)]
         for name in dict.fromkeys([*(here if wanted is None else wanted), *named]):
-            self._require_label(name, wanted, content.keys)
+            self._require_label(name, wanted, content)
         for i, frame in zip(self.indices, self.frames, strict=True):
             check_frame(f"{self.source}: frame {i}", frame, content.doubts)
         check_duplicates(self.frames, self.indices, self.source)
@@ -105,13 +118,13 @@ class Dataset(Sequence[Frame]):
         warn_of_slope(trusted.frames, self.source)
         return trusted
 
-    def _require_label(self, name: str, wanted: Sequence[str] | None, keys: Sequence[str]) -> None:
+    def _require_label(self, name: str, wanted: Sequence[str] | None, content: Content) -> None:
         """Refuse a label that no frame has, or that some lack although nobody said so."""
         missing = [i for i, frame in zip(self.indices, self.frames, strict=True) if name not in frame.labels]
         if len(missing) == len(self.frames):
+            remedy = f"name the key with keys={{'{name}': …}}" if name in content.readable else ELSEWHERE
             raise ValueError(
-                f"{self.source}: no frame has {name}; the file holds {', '.join(keys) or 'positions alone'}; "
-                f"name the key with keys={{'{name}': …}}"
+                f"{self.source}: no frame has {name}; the file holds {', '.join(content.keys) or 'positions alone'}; {remedy}"
             )
         if missing and wanted is None:
             raise ValueError(
@@ -146,7 +159,7 @@ class Dataset(Sequence[Frame]):
         """A frame for an integer; a Dataset for a slice, a list of integers or a boolean mask."""
         if isinstance(index, (int, np.integer)):
             return self.frames[index]
-        chosen = np.arange(len(self))[index]
+        chosen = np.arange(len(self))[slice(0) if np.size(index) == 0 else index]
         return Dataset([self.frames[i] for i in chosen], self.source, self.indices[chosen], self.units)
 
     def __add__(self, other: Dataset) -> Dataset:
@@ -248,8 +261,9 @@ class Dataset(Sequence[Frame]):
         """Atomic numbers shared by all frames, shape (n,).
 
         Raises:
-            ValueError: frames of different composition or order of atoms, naming the first that differs.
+            ValueError: no frames, or frames of different composition or order of atoms, naming the first that differs.
         """
+        self._require_frames()
         first = self.frames[0].numbers
         for i, frame in zip(self.indices, self.frames, strict=True):
             if not np.array_equal(frame.numbers, first):
@@ -265,6 +279,10 @@ class Dataset(Sequence[Frame]):
         """Positions of all frames, shape (m, n, 3), Å; raises as `uniform_numbers`."""
         self.uniform_numbers()
         return np.stack([frame.positions for frame in self.frames])
+
+    def _require_frames(self) -> None:
+        if not self.frames:
+            raise ValueError(f"{self.source}: holds no frames; give some")
 
     def require(self, name: str) -> None:
         """Refuse frames that lack a label.
@@ -292,24 +310,28 @@ class Dataset(Sequence[Frame]):
         """One label of all frames: energy (m,), forces (m, n, 3), …
 
         Raises:
-            ValueError: a frame lacks it.
+            ValueError: a frame lacks it, or there is none.
         """
+        self._require_frames()
         self.require(name)
         return np.stack([frame.labels[name] for frame in self.frames])
 
 
-def _chosen(index: str, total: int, source: str) -> np.ndarray:
-    """Indices of the frames that ASE's index syntax selects among `total`."""
+def _chosen(index: str | int | slice, total: int, source: str) -> np.ndarray:
+    """Indices of the frames that ASE's index syntax, an integer or a slice selects among `total`."""
     chosen = np.arange(total)[_slice(index, total)]
     if total and not len(chosen):
         raise ValueError(f"index={index!r} selects no frames: {source} has {total}")
     return chosen
 
 
-def _slice(index: str, total: int) -> slice | list[int]:
-    """ASE's index syntax for several frames: "a:b:c", or one integer."""
+def _slice(index: str | int | slice, total: int) -> slice | list[int]:
+    """ASE's index syntax for several frames, "a:b:c", or one integer."""
+    if isinstance(index, slice):
+        index = ":".join("" if part is None else str(part) for part in (index.start, index.stop, index.step))
+    text = str(index)
     try:
-        parts = [int(part) if part else None for part in index.split(":")] if index else [0] * 4
+        parts = [int(part) if part else None for part in text.split(":")] if text else [0] * 4
     except ValueError:
         parts = [0] * 4
     if len(parts) > 3 or (len(parts) == 3 and parts[2] == 0):

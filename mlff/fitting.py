@@ -229,6 +229,11 @@ def _labelled(model: Kernel, data: Dataset, operators: dict[str, Operator]) -> L
         for name in ("energy", "forces", "stress"):
             if not np.isfinite(frame.labels.get(name, 0.0)).all():
                 raise ValueError(f"{data.source}: {name} of frame {i} is not finite; leave the label out of the frame")
+        hessian = frame.labels.get("hessian", 0.0)  # NaN stands for entries that were not calculated
+        if "hessian" in labels and (np.isinf(hessian).any() or np.isnan(hessian).all()):
+            raise ValueError(
+                f"{data.source}: hessian of frame {i} holds no number or an infinite one; leave it out of the frame"
+            )
         if not set(labels) & set(frame.labels):
             raise ValueError(
                 f"{data.source}: frame {i} has none of the labels that are fitted ({', '.join(labels)}); leave it out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import pathlib
 import zipfile
@@ -11,12 +12,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from ase import Atoms
 
-from mlff.ase_labels import scales, sign
+from mlff.ase_labels import VIRIAL, scales, sign
 from mlff.batching import machine_memory
 from mlff.content import Content
 from mlff.frames import Frame
 from mlff.system import System
 from mlff.units import HEAVIEST, agreed_units, parse_units
+
+logger = logging.getLogger(__name__)
 
 NAMES = {
     "positions": ("coords", "R", "positions"),
@@ -29,6 +32,8 @@ NAMES = {
     "charge": ("charge", "total_charge", "net_charge", "charges", "Charge", "Q", "q"),
 }
 COLUMNS = "lattice"  # sGDML's name, whose columns are the vectors
+ELSEWHERE = "give other labels in an extxyz file, as REF_stress and the like"
+READABLE = ("energy", "forces", "hessian")
 UNITS = ("units", "unit", "e_unit", "r_unit")
 
 
@@ -41,14 +46,14 @@ def read_npz(
         ValueError: naming the file; no plain arrays, arrays missing or of wrong shape or kind, units not stated.
     """
     if unknown := sorted(set(keys) - set(NAMES)):
-        raise ValueError(f"keys: {unknown[0]!r} is not known for npz files; there are {', '.join(NAMES)}")
+        raise ValueError(f"keys: {unknown[0]!r} is not read from npz files, there are {', '.join(NAMES)}; {ELSEWHERE}")
     try:
         with zipfile.ZipFile(path) as archive:
             headers = _headers(path, archive)
             found = _found(path, headers, keys)
             frames = _checked_shapes(path, headers, found)
             stated = {
-                name: str(_read(archive, name).item()) for name in UNITS if headers.get(name, ((1,), None))[0] == ()
+                name: _text(_read(archive, name).item()) for name in UNITS if headers.get(name, ((1,), None))[0] == ()
             }
             energy, length, said = agreed_units(path.name, units, _statement(stated))
             _require_parts(path, stated, (energy, length))
@@ -60,8 +65,16 @@ def read_npz(
     _require_elements(path, found["numbers"], arrays["numbers"])
     for kind in set(arrays) & set(factors):
         arrays[kind] = arrays[kind].astype(np.float64) * (sign(kind, keys) * factors[kind])
+    if unread := sorted(name for name in headers if name.lower().startswith(("stress", VIRIAL))):
+        logger.warning(
+            "%s: %s is not read, as npz files hold %s for mlff; %s",
+            path.name,
+            unread[0],
+            ", ".join(READABLE),
+            ELSEWHERE,
+        )
     index = choose(frames)
-    return Content([_frame(arrays, int(i)) for i in index], index, said, sorted(headers), {})
+    return Content([_frame(arrays, int(i)) for i in index], index, said, sorted(headers), {}, READABLE)
 
 
 def _headers(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -130,8 +143,9 @@ def _checked_shapes(path: pathlib.Path, headers: Mapping, found: Mapping[str, st
                 f"{path.name}: cannot be read as an npz file of plain arrays ({name} holds Python objects, and nothing is "
                 "unpickled)"
             )
-        if dtype.kind not in ("b" if kind == "pbc" else "fiu"):
-            raise ValueError(f"{path.name}: {name} is of {dtype}, expected real numbers as {kind}")
+        if dtype.kind not in ("biu" if kind == "pbc" else "fiu"):
+            expected = "true or false" if kind == "pbc" else "real numbers"
+            raise ValueError(f"{path.name}: {name} is of {dtype}, expected {expected} as {kind}")
         if shape not in allowed[kind]:
             raise ValueError(f"{path.name}: {name} has shape {shape}, expected {allowed[kind][0]}")
     needed = sum(math.prod(headers[name][0]) * 8 for name in found.values())
@@ -170,6 +184,10 @@ def _require_elements(path: pathlib.Path, name: str, numbers: np.ndarray) -> Non
         )
 
 
+def _text(value) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
 def _statement(stated: Mapping[str, str]) -> str | None:
     """What the file says of its units, in one text."""
     parts = f"{stated['e_unit']}/{stated['r_unit']}" if {"e_unit", "r_unit"} <= set(stated) else None
@@ -192,9 +210,9 @@ def _require_parts(path: pathlib.Path, stated: Mapping[str, str], factors: tuple
 
 def _frame(arrays: Mapping[str, np.ndarray], i: int) -> Frame:
     cell = arrays["cell"][i] if "cell" in arrays else np.zeros((3, 3))
-    pbc = np.array(arrays["pbc"][i]) if "pbc" in arrays else cell.any(axis=1)
+    pbc = np.array(arrays["pbc"][i], dtype=bool) if "pbc" in arrays else cell.any(axis=1)
     system = System(arrays["positions"][i], arrays["numbers"][i].astype(np.int32), np.array(cell), pbc)
-    labels = {kind: np.asarray(arrays[kind][i]) for kind in ("energy", "forces", "hessian") if kind in arrays}
+    labels = {kind: np.asarray(arrays[kind][i]) for kind in READABLE if kind in arrays}
     if "charge" not in arrays:
         return Frame(system, labels)
     atoms = Atoms(system.numbers, system.positions, info={"charge": float(arrays["charge"][i])})

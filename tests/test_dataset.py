@@ -211,3 +211,34 @@ def test_what_only_one_set_says_is_kept(water):
             assert set(both[0].labels) == {"energy", "forces"}
     assert more.info == {"basis": "large"}
     assert not more.constraints
+
+
+def test_arguments_of_other_kinds(datasets, water, water_model):
+    """One label as a text, an integer or a slice as index; sentences for what is no data."""
+    path = datasets / "water.extxyz"
+    for index, chosen in (
+        (7, [7]),
+        (-1, [499]),
+        (slice(2, 5), [2, 3, 4]),
+        (slice(None, None, 100), range(0, 500, 100)),
+    ):
+        assert mlff.Dataset.read(path, index=index).indices.tolist() == list(chosen)
+    assert mlff.Dataset.read(path, labels="forces", index=":3").label_names == ("energy", "forces")
+    for index in (True, slice(0, 5, 0)):
+        with pytest.raises(ValueError, match=r"index=.* is not understood"):
+            mlff.Dataset.read(path, index=index)
+    with pytest.raises(ValueError, match="path=None is no path; name a file"):
+        mlff.Dataset.read(None)
+    with pytest.raises(ValueError, match=r"frames\[1\] is of Atoms, expected mlff\.Frame"):
+        mlff.Dataset([water[0], water[1].to_ase()])
+    assert len(water[[]]) == len(mlff.Dataset([])) == 0
+    assert len(water[np.zeros(len(water), bool)]) == 0
+    for call in (water[[]].uniform_positions, lambda: water[[]].array("energy")):
+        with pytest.raises(ValueError, match=r"water\.extxyz: holds no frames; give some"):
+            call()
+
+
+def test_a_hessian_without_a_number_is_not_fitted(water, water_model):
+    frames = [mlff.Frame(water[0].system, {**water[0].labels, "hessian": np.full((9, 9), np.nan)})]
+    with pytest.raises(ValueError, match="hessian of frame 0 holds no number or an infinite one; leave it out"):
+        mlff.fit(water_model.kernel, mlff.Dataset(frames), labels=("forces", "hessian"))

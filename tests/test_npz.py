@@ -177,3 +177,32 @@ def test_charges_of_atoms_are_no_total_charge(tmp_path, water):
         assert read(tmp_path, arrays(water, charges=value), units="eV").charges() == {}
     with pytest.raises(ValueError, match=rf"charges has shape \(3,\), expected \({count},\)"):
         read(tmp_path, arrays(water, charges=np.array([8, 1, 1])), units="eV", keys={"charge": "charges"})
+
+
+def test_stresses_have_another_place(tmp_path, water, caplog):
+    held = arrays(water, stress=np.zeros((len(water), 3, 3)))
+    assert read(tmp_path, held, units="eV").label_names == ("energy", "forces")
+    assert (
+        "w.npz: stress is not read, as npz files hold energy, forces, hessian for mlff; give other labels"
+        in caplog.text
+    )
+    with pytest.raises(
+        ValueError, match=r"w\.npz: no frame has stress; .*; give other labels in an extxyz file, as REF_"
+    ):
+        read(tmp_path, held, units="eV", labels=["stress"])
+    with pytest.raises(
+        ValueError, match=r"keys: 'stress' is not read from npz files, .*; give other labels in an extxyz"
+    ):
+        read(tmp_path, held, units="eV", keys={"stress": "stress"})
+
+
+def test_words_as_bytes_and_directions_as_numbers(tmp_path, water):
+    cells = 9.0 * np.eye(3)
+    held = arrays(water, cell=cells, pbc=np.array([1, 1, 0]), e_unit=np.bytes_("kcal/mol"), r_unit=np.bytes_("Ang"))
+    data = read(tmp_path, held)
+    assert data[0].system.pbc.tolist() == [True, True, False]
+    np.testing.assert_allclose(data.array("energy"), KCAL * water.array("energy"))
+    with pytest.raises(ValueError, match=r"w\.npz: pbc is of float64, expected true or false as pbc"):
+        read(tmp_path, arrays(water, pbc=np.array([1.0, 1.0, 0.0])), units="eV")
+    with pytest.raises(ValueError, match=r"keys: 'energy' is given '', expected the name that w\.npz has for it"):
+        read(tmp_path, held, keys={"energy": ""})
