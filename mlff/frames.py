@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlff.system import System
 
@@ -14,6 +16,7 @@ LABELS = (
     "energy", "forces", "stress", "hessian", "hessian_products", "hessian_product_vectors", "curvatures", "curvature_vectors",
 )  # fmt: skip
 CHARGE_KEYS = ("charge", "total_charge", "net_charge")  # in capitals too, and behind REF_
+RESULTS = ("energy", "forces", "stress")  # that ASE's calculators have and its forms keep
 INTEGRAL = 1e-3  # e; charges of atoms whose sum is as near to an integer state a total charge
 
 
@@ -56,7 +59,8 @@ class Frame:
         return self.stated_charge or 0.0
 
     def to_ase(self) -> Atoms:
-        """Atoms with the labels under the keys that `Dataset.read` prefers, and with all that they were read with."""
+        """Atoms with the labels under the keys that `Dataset.read` prefers, and with all that they were read with. Energy, forces
+        and stress are there as a calculator's results too, as ASE's own forms (.traj) keep no other arrays."""
         atoms = self.system.to_ase()
         if self.atoms is not None and np.array_equal(self.atoms.numbers, self.numbers):
             atoms = self.atoms.copy()
@@ -68,6 +72,11 @@ class Frame:
                 atoms.arrays["REF_forces"] = np.array(value)
             elif np.size(value):  # the extxyz form has no empty arrays
                 atoms.info[f"REF_{name}"] = float(value) if np.ndim(value) == 0 else np.array(value)
+        results = {name: np.array(self.labels[name]) for name in RESULTS if name in self.labels}
+        if "stress" in results:
+            results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])
+        if results:
+            atoms.calc = SinglePointCalculator(atoms, **results)
         return atoms
 
     def fingerprint(self) -> bytes:

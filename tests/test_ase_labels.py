@@ -137,7 +137,8 @@ def test_atoms_come_out_whole(tmp_path, frames):
     bohr.arrays["REF_forces"] = atoms.arrays["REF_forces"] * ase.units.Bohr
     for written in (atoms, bohr):
         found = read(tmp_path, [written])[0].to_ase()
-        assert found.calc is None
+        assert set(found.calc.results) == {"energy", "forces"}
+        np.testing.assert_allclose(found.calc.results["forces"], atoms.arrays["REF_forces"], atol=1e-7)
         assert found.get_masses().tolist() == [16.0, 2.0, 2.0]
         assert found.constraints[0].index.tolist() == [0]
         assert found.get_tags().tolist() == [3, 4, 5]
@@ -151,6 +152,30 @@ def test_atoms_come_out_whole(tmp_path, frames):
         twice = read(tmp_path, [found])[0]  # units are not applied again
         np.testing.assert_allclose(twice.positions, atoms.positions, atol=1e-7)
         np.testing.assert_allclose(twice.labels["energy"], atoms.info["REF_energy"])
+
+
+@pytest.mark.parametrize("form", ["traj", "json", "db", "extxyz"])
+def test_labels_come_back_from_every_form_of_ases(tmp_path, copper, water, form, caplog):
+    """Energy, forces and stress as a calculator's results, which ASE keeps where it drops other arrays."""
+    frames = []
+    for atoms in copper:
+        labels = {
+            "energy": atoms.get_potential_energy(),
+            "forces": atoms.get_forces(),
+            "stress": atoms.get_stress(voigt=False),
+        }
+        frames.append(mlff.Frame(mlff.System.from_ase(atoms), labels))
+    for written in (frames, [*water[:3]]):
+        (tmp_path / f"w.{form}").unlink(missing_ok=True)
+        ase.io.write(tmp_path / f"w.{form}", [frame.to_ase() for frame in written])
+        data = mlff.Dataset.read(tmp_path / f"w.{form}")
+        assert len(data) == 3
+        for before, after in zip(written, data, strict=True):
+            assert set(after.labels) == set(before.labels)
+            np.testing.assert_allclose(after.positions, before.positions, atol=1e-7)
+            for name, value in before.labels.items():
+                np.testing.assert_allclose(after.labels[name], value, atol=1e-8, err_msg=name)
+    assert not caplog.text
 
 
 # -- virials -------------------------------------------------------------------------------------------------------
