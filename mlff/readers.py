@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import pathlib
 from collections.abc import Callable, Mapping
 
@@ -16,6 +17,8 @@ from mlff.content import Content
 from mlff.frames import LABELS, Frame
 from mlff.system import System
 from mlff.units import agreed_units, parse_units
+
+logger = logging.getLogger(__name__)
 
 _TAIL = 200  # bytes at the end of a JSON file of ASE's in which it names its kind
 UNIT_KEYS = ("units", "unit")
@@ -40,6 +43,7 @@ def read_ase(
     images = [images[i] for i in index]
     where = [f"{path.name}: frame {i}" for i in index]
     statements = _statements(path, where, images, units, keys)
+    _warn_of_unconverted(path, images, statements)
     frames, origins, doubts, held = [], {}, {}, set()
     for place, atoms, (energy, length, _) in zip(where, images, statements, strict=True):
         labels, doubtful = find_labels(place, atoms, keys)
@@ -181,6 +185,17 @@ def _statements(path: pathlib.Path, where: list[str], images: list[Atoms], units
         silent = units is None and inside is None
         found.append((1.0, 1.0, CONVENTION) if silent else agreed_units(place, units, inside))
     return found
+
+
+def _warn_of_unconverted(path: pathlib.Path, images: list[Atoms], statements) -> None:
+    """Log a warning where labels of the user's own operators are not read as such, being in units that nobody can convert."""
+    for atoms, (energy, length, said) in zip(images, statements, strict=True):
+        if not energy == length == 1.0 and (own := own_labels(atoms)):
+            keys = ", ".join(key for label in own.values() for key in label.keys)
+            logger.warning(
+                "%s: %s is no label here, as %s cannot be converted; give it in eV and Å", path.name, keys, said
+            )
+            return
 
 
 def _form(path: pathlib.Path) -> str:

@@ -46,6 +46,8 @@ def parse_units(text: str) -> tuple[float, float]:
     Raises:
         ValueError: a name that is not known, with those that are, or quantities that do not agree.
     """
+    if "MeV" in text:
+        raise _unknown(text)  # a mega-electronvolt is no meV
     name = re.sub(r"\s+", "", text).lower().replace("kcalmol-1", "kcal/mol").replace("kjmol-1", "kj/mol")
     name = name.replace("a.u.", "au").replace("a.u", "au")
     if "," in name:

@@ -98,6 +98,16 @@ def test_products_written_to_a_file_are_fitted(tmp_path, water, water_model):
         np.testing.assert_allclose(again.array(name), data.array(name), atol=1e-7, err_msg=name)
 
 
+def test_labels_that_nobody_can_convert_are_named(tmp_path, frames, caplog):
+    for atoms in frames:
+        atoms.info["REF_laplacian"], atoms.calc = 30.0, None
+    assert "laplacian" in read(tmp_path, frames)[0].labels
+    assert not caplog.text
+    assert "laplacian" not in read(tmp_path, frames, units="kcal/mol")[0].labels
+    assert "in.extxyz: REF_laplacian is no label here, as kcal/mol (as stated by the user) cannot be" in caplog.text
+    assert caplog.text.count("REF_laplacian") == 1
+
+
 def test_labels_of_own_operators(tmp_path, frames):
     """Are fitted from a file in eV and Å; in other units nobody can convert them, and they stay what they are."""
     for atoms in frames:

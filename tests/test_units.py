@@ -41,3 +41,9 @@ def test_lists_that_do_not_agree(text):
 
 def test_formula_is_in_hill_order():
     assert units.formula(np.array([8, 6, 6, 1, 1, 1, 1, 1, 1])) == "C2H6O"
+
+
+def test_a_mega_electronvolt_is_no_milli_electronvolt():
+    assert units.parse_units("meV/Ang")[0] == 1e-3
+    with pytest.raises(ValueError, match="units 'MeV/Ang' are not known"):
+        units.parse_units("MeV/Ang")
