@@ -83,6 +83,7 @@ HESSIAN = Operator("hessian", _hessian, "eV/Å²")
 HESSIAN_PRODUCTS = Operator("hessian_products", _hessian_products, "eV/Å²", ("hessian_product_vectors",))
 CURVATURES = Operator("curvatures", _curvatures, "eV/Å²", ("curvature_vectors",))
 OPERATORS = {operator.name: operator for operator in (ENERGY, FORCES, STRESS, HESSIAN, HESSIAN_PRODUCTS, CURVATURES)}
+_RESERVED = ("energy", "forces", "stress")
 
 
 def projected_hessian(masses: Sequence[float] | np.ndarray | None = None) -> Operator:
@@ -117,11 +118,17 @@ def find_operator(label: str | Operator) -> Operator:
     """The operator itself, or the one of a name.
 
     Raises:
-        ValueError: a name that is not known, with those that are.
+        ValueError: a name that is not known, with those that are; an operator of one's own under a name that says what force
+            fields give.
     """
     if isinstance(label, Operator):
+        if label.name in _RESERVED and label != OPERATORS[label.name]:
+            raise ValueError(
+                f"labels: an Operator of your own is named {label.name!r}, which is the name of what force fields give; give it "
+                "another name"
+            )
         return label
-    if label not in OPERATORS:
+    if not isinstance(label, str) or label not in OPERATORS:
         raise ValueError(
             f"labels: {label!r} is not known; there are {', '.join(OPERATORS)}, or give an Operator of your own"
         )
@@ -195,7 +202,9 @@ def _answers_at(operator: Operator, x, arguments):
     eye = jnp.eye(_PROBES)
     single = jax.vmap(apply)(eye)
     weights = 2.0 + jnp.arange(_PROBES, dtype=single.dtype)
-    excess = jnp.max(jnp.abs(apply(weights) - weights @ single))
+    # of both signs, alike and in turn: a modulus is linear for one of them
+    weights = weights * jnp.asarray([np.ones(_PROBES), -np.ones(_PROBES), (-1.0) ** np.arange(_PROBES)], single.dtype)
+    excess = jnp.max(jnp.abs(jax.vmap(apply)(weights) - weights @ single))
     return jnp.max(jnp.abs(single), axis=1), excess
 
 

@@ -110,6 +110,10 @@ def test_projected_hessian_is_free_of_rigid_motions_and_keeps_the_rest(masses, x
     [
         (lambda u, x: u(x) ** 2, "not linear"),
         (lambda u, x: u(x) + 1.0, "not linear"),
+        (lambda u, x: jnp.abs(u(x)), "not linear"),
+        (lambda u, x: jnp.abs(jax.grad(u)(x)), "not linear"),
+        (lambda u, x: jnp.max(jax.grad(u)(x)), "not linear"),
+        (lambda u, x: jax.nn.relu(jnp.trace(jax.hessian(u)(x).reshape(x.size, x.size))), "not linear"),
         (lambda u, x: jax.jacfwd(jax.hessian(u))(x), "derivatives of order 3"),
         (lambda u, x: jnp.log(-1.0 - u(x) * 0.0) + u(x), "not finite"),
         (lambda u, x: u(x) @ x, "cannot be applied"),
@@ -133,3 +137,12 @@ def test_names():
     assert find_operator(LAPLACIAN) is LAPLACIAN
     with pytest.raises(ValueError, match="'dipole' is not known; there are energy, forces"):
         find_operator("dipole")
+
+
+@pytest.mark.parametrize("name", ["energy", "forces", "stress"])
+def test_names_of_results_are_not_for_operators_of_ones_own(name, x):
+    with pytest.raises(ValueError, match=f"an Operator of your own is named '{name}'.* give it another name"):
+        find_operator(Operator(name, lambda u, x: 2.0 * u(x), "eV"))
+    same = Operator("energy", ENERGY.function, "eV")
+    assert find_operator(same) == ENERGY
+    assert find_operator(mlff.projected_hessian()).name == "hessian"
