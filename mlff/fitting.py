@@ -62,8 +62,8 @@ def fit(
             by name; without it, 3e-5 of the labels' root mean square, which only keeps the matrix well-conditioned.
         seed: of the frames that the search holds out.
         progress: called with the name of a stage and the share of it that is done.
-        atomic_energies: energies of isolated atoms by symbol, {"H": -13.6, …}, eV, for local kernels; without them the
-            constants are found by least squares.
+        atomic_energies: energies of isolated atoms by symbol, {"H": -13.6, …}, eV, for local kernels with energies among the
+            labels; without them the constants are found by least squares.
     Returns:
         the force field; its `record` tells units, labels, noise, length scales tried, indices, hash and versions.
     Raises:
@@ -76,7 +76,7 @@ def fit(
     charges = data.charges()
     frames = _labelled(model, data, operators)
     kernel = model.completed(np.concatenate(frames.compositions))
-    atoms = _atomic_energies(kernel, atomic_energies)
+    atoms = _atomic_energies(kernel, atomic_energies, labels)
     stated = _noise(noise, frames, operators)
     levels = {operators[name]: level for name, level in stated.items()}
     order = _highest_order(frames, operators)
@@ -94,7 +94,7 @@ def fit(
         kernel, trials = search_lengthscale(kernel, frames, levels, seed, atoms, progress)
     kernel, solution = _solve_or_shorten(searched, kernel, frames, levels, atoms, trials, progress)
     fitted = ForceField(
-        model=_with_constant(solution.model, kernel, frames, labels, atoms),
+        model=_with_constant(solution.model, kernel, frames, labels),
         numbers=frames.numbers,
         kernel=_with_amplitudes(kernel, solution.amplitudes),
         label_order=order,
@@ -186,7 +186,7 @@ def _closest(frames: LabelledFrames) -> dict[str, float]:
     return closest
 
 
-def _atomic_energies(kernel: Kernel, given: Mapping[str, float] | None) -> dict[int, float] | None:
+def _atomic_energies(kernel: Kernel, given, labels: Sequence[str]) -> dict[int, float] | None:
     elements = constant_elements(kernel)
     if given is None:
         return None
@@ -200,6 +200,11 @@ def _atomic_energies(kernel: Kernel, given: Mapping[str, float] | None) -> dict[
         raise ValueError(f"atomic_energies: that of {broken[0]} is {given[broken[0]]}; give a number, eV")
     if missing := sorted(set(elements) - set(known)):
         raise ValueError(f"atomic_energies: those of {', '.join(symbols(missing))} are missing, eV")
+    if "energy" not in labels:
+        raise ValueError(
+            f"atomic_energies: the labels {', '.join(labels)} say nothing of the energy that molecules have beside their atoms; "
+            "fit 'energy' too, labels=('energy', 'forces'), or leave atomic_energies out"
+        )
     return {z: known[z] for z in elements}
 
 
@@ -323,9 +328,9 @@ def _noise(noise, frames: LabelledFrames, operators: dict[str, Operator]) -> dic
     return {name: float(noise[name]) for name in labels}
 
 
-def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, labels: tuple[str, ...], atoms):
+def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, labels: tuple[str, ...]):
     """Without energies as labels, the constants fit the reference energies, where there are any."""
-    if "energy" in labels or "energy" not in frames.names or atoms is not None:
+    if "energy" in labels or "energy" not in frames.names:
         return model
     design, missing = [], []
     for batch in frames.having("energy").batches:

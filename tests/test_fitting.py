@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mlff
-from descriptors import inverse_distances, powered_distances
+from descriptors import acsf, inverse_distances, powered_distances
 from mlff.hyperparameters import FACTOR
 
 
@@ -203,3 +203,10 @@ def test_energies_of_a_model_without_a_constant_are_not_compared(water):
     evaluation = mlff.evaluate(force_field, water[30:])
     assert np.isnan(evaluation.energy_mae)
     assert evaluation.forces_mae < 0.05
+
+
+def test_atomic_energies_want_energies(water):
+    """Forces do not say how much energy the molecule has beside its atoms."""
+    kernel = mlff.LocalKernel(functools.partial(acsf, g2=((4.0, 1.0),), g4=(), g5=()), mlff.RBF(lengthscale=2.0))
+    with pytest.raises(ValueError, match=r"atomic_energies: the labels forces say nothing .* fit 'energy' too"):
+        mlff.fit(kernel, water[:4], atomic_energies={"H": -13.0, "O": -70.0})
