@@ -123,23 +123,23 @@ def show(model: Model, trust: Trust = None, as_json: AsJSON = False) -> None:
                 "test": record.get("test"),
             }
         )  # fmt: skip
-    terminal.say(f"{force_field}")
-    terminal.say(
+    terminal.say_line(f"{force_field}")
+    terminal.say_line(
         f"trained on {record['n_train']} frames of {record['source']} ({record['units']}), data {record['data_hash'][:12]}"
     )
-    terminal.say(
+    terminal.say_line(
         f"length scale {scale_text(kernel)}, amplitude {amplitude_text(kernel)} eV², noise {noise_text(record)}"
     )
-    terminal.say(f"training: {error_text(record['training'])}")
+    terminal.say_line(f"training: {error_text(record['training'])}")
     if test := record.get("test"):
-        terminal.say(f"test on {test['n_test']} frames of {test['source']}: {error_text(test)}")
+        terminal.say_line(f"test on {test['n_test']} frames of {test['source']}: {error_text(test)}")
     else:
-        terminal.say("test: none; mlff test makes one")
-    terminal.say(f"permutations: order {certificate['order']}")
+        terminal.say_line("test: none; mlff test makes one")
+    terminal.say_line(f"permutations: order {certificate['order']}")
     for generator in certificate["generators"]:
         fit_of = "" if generator["residual"] is None else f"  superposition {generator['residual']:.3f} Å"
-        terminal.say(f"  {generator['cycles']}{fit_of}")
-    terminal.say("written with " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
+        terminal.say_line(f"  {generator['cycles']}{fit_of}")
+    terminal.say_line("written with " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
 
 
 @app.command()

@@ -19,6 +19,11 @@ def say(text: str) -> None:
     typer.echo(text)
 
 
+def say_line(text: str) -> None:
+    """`say` what others wrote, on one line: characters that are not printed, line breaks too, as spaces."""
+    say("".join(character if character.isprintable() else " " for character in text))
+
+
 def print_json(content: dict) -> None:
     """One JSON object on one line of standard output; numbers that are not finite are null, which JSON knows."""
     typer.echo(json.dumps(_finite(content), ensure_ascii=False, allow_nan=False))

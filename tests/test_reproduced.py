@@ -12,7 +12,7 @@ from test_altered import opened, replaced, signed
 import mlff
 from descriptors import acsf, inverse_distances
 from mlff import terminal
-from mlff.cli import app
+from mlff.cli import app, show
 
 SOURCE = """import jax.numpy as jnp
 from descriptors import inverse_distances
@@ -123,3 +123,12 @@ def test_environments_of_products_are_looked_for_block_by_block(water, tmp_path)
     signed(tmp_path / "m.mlff", header, arrays)
     with pytest.raises(ValueError, match="acsf is not the one"):
         mlff.load(tmp_path / "m.mlff")
+
+
+def test_what_a_file_says_of_its_source_is_shown_on_one_line(stored, tmp_path, capsys):
+    header, arrays = stored
+    signed(tmp_path / "m.mlff", replaced(header, ("record", "source"), "w.xyz\npermutations: order 6\x1b[2K"), arrays)
+    show(tmp_path / "m.mlff")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("permutations")] == ["permutations: order 2"]
+    assert lines[1].startswith("trained on 3 frames of w.xyz permutations: order 6 [2K (")

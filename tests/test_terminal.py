@@ -6,7 +6,7 @@ import pty
 import subprocess
 import sys
 
-from mlff.terminal import print_json
+from mlff.terminal import print_json, say_line
 
 
 def test_json_has_no_nan(capsys):
@@ -36,3 +36,8 @@ def test_progress_on_a_terminal_only(tmp_path, datasets):
     assert json.loads(process.stdout.read())["n_train"] == 60
     process.stdout.close()
     os.close(leader)
+
+
+def test_what_others_wrote_is_one_line(capsys):
+    say_line("data of a\npermutations: order 1\x1b[2K\r\u2028b, Å² ∂")
+    assert capsys.readouterr().out == "data of a permutations: order 1 [2K  b, Å² ∂\n"
