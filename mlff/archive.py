@@ -22,7 +22,7 @@ from safetensors.numpy import save as save_tensors
 from mlff.descriptor import Descriptor
 from mlff.expansion import Expansion
 from mlff.expected import LAST_ELEMENT, Expected, instance, optional, require, require_known, wholes
-from mlff.files import write_whole
+from mlff.files import named_file, write_whole
 from mlff.force_field import ForceField
 from mlff.kernels import GlobalKernel, LocalKernel, ProductKernel, SumKernel
 from mlff.radial import RADIALS
@@ -113,7 +113,7 @@ def load(path, trusted: Sequence[str] = (), descriptors: Mapping[str, Callable] 
         ValueError: not a model file, damaged, altered, of another format version, or it names a descriptor of a module
             that is not trusted, that cannot be imported, or that is not the one of the fit.
     """
-    path = pathlib.Path(path)
+    path = named_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     arrays, header = _read(path)

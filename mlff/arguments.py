@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -26,14 +27,20 @@ def is_number(value) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 
+def unwrapped(value):
+    """A number, where it comes as an array without axes, of NumPy or JAX; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def require_positive(name: str, value, rest: str = "") -> None:
     """Refuse a number, or an array of numbers, that is not positive and finite; tracers, which have no values yet, pass.
 
     Raises:
         ValueError: naming the argument, and `rest` after it.
     """
-    if isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name}={value} must be a positive number{rest}")
+    odd = isinstance(value, np.ndarray) and value.dtype.kind not in "fiu"
+    if odd or isinstance(value, (bool, np.bool_, str, bytes, complex, np.complexfloating, Mapping)):
+        raise ValueError(f"{name}={value!r} must be a positive number{rest}")
     if isinstance(value, (numbers.Real, np.ndarray)):
         array = np.asarray(value, dtype=np.float64)
         if not np.all((array >= 1.0 / LARGEST) & (array <= LARGEST)):

@@ -14,9 +14,22 @@ HEAD = 2**16  # bytes of an existing file that are looked at
 PNG = b"\x89PNG\r\n\x1a\n"  # how such files begin
 
 
+def named_file(path) -> pathlib.Path:
+    """The path of a file that the user named.
+
+    Raises:
+        ValueError: it is no path, or one of a folder.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"path={path!r:.60} must be the name of a file, 'model.mlff' or a pathlib.Path")
+    if os.path.isdir(path):
+        raise ValueError(f"{path}: is a folder; name a file in it")
+    return pathlib.Path(path)
+
+
 def write_whole(path, content: bytes) -> None:
     """Write a file so that its name never refers to half of it: a temporary neighbour, then an atomic rename."""
-    path = pathlib.Path(path)
+    path = named_file(path)
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
     if path.exists() and not path.is_file():

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mlff.archive import versions
-from mlff.arguments import LARGEST, checked_seed, is_number
+from mlff.arguments import LARGEST, checked_seed, is_number, unwrapped
 from mlff.cells import volume
 from mlff.dataset import Dataset
 from mlff.exchange import check_symmetry
@@ -71,6 +71,7 @@ def fit(
     """
     started = time.perf_counter()
     seed = checked_seed(seed)
+    _require_kernel_and_data(model, data)
     operators = _operators(labels)
     labels = tuple(operators)
     charges = data.charges()
@@ -127,6 +128,23 @@ def fit(
     examined = _examined(fitted, data)
     progress("training errors", 1.0)
     return examined
+
+
+def _require_kernel_and_data(model, data) -> None:
+    """Refuse what `fit` is given in the wrong place or form."""
+    if not isinstance(model, Kernel):
+        descriptor = getattr(model, "__name__", "descriptor") if callable(model) else "descriptor"
+        raise ValueError(
+            f"model: expected a kernel, received {_kind(model)}; write fit(GlobalKernel({descriptor}, Matern52()), data)"
+        )
+    if not isinstance(data, Dataset):
+        raise ValueError(
+            f"data: expected a Dataset, received {_kind(data)}; Dataset.read(path) and Dataset(frames) make one"
+        )
+
+
+def _kind(value) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def _solve_or_shorten(searched, kernel, frames, levels, atoms, trials: list[Trial], progress: Progress):
@@ -192,12 +210,14 @@ def _atomic_energies(kernel: Kernel, given, labels: Sequence[str]) -> dict[int, 
         return None
     if elements is None:
         raise ValueError("atomic_energies: a global kernel has one constant for the molecule; use a local kernel")
-    try:
-        known = {atomic_numbers[symbol]: float(energy) for symbol, energy in given.items()}
-    except KeyError as error:
-        raise ValueError(f"atomic_energies: {error.args[0]!r} is no element; write {{'H': -13.6}}") from error
-    if broken := [symbol for symbol, energy in given.items() if not np.isfinite(energy)]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"atomic_energies={given!r:.60} must be energies by symbol, {{'H': -13.6}}, eV")
+    if unknown := [symbol for symbol in given if symbol not in atomic_numbers]:
+        raise ValueError(f"atomic_energies: {unknown[0]!r} is no element; write {{'H': -13.6}}")
+    energies = {symbol: unwrapped(energy) for symbol, energy in given.items()}
+    if broken := [symbol for symbol, energy in energies.items() if not (is_number(energy) and np.isfinite(energy))]:
         raise ValueError(f"atomic_energies: that of {broken[0]} is {given[broken[0]]}; give a number, eV")
+    known = {atomic_numbers[symbol]: float(energy) for symbol, energy in energies.items()}
     if missing := sorted(set(elements) - set(known)):
         raise ValueError(f"atomic_energies: those of {', '.join(symbols(missing))} are missing, eV")
     if "energy" not in labels:
@@ -210,6 +230,10 @@ def _atomic_energies(kernel: Kernel, given, labels: Sequence[str]) -> dict[int, 
 
 def _operators(labels) -> dict[str, Operator]:
     """The operators of what the user asked for, by the names of their labels."""
+    if not isinstance(labels, (str, Operator)) and not np.iterable(labels):
+        raise ValueError(
+            f"labels={labels!r:.60} must be names of labels; give 'forces', or several, ('energy', 'forces')"
+        )
     chosen = [labels] if isinstance(labels, (str, Operator)) else list(labels)
     if not chosen:
         raise ValueError("labels: nothing is to be fitted; give 'forces', or several, ('energy', 'forces')")
@@ -310,13 +334,20 @@ def _noise(noise, frames: LabelledFrames, operators: dict[str, Operator]) -> dic
             scale = float(np.sqrt(np.nanmean(values**2)))
             levels[name] = RELATIVE_NOISE * scale or RELATIVE_NOISE
         return levels
-    if isinstance(noise, (numbers.Real, np.bool_)):
+    noise = unwrapped(noise)
+    if isinstance(noise, numbers.Real):
         if len(labels) > 1:
             raise ValueError(
                 f"noise={noise}: with labels {', '.join(labels)} give one each, noise={{'energy': …, 'forces': …}}"
             )
         noise = {labels[0]: noise}
-    noise = {find_operator(label).name if label not in operators else label: level for label, level in noise.items()}
+    if not isinstance(noise, Mapping):
+        example = ", ".join(f"'{name}': 0.001" for name in labels)
+        raise ValueError(f"noise={noise!r:.60} must be a number, 0.001, or numbers by label, {{{example}}}")
+    noise = {
+        find_operator(label).name if label not in operators else label: unwrapped(level)
+        for label, level in noise.items()
+    }
     if set(noise) != set(labels):
         raise ValueError(f"noise is given for {', '.join(noise) or 'nothing'}, the labels are {', '.join(labels)}")
     for name, value in noise.items():

@@ -8,6 +8,7 @@ molecules or environment by environment. Sums are made of those. All that the fi
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable, Collection, Sequence
 
 import jax
@@ -21,7 +22,7 @@ from mlff.descriptor import Descriptor
 from mlff.precision import Array
 from mlff.radial import Product, Radial
 from mlff.symmetry import Permutations
-from mlff.units import symbols
+from mlff.units import HEAVIEST, symbols
 
 AMPLITUDE = ", eV², or None to take it from the data"  # what `require_positive` says of it
 
@@ -81,9 +82,21 @@ class _Kernel(struct.PyTreeNode):
 
 
 def _check_leaf(leaf) -> None:
-    if callable(leaf.descriptor) and not isinstance(leaf.descriptor, Descriptor):
+    # JAX builds kernels of its own placeholders, which must pass: what is refused is what a user may have given
+    if isinstance(leaf.descriptor, str) or (callable(leaf.descriptor) and not isinstance(leaf.descriptor, Descriptor)):
         object.__setattr__(leaf, "descriptor", Descriptor.wrap(leaf.descriptor))
-    require_positive("amplitude", leaf.amplitude, AMPLITUDE)
+    if leaf.radial is None or isinstance(leaf.radial, (type, str, numbers.Number)):
+        shown = f"the class {leaf.radial.__name__}" if isinstance(leaf.radial, type) else repr(leaf.radial)
+        raise ValueError(
+            f"radial: expected a radial function, Matern52() or Matern52(lengthscale=3.0), received {shown}"
+        )
+    _check_amplitude(leaf.amplitude)
+
+
+def _check_amplitude(value) -> None:
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+        raise ValueError(f"amplitude={value!r} must be one number{AMPLITUDE}")
+    require_positive("amplitude", value, AMPLITUDE)
 
 
 def _scaled(leaf, features: Float[Array, "e D"]) -> Float[Array, "e D"]:
@@ -99,8 +112,13 @@ def _scaled(leaf, features: Float[Array, "e D"]) -> Float[Array, "e D"]:
 
 def _ascending(elements) -> tuple[int, ...]:
     """A set of atomic numbers, in whatever order it is given, each once and in ascending order."""
-    found = np.asarray(tuple(elements))
-    if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found) or found.min() < 1:
+    found = np.asarray(tuple(elements) if np.iterable(elements) else elements)
+    if (
+        found.ndim != 1
+        or found.dtype.kind not in "iu"
+        or not len(found)
+        or not 1 <= found.min() <= found.max() <= HEAVIEST
+    ):
         raise ValueError(
             f"LocalKernel: elements={elements!r} must be atomic numbers, (1, 8), or None to take the data's"
         )
@@ -134,11 +152,15 @@ class GlobalKernel(_Kernel):
     def __post_init__(self):
         _check_leaf(self)
         if isinstance(self.permutations, (list, tuple, np.ndarray)):
-            if len({len(p) for p in self.permutations}) != 1:
+            if any(np.ndim(p) != 1 for p in self.permutations) or len({len(p) for p in self.permutations}) != 1:
                 raise ValueError("permutations: give index arrays of one length, all elements of a group, or None")
             elements = np.asarray(self.permutations)
             like = np.zeros(elements.shape[-1], dtype=int)  # which atoms are alike is the data's to say: `fit` checks
             object.__setattr__(self, "permutations", Permutations.from_elements(elements, like))
+        if not isinstance(self.permutations, (Permutations, type(None))):
+            raise ValueError(
+                f"permutations={self.permutations!r:.60} must be index arrays, what find_permutations returns, or None"
+            )
 
     def group(self, atoms: int) -> np.ndarray:
         """The permutations as an index array, shape (|P|, n); the identity alone when none were given."""
@@ -266,7 +288,7 @@ class ProductKernel(_Kernel):
             )
         if any(factor.amplitude is not None for factor in self.factors):
             raise ValueError("factors of a product have no amplitude of their own; give that of the product")
-        require_positive("amplitude", self.amplitude, AMPLITUDE)
+        _check_amplitude(self.amplitude)
         first = self.factors[0]
         if kinds == {GlobalKernel} and any(factor.permutations != first.permutations for factor in self.factors):
             raise ValueError("factors of a product must share their permutations: they stand inside one sum over them")

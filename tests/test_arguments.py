@@ -1,5 +1,8 @@
 """Numbers and seeds: what is none is refused, by one function each."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -53,3 +56,65 @@ def test_noise(level, water):
 def test_splits_take_no_other(water):
     with pytest.raises(ValueError, match="seed=-1 must be"):
         water.split(3, seed=-1)
+
+
+WRONG = """
+import numpy as np, jax.numpy as jnp, mlff
+from descriptors import inverse_distances as f, acsf
+from mlff import *
+water = Dataset.read("{data}", index=":4")
+kernel = GlobalKernel(f, Matern52(lengthscale=3.0))
+local = LocalKernel(acsf, Matern52(lengthscale=3.0))
+for wrong in {wrong!r}:
+    try:
+        eval(wrong)
+        print("taken")
+    except ValueError as error:
+        print(error)
+for noise in (np.array(1e-3), jnp.asarray(1e-3), {{"forces": np.array(1e-3)}}):
+    print(fit(kernel, water, noise=noise).record["noise"])
+"""
+SENTENCES = {
+    "fit(water, kernel)": "model: expected a kernel, received a Dataset",
+    "fit(f, water)": "write fit(GlobalKernel(inverse_distances, Matern52()), data)",
+    "fit(kernel, water.frames)": "data: expected a Dataset, received a ",
+    "fit(kernel, 'water.extxyz')": "data: expected a Dataset, received a str; Dataset.read(path)",
+    "GlobalKernel(f, Matern52)": "radial: expected a radial function, .* received the class Matern52",
+    "LocalKernel(acsf, None)": "radial: expected a radial function, .* received None",
+    "GlobalKernel('inverse_distances', Matern52())": "descriptor='inverse_distances' must be a function of positions",
+    "fit(kernel, water, noise='1e-3')": "noise='1e-3' must be a number, 0.001, or numbers by label, {'forces': 0.001}",
+    "fit(kernel, water, noise=[1e-3])": "noise=[0.001] must be a number",
+    "fit(kernel, water, noise=np.array([1e-3, 1.0]))": "noise=array([0.001, 1. ",
+    "fit(kernel, water, noise={'forces': '1e-3'})": "noise: forces 1e-3 must be a standard deviation",
+    "fit(kernel, water, labels=None)": "labels=None must be names of labels",
+    "fit(kernel, water, labels=3)": "labels=3 must be names of labels",
+    "fit(kernel, water, labels=(3,))": "labels: 3 is not known",
+    "Matern52(lengthscale='5')": "lengthscale='5' must be a positive number",
+    "Matern52(lengthscale=5+0j)": "lengthscale=(5+0j) must be a positive number",
+    "Matern52(lengthscale=np.array(['5']))": "must be a positive number",
+    "GlobalKernel(f, Matern52(), amplitude=np.array([1.0, 2.0]))": "amplitude=array([1., 2.]) must be one number, eV²",
+    "GlobalKernel(f, Matern52(), amplitude='1')": "amplitude='1' must be a positive number, eV²",
+    "GlobalKernel(f, Matern52(), 'abc')": "permutations='abc' must be index arrays",
+    "GlobalKernel(f, Matern52(), [0, 2, 1])": "permutations: give index arrays of one length",
+    "LocalKernel(acsf, Matern52(), elements=[1, 8, 200])": "elements=[1, 8, 200] must be atomic numbers",
+    "LocalKernel(acsf, Matern52(), elements=8)": "elements=8 must be atomic numbers",
+    "fit(local, water, 'energy', atomic_energies=[-13.0, -70.0])": "atomic_energies=[-13.0, -70.0] must be energies by symbol",
+    "fit(local, water, 'energy', atomic_energies={'H': 1j, 'O': -70.0})": "atomic_energies: that of H is 1j; give a number",
+    "fit(local, water, 'energy', atomic_energies={'H': '1', 'O': -70.0})": "atomic_energies: that of H is 1; give a number",
+    "load(None)": "path=None must be the name of a file",
+    "load('.')": ".: is a folder; name a file in it",
+    "mlff.files.write_whole('.', b'')": ".: is a folder; name a file in it",
+}
+
+
+def test_what_is_no_such_argument_is_one_sentence(datasets, tmp_path):
+    """In a process of its own: the tests' own checks of signatures would be first."""
+    program = WRONG.format(data=datasets / "water.extxyz", wrong=list(SENTENCES))
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *said, zero, one, two = done.stdout.splitlines()
+    for (wrong, expected), sentence in zip(SENTENCES.items(), said, strict=True):
+        for part in expected.split(".* "):
+            assert part in sentence, wrong
+    assert zero == two == "{'forces': 0.001}"
+    assert one.startswith("{'forces': 0.00100000")
