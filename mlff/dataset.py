@@ -79,15 +79,8 @@ class Dataset(Sequence[Frame]):
             ValueError: naming file, frame, what was expected and what to do.
             FileNotFoundError: no such file.
         """
-        if not isinstance(path, (str, os.PathLike)):
-            raise ValueError(f"Dataset.read: path={path!r:.40} is no path; name a file")
-        path = pathlib.Path(path)
-        for name, key in (keys or {}).items():
-            if not isinstance(key, str) or not key:
-                raise ValueError(f"keys: {name!r} is given {key!r:.40}, expected the name that {path.name} has for it")
+        path = _checked_path(path, keys or {})
         labels = (labels,) if isinstance(labels, str) else labels
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
         reader = read_npz if path.suffix == ".npz" else read_vibrations if is_vibrations(path) else read_ase
         content = reader(path, units, dict(keys or {}), lambda total: _chosen(index, total, path.name))
         data = cls(content.frames, path.name, content.index, content.units)
@@ -315,6 +308,18 @@ class Dataset(Sequence[Frame]):
         self._require_frames()
         self.require(name)
         return np.stack([frame.labels[name] for frame in self.frames])
+
+
+def _checked_path(path, keys: Mapping[str, str]) -> pathlib.Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"Dataset.read: path={path!r:.40} is no path; name a file")
+    path = pathlib.Path(path)
+    for name, key in keys.items():
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"keys: {name!r} is given {key!r:.40}, expected the name that {path.name} has for it")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return path
 
 
 def _chosen(index: str | int | slice, total: int, source: str) -> np.ndarray:
