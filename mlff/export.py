@@ -45,6 +45,7 @@ from mlff.files import write_whole
 from mlff.force_field import ForceField
 from mlff.precision import double_precision, doubled
 from mlff.radial import require_order
+from mlff.requests import coordinates
 from mlff.units import formula
 
 MAGIC = b"mlff-export"
@@ -151,7 +152,7 @@ class ExportedForceField:
         return float(self._programs["training_distance"](self._weights, self._checked(positions, (2,))))
 
     def _checked(self, positions, dimensions: tuple[int, ...]) -> np.ndarray:
-        positions = np.asarray(positions, dtype=np.float64)
+        positions = coordinates(positions)
         atoms = len(self.numbers)
         if positions.ndim not in dimensions or positions.shape[-2:] != (atoms, 3):
             expected = " or ".join([f"({atoms}, 3)", f"(m, {atoms}, 3)"][: len(dimensions)])

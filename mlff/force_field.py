@@ -23,7 +23,7 @@ from mlff.operators import Operator
 from mlff.precision import doubled
 from mlff.prepared import Prepared, arrived
 from mlff.radial import require_order
-from mlff.requests import chosen_atoms, displacements, one_geometry, require_atoms
+from mlff.requests import chosen_atoms, coordinates, displacements, one_geometry, require_atoms
 from mlff.units import formula
 
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
@@ -379,7 +379,7 @@ class ForceField(struct.PyTreeNode):
 
     def _checked(self, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, tuple]:
         """Prepared model, positions, and (cell, neighbours) of one geometry or of each of a batch."""
-        positions = np.asarray(positions, dtype=np.float64)
+        positions = coordinates(positions)
         prepared = self._own if numbers is None else self._prepare(self._known(numbers))
         if prepared is None:
             raise ValueError("numbers: this force field was trained on several compositions; give the atomic numbers")

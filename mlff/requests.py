@@ -56,6 +56,20 @@ def require_same_order(expected: np.ndarray, numbers: np.ndarray, where: str) ->
         )
 
 
+def coordinates(positions) -> np.ndarray:
+    """Positions as an array of float64.
+
+    Raises:
+        ValueError: no numbers, such as the atoms themselves.
+    """
+    try:
+        return np.asarray(positions, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"positions: expected coordinates, shape (n, 3), Å, received {type(positions).__name__}; give atoms.positions"
+        ) from error
+
+
 def one_geometry(what: str, positions) -> None:
     """Refuse a batch of geometries where one is taken."""
     if np.ndim(positions) != 2:

@@ -6,15 +6,14 @@ import pathlib
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"  # read when JAX is imported, here and in the tests' processes
 
 import ase.build
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.tersoff import Tersoff, TersoffParameters
+from moments import moments
 
 import mlff
 from descriptors import inverse_distances
-from descriptors.geometry import environments, lengths, smooth_cutoff
 
 DATASETS = pathlib.Path(__file__).parent.parent / "datasets"
 
@@ -50,18 +49,6 @@ def water_model(water) -> mlff.ForceField:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-def moments(positions, numbers, cell=None, neighbors=None, *, cutoff=4.2):
-    """Norms of the moments of the neighbours' directions, to the third, at four distances: quick to compile."""
-    around = environments(positions, numbers, cell, neighbors, cutoff)
-    r = lengths(around.vectors)
-    u = around.vectors / r[..., None]
-    w = jnp.exp(-4.0 * (r[..., None] - jnp.array([1.6, 2.1, 2.6, 3.1])) ** 2) * smooth_cutoff(r, cutoff)[..., None]
-    cosines = jnp.einsum("nja,nka->njk", u, u)
-    return jnp.concatenate(
-        [jnp.sum(w, axis=1)] + [jnp.einsum("njc,nkc,njk->nc", w, w, cosines**power) for power in (1, 2, 3)], axis=1
-    )
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,7 @@ SENTENCES = {
     "load(None)": "path=None must be the name of a file",
     "load('.')": ".: is a folder; name a file in it",
     "mlff.files.write_whole('.', b'')": ".: is a folder; name a file in it",
+    "mlff.requests.coordinates(water[0].to_ase())": "received Atoms; give atoms.positions",
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import properties
 import pytest
 from ase.calculators.morse import MorsePotential
-from conftest import moments
+from moments import moments
 from test_gram import LINEAR, WATER, dense_matrix, frames_of, system_matrix
 
 import mlff

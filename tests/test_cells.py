@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
-from conftest import moments
+from moments import moments
 
 import mlff
 from descriptors import inverse_distances

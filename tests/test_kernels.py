@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from conftest import moments
+from moments import moments
 
 import mlff
 from descriptors import inverse_distances, powered_distances

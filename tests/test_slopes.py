@@ -5,7 +5,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.calculators.emt import EMT
-from conftest import moments
+from moments import moments
 
 import mlff
 from descriptors import inverse_distances
