@@ -31,6 +31,15 @@ def stated(cell, pbc, count: int) -> tuple[Float[np.ndarray, "m 3 3"], Bool[np.n
     return cells, np.broadcast_to(periodic.astype(bool), (count, 3))
 
 
+def states_no_period(cell, pbc) -> bool:
+    """Whether what a user gives says at a glance that nothing is periodic: the form in which it comes at every step of a
+    molecule's dynamics, for which `stated` would take as long as the energy."""
+    if pbc is None:
+        return cell is None
+    plain = isinstance(pbc, np.ndarray) and pbc.dtype == bool and pbc.shape == (3,) and not any(pbc)
+    return plain and (cell is None or np.shape(cell) == (3, 3))
+
+
 def periodic_vectors(
     cells: Float[np.ndarray, "m 3 3"], pbc: Bool[np.ndarray, "m 3"], index: np.ndarray | None = None
 ) -> Float[np.ndarray, "m 3 3"]:

@@ -22,6 +22,12 @@ SUPPLIED = ("numbers", "cell", "neighbors")  # keyword parameters of descriptors
 COMPLETED = "elements"  # the one that `fit` fills in from the data: atomic numbers, in ascending order
 
 
+@functools.lru_cache(maxsize=256)
+def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
+    """Of the signature, whose inspection takes as long as a small model's energy."""
+    return inspect.signature(function).parameters
+
+
 class Descriptor(struct.PyTreeNode):
     """A descriptor function with its hyperparameters.
 
@@ -87,7 +93,7 @@ class Descriptor(struct.PyTreeNode):
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        return inspect.signature(self.function).parameters
+        return _parameters(self.function)
 
     @property
     def uses(self) -> frozenset[str]:

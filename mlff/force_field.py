@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Float, Integer
 
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
-from mlff.cells import stated, volume
+from mlff.cells import stated, states_no_period, volume
 from mlff.coverage import spacings
 from mlff.derivatives import symmetric_tensor, unordered_choices
 from mlff.expansion import Expansion
@@ -372,6 +372,11 @@ class ForceField(struct.PyTreeNode):
     def _spacings(self) -> tuple[np.ndarray, ...]:
         return spacings(self.model)
 
+    @functools.cached_property
+    def _sees_nothing_around(self) -> bool:
+        """Whether no descriptor takes a cell or neighbours."""
+        return self.kernel.uses.isdisjoint(("cell", "neighbors"))
+
     @property
     def _blind(self) -> str:
         """The name of the first descriptor that takes no cell."""
@@ -391,12 +396,13 @@ class ForceField(struct.PyTreeNode):
             )
         single = positions.ndim == 2
         frames = positions[None] if single else positions
-        cells, periodic = stated(cell, pbc, len(frames))
-        if periodic.any() and not self.takes_cell:
-            raise ValueError(
-                f"pbc: periodic, but descriptor {self._blind} takes no cell; set pbc=False for an isolated molecule"
-            )
-        if self.kernel.uses.isdisjoint(("cell", "neighbors")):
+        if not (self._sees_nothing_around and states_no_period(cell, pbc)):
+            cells, periodic = stated(cell, pbc, len(frames))
+            if periodic.any() and not self.takes_cell:
+                raise ValueError(
+                    f"pbc: periodic, but descriptor {self._blind} takes no cell; set pbc=False for an isolated molecule"
+                )
+        if self._sees_nothing_around:
             if not single:
                 self._require_finite(positions)
             return prepared, positions, (_NO_CELL if single else np.zeros((len(positions), 3, 3)), None)

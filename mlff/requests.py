@@ -27,8 +27,11 @@ def require_charge(force_field, numbers: np.ndarray, charge: float | None, where
     Raises:
         ValueError: naming both.
     """
-    trained, kind = force_field.record.get("charges"), formula(numbers)
-    if charge is None or trained is None or (force_field.transferable and kind not in trained):
+    trained = force_field.record.get("charges")
+    if charge is None or trained is None:  # at once, as a calculator asks at every step
+        return
+    kind = formula(numbers)
+    if force_field.transferable and kind not in trained:
         return
     if charge != trained.get(kind, 0.0):
         raise ValueError(

@@ -11,10 +11,9 @@ from ase.thermochemistry import HarmonicThermo, IdealGasThermo
 from scipy.spatial.distance import cdist
 
 from mlff.arguments import is_number
-from mlff.frames import Frame
+from mlff.frames import stated_charge
 from mlff.motion import motions
 from mlff.relaxation import internal_directions
-from mlff.system import System
 from mlff.units import INVERSE_CM, formula
 from mlff.vibrations import constrained_frequencies
 
@@ -80,8 +79,7 @@ def harmonic(atoms: Atoms, imaginary: int = 0) -> HarmonicThermo:
 
 def _spin(atoms: Atoms, spin: float | None) -> float:
     """The spin of a molecule: the lowest that its number of electrons allows, or the one that is given if they allow it."""
-    charge = Frame(System.from_ase(atoms), {}, atoms).charge or 0.0
-    electrons = round(float(atoms.numbers.sum()) - charge)
+    electrons = round(float(atoms.numbers.sum()) - (stated_charge(atoms) or 0.0))
     if spin is None:
         return 0.5 * (electrons % 2)
     if not (is_number(spin) and spin >= 0 and (2 * spin - electrons) % 2 == 0):
