@@ -7,6 +7,6 @@ import sys
 if not sys.flags.safe_path and pathlib.Path(sys.path[0]).resolve() != pathlib.Path(__file__).resolve().parents[1]:
     del sys.path[0]
 
-from mlff.cli import main
+from mlff.cli.main import main
 
 main()

@@ -10,7 +10,7 @@ import properties
 import pytest
 
 from descriptors.acsf import ANGULAR, RADIAL, acsf
-from mlff.neighbors import neighbor_lists
+from mlff.data.neighbors import neighbor_lists
 
 G2 = np.array([[0.5, 0.0], [2.0, 1.3]])
 G4 = np.array([[0.05, 1.0, -1.0], [0.02, 4.0, 1.0], [0.1, 2.7, 0.6]])

@@ -14,9 +14,9 @@ from safetensors.numpy import save as save_tensors
 
 import mlff
 from descriptors import acsf, inverse_distances
-from mlff import archive
-from mlff.cli import show
-from mlff.stored import FIELDS
+from mlff.cli.main import show
+from mlff.potentials import model_files as archive
+from mlff.potentials.stored import FIELDS
 
 STRANGE = (None, True, -1, 0, 2.5, float("nan"), float("inf"), 1e308, 10**25, "text", [], [[1]], {}, {"array": "numbers"},
            {"function": "os:system"}, {"function": "descriptors.distances:inverse_distances"})  # fmt: skip

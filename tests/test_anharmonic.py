@@ -14,10 +14,10 @@ from ase.optimize import BFGS
 
 import mlff
 from descriptors import inverse_distances
-from mlff.anharmonic import find_resonances, perturbed
-from mlff.motion import motions
+from mlff.dynamics.motion import motions
+from mlff.properties.anharmonic import find_resonances, perturbed
+from mlff.properties.vibrations import FREQUENCY_UNIT
 from mlff.units import INVERSE_CM
-from mlff.vibrations import FREQUENCY_UNIT
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 import mlff
 from descriptors import acsf, coulomb_spectrum, exponential_distances, inverse_distances, mbdf
-from mlff import archive
-from mlff.descriptor import Descriptor
+from mlff.kernels.descriptor import Descriptor
+from mlff.potentials import model_files as archive
 
 
 @pytest.fixture

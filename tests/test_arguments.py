@@ -9,9 +9,9 @@ import pytest
 from descriptors import inverse_distances
 from mlff import GlobalKernel, Matern52, RationalQuadratic
 from mlff.arguments import checked_seed, is_number, require_positive
-from mlff.fitting import _noise
-from mlff.labelled import LabelledFrames
+from mlff.data.batches import LabelledFrames
 from mlff.operators import FORCES
+from mlff.regression.fitting import _noise
 
 
 @pytest.mark.parametrize("seed", [-1, True, 1.0, "1", None, 2**63, np.int64(-3)])
@@ -104,7 +104,7 @@ SENTENCES = {
     "load(None)": "path=None must be the name of a file",
     "load('.')": ".: is a folder; name a file in it",
     "mlff.files.write_whole('.', b'')": ".: is a folder; name a file in it",
-    "mlff.requests.coordinates(water[0].to_ase())": "received Atoms; give atoms.positions",
+    "mlff.potentials.arguments.coordinates(water[0].to_ase())": "received Atoms; give atoms.positions",
 }
 
 

@@ -345,7 +345,7 @@ def test_equal_energies_by_symmetry_are_labels(tmp_path, frames):
 
 @pytest.mark.parametrize("value", [1.0 + 2.0j, "much", True, [1.0, 2.0]])
 def test_energies_that_are_no_numbers(value):
-    from mlff.ase_labels import find_labels
+    from mlff.data.ase_labels import find_labels
 
     atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.74]], info={"REF_energy": value})
     with pytest.raises(
@@ -356,7 +356,7 @@ def test_energies_that_are_no_numbers(value):
 
 def test_matrices_in_another_order_are_refused(water, rng):
     """(n, n, 3, 3), as phonopy has it, holds as many numbers as (3n, 3n), in another order."""
-    from mlff.ase_labels import find_labels
+    from mlff.data.ase_labels import find_labels
 
     atoms = water[0].to_ase()
     atoms.info["REF_hessian"] = rng.standard_normal((3, 3, 3, 3))

@@ -14,8 +14,8 @@ import pytest
 import mlff
 from descriptors import fchl19, inverse_distances
 from descriptors.geometry import CUTOFFS, environments, lengths, one_hot, pair_distances
-from mlff.auditing.audit import audit
-from mlff.system import System
+from mlff.data.system import System
+from mlff.quality.audit.audit import audit
 
 TABLE = jnp.linspace(0.5, 1.0, 36)  # float32: made where no one asked for more
 NAMES = [

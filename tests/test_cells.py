@@ -11,8 +11,8 @@ from moments import moments
 import mlff
 from descriptors import inverse_distances
 from descriptors.geometry import nearest_image
-from mlff.cells import periodic_vectors, stated, volume
-from mlff.neighbors import closest_pairs, neighbor_lists
+from mlff.data.cells import periodic_vectors, stated, volume
+from mlff.data.neighbors import closest_pairs, neighbor_lists
 
 CELL = np.array([[3.4, 0.2, 0.0], [0.3, 3.6, 0.1], [0.5, 0.4, 9.0]])
 NUMBERS = np.array([8, 1, 1], np.int32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import mlff
-from mlff.checks import force_energy_slope, warn_of_slope
+from mlff.data.checks import force_energy_slope, warn_of_slope
 
 KCAL = ase.units.kcal / ase.units.mol
 
@@ -81,11 +81,11 @@ def test_right_forces_are_no_warning_however_far_apart(step, caplog):
 
 @pytest.mark.parametrize(("slope", "word"), [(-0.002, ""), (-0.9, "point up"), (-0.04, ""), (-23.0, "units")])
 def test_forces_point_up_the_energy_near_minus_one_alone(slope, word, monkeypatch, caplog):
-    monkeypatch.setattr("mlff.checks.force_energy_slope", lambda frames: (slope, 1.1 * slope, 0.9 * slope))
+    monkeypatch.setattr("mlff.data.checks.force_energy_slope", lambda frames: (slope, 1.1 * slope, 0.9 * slope))
     with caplog.at_level(logging.WARNING):
         warn_of_slope([], "set")
     assert ("point up" in caplog.text) == (word == "point up")
-    monkeypatch.setattr("mlff.checks.force_energy_slope", lambda frames: (np.nan, np.nan, np.nan))
+    monkeypatch.setattr("mlff.data.checks.force_energy_slope", lambda frames: (np.nan, np.nan, np.nan))
     caplog.clear()
     warn_of_slope([], "set")
     assert not caplog.records

@@ -14,7 +14,7 @@ from ase.io.trajectory import Trajectory
 
 import mlff
 from mlff.files import reserved
-from mlff.metrics import short
+from mlff.potentials.errors import short
 
 
 def mlff_command(*arguments, cwd, check=True):
@@ -147,7 +147,7 @@ def test_md_keeps_the_masses_and_constraints_of_its_start(folder, datasets):
 
 def refused(arguments, monkeypatch, capsys) -> str:
     """The one line of an error, in this process."""
-    from mlff import cli
+    from mlff.cli import main as cli
 
     monkeypatch.setattr(sys, "argv", ["mlff", *map(str, arguments)])
     with pytest.raises(SystemExit) as caught:

@@ -9,7 +9,7 @@ from ase import Atoms
 
 import mlff
 from descriptors import inverse_distances
-from mlff.coverage import OUTSIDE
+from mlff.potentials.coverage import OUTSIDE
 from mlff.precision import double_precision
 
 
@@ -65,7 +65,7 @@ def test_local_model_sees_its_farthest_environment(silicon_model, silicon):
 
 def test_the_calculator_says_it_once_and_again_when_it_is_twice_as_far(water, water_model, caplog):
     atoms = Atoms("OH2", water[70].positions, calculator=mlff.Calculator(water_model))
-    with caplog.at_level(logging.WARNING, "mlff.calculator"):
+    with caplog.at_level(logging.WARNING, "mlff.dynamics.calculator"):
         atoms.get_potential_energy()
         assert not caplog.messages
         said = []

@@ -9,14 +9,14 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances
-from mlff.derivatives import symmetric_tensor, unordered_choices
+from mlff.potentials.derivatives import symmetric_tensor, unordered_choices
 
 SYNTHETIC = """
 import functools, pathlib
 import numpy as np
 import mlff
 from descriptors import acsf
-from mlff.expansion import Channel, Expansion, Part
+from mlff.potentials.expansion import Channel, Expansion, Part
 
 atoms, points = 100, 400
 rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 
 import mlff
 from descriptors import acsf, fchl19, inverse_distances, soap
-from mlff.descriptor import Descriptor
+from mlff.kernels.descriptor import Descriptor
 
 
 def blind(positions, neighbors=None):

@@ -13,7 +13,7 @@ from ase.neighborlist import neighbor_list
 import mlff
 from descriptors import exponential_distances, inverse_distances, periodic_distances, powered_distances
 from descriptors.geometry import pair_distances
-from mlff.neighbors import neighbor_lists
+from mlff.data.neighbors import neighbor_lists
 
 FAMILY = [
     inverse_distances,

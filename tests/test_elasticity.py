@@ -8,8 +8,8 @@ from ase.constraints import FixAtoms
 from ase.optimize import BFGS
 
 import mlff
-from mlff.elasticity import _response
-from mlff.motion import motions
+from mlff.dynamics.motion import motions
+from mlff.properties.elasticity import _response
 
 STRAINS = [[[1, 0, 0], [0, 0, 0], [0, 0, 0]], [[0, 0, 0], [0, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0], [0, 0, 1]]]
 STRAINS += [

@@ -415,7 +415,7 @@ STAGE = r"[a-z -]+( …|: [\d.]+ s)"  # a line of progress
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_line_exit_2_nothing_written(name, tmp_path, datasets, model_file, monkeypatch, capsys):
-    from mlff import cli
+    from mlff.cli import main as cli
 
     prepare, expected = CASES[name]
     command = prepare(tmp_path, datasets, model_file)
@@ -436,7 +436,7 @@ def test_one_line_exit_2_nothing_written(name, tmp_path, datasets, model_file, m
 
 @pytest.mark.parametrize("command", [("show", "absent.mlff"), ("fit", "a.xyz", "--train", "many"), ("nonsense",)])
 def test_errors_are_json_too(command, tmp_path, monkeypatch, capsys):
-    from mlff import cli
+    from mlff.cli import main as cli
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["mlff", *command, "--json"])

@@ -13,13 +13,13 @@ import pytest
 
 from descriptors import inverse_distances
 from descriptors.geometry import environments, lengths, pair_distances, smooth_cutoff
-from mlff.auditing import invariance, numerics, sight
-from mlff.auditing.crossings import crossings, search
-from mlff.auditing.findings import Finding, worst
-from mlff.auditing.places import Line, Pairs, paths, places, shortest, through
-from mlff.auditing.probes import Geometries, Probe
-from mlff.descriptor import Descriptor
-from mlff.system import System
+from mlff.data.system import System
+from mlff.kernels.descriptor import Descriptor
+from mlff.quality.audit import invariance, numerics, sight
+from mlff.quality.audit.crossings import crossings, search
+from mlff.quality.audit.findings import Finding, worst
+from mlff.quality.audit.places import Line, Pairs, paths, places, shortest, through
+from mlff.quality.audit.probes import Geometries, Probe
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pytest
 
 import mlff
 from descriptors import fchl19, inverse_distances
-from mlff.exchange import check_symmetry, feature_permutations
-from mlff.labelled import LabelledFrames
-from mlff.system import System
+from mlff.data.batches import LabelledFrames
+from mlff.data.system import System
+from mlff.kernels.exchange import check_symmetry, feature_permutations
 
 SMALL = functools.partial(fchl19, radial2=4, radial3=3)
 

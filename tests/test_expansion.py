@@ -6,7 +6,7 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances
-from mlff.expansion import Channel, Expansion, Part
+from mlff.potentials.expansion import Channel, Expansion, Part
 
 
 def test_values_are_kept_only_where_there_are_any(water):

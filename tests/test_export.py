@@ -21,7 +21,7 @@ from test_altered import altered_arrays, altered_headers
 
 import mlff
 from descriptors import inverse_distances
-from mlff import export
+from mlff.potentials import exported as export
 
 DESCRIPTOR = '''
 import jax.numpy as jnp

@@ -10,7 +10,7 @@ import properties
 import pytest
 
 from descriptors.fchl19 import fchl19
-from mlff.neighbors import neighbor_lists
+from mlff.data.neighbors import neighbor_lists
 
 SMALL = {"radial2": 5, "radial3": 4, "cutoff": 4.0}
 NUMBERS = np.array([6, 8, 7, 1, 1])

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 import mlff
-from mlff.archive import MARK
 from mlff.files import made_folder, reserved, write_whole
-from mlff.report import FILES, write_report
+from mlff.potentials.model_files import MARK
+from mlff.quality.report import FILES, write_report
 
 
 def test_killed_while_writing_leaves_the_old_file(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 import mlff
 from descriptors import acsf, inverse_distances, powered_distances
-from mlff.hyperparameters import FACTOR
+from mlff.regression.validation import FACTOR
 
 
 def test_finds_a_length_scale_as_good_as_the_best_of_a_grid(ethanol):
@@ -148,8 +148,8 @@ def test_search_does_not_hide_what_is_wrong(water):
 
 def test_falls_back_to_a_shorter_length_scale(water, monkeypatch):
     """The final fit of all frames fails at the length scale found: the next shorter one that was tried is taken."""
-    from mlff import fitting
-    from mlff.solve import IndefiniteMatrix, solve
+    from mlff.regression import fitting
+    from mlff.regression.exact import IndefiniteMatrix, solve
 
     refused = []
 
@@ -167,10 +167,10 @@ def test_falls_back_to_a_shorter_length_scale(water, monkeypatch):
 
 def test_falls_back_below_the_shortest_that_was_tried(water, monkeypatch):
     """A few steps of the search further, where everything that it tried fails with all frames; not without end."""
-    from mlff import fitting
-    from mlff.hyperparameters import Trial, with_lengthscales
-    from mlff.labelled import LabelledFrames
-    from mlff.solve import IndefiniteMatrix
+    from mlff.data.batches import LabelledFrames
+    from mlff.regression import fitting
+    from mlff.regression.exact import IndefiniteMatrix
+    from mlff.regression.validation import Trial, with_lengthscales
 
     seen = []
 

@@ -9,11 +9,11 @@ import pytest
 
 import mlff
 from descriptors import exponential_distances, inverse_distances
-from mlff import solve as solver
-from mlff.carried import carry
-from mlff.gram import radial_derivatives
-from mlff.labelled import LabelledFrames
-from mlff.system import System
+from mlff.data.batches import LabelledFrames
+from mlff.data.system import System
+from mlff.regression import exact as solver
+from mlff.regression.features import carry
+from mlff.regression.gram import radial_derivatives
 
 RADIALS = [
     mlff.RBF(lengthscale=3.0), mlff.Matern32(lengthscale=3.0), mlff.Matern52(lengthscale=3.0),

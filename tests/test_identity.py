@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mlff
-from mlff.identity import among, copies, exact_hash, fingerprints, twins
+from mlff.data.identity import among, copies, exact_hash, fingerprints, twins
 
 
 def moved(frame, positions, **changes):

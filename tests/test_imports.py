@@ -1,53 +1,21 @@
-"""Data flows one way: nothing imports upwards, descriptors know nothing of mlff, JAX's settings stay the user's."""
+"""Data flows one way: wings import downwards, descriptors know nothing of mlff, JAX's settings stay the user's."""
 
 import ast
 import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
-ORDER = [
-    "arguments", "files", "trust", "expected", "precision", "batching", "units", "cells", "system",
-    "frames", "content", "ase_labels", "npz", "readers", "identity", "placeholders", "checks", "dataset", "labelled", "neighbors",
-    "linalg.tiles", "linalg.threads",
-    "bonds", "symmetry", "radial", "descriptor", "kernels", "images", "exchange", "operators", "rows",
-    "expansion", "coverage", "gram", "second_order", "hessians", "labels", "terms", "carried", "solve", "functions",
-    "derivatives", "prepared", "requests", "force_field", "record", "stored", "reproduced", "archive", "sgdml", "export",
-    "hyperparameters", "predictions", "metrics", "slopes", "fitting",
-    "calculator", "motion", "vibrations", "modes", "anharmonic", "elasticity", "phonons",
-    "rounding", "relaxation", "responses", "thermochemistry", "bands", "reactions", "checkpoints", "md",
-    "selfcheck", "report", "learned", "recipes",
-    "auditing.findings", "auditing.probes", "auditing.places", "auditing.crossings", "auditing.invariance",
-    "auditing.numerics", "auditing.sight", "auditing.smoothness", "auditing.audit",
-    "stages", "wording", "terminal", "options", "cli_fit", "cli_md", "cli", "__main__",
-]  # fmt: skip
-CALLED_LATER = {("force_field", "archive"), ("force_field", "export")}
-MAY_IMPORT_ASE = {
-    "units",
-    "system",
-    "frames",
-    "ase_labels",
-    "npz",
-    "readers",
-    "checks",
-    "dataset",
-    "calculator",
-    "motion",
-    "vibrations",
-    "modes",
-    "anharmonic",
-    "elasticity",
-    "phonons",
-    "relaxation",
-    "responses",
-    "thermochemistry",
-    "bands",
-    "reactions",
-    "checkpoints",
-    "md",
-    "selfcheck",
-    "cli_md",
-}
+# floors of the house, from below; what stands on one floor does not know of its neighbours there
+FLOORS = (
+    ("data",), ("kernels",), ("potentials",), ("regression", "dynamics"), ("properties", "quality"), ("cli",),
+)  # fmt: skip
+FLOOR = {wing: height for height, wings in enumerate(FLOORS, start=1) for wing in wings}
+FOUNDATION = ""  # the files beside the wings, on which all of them stand
+CALLED_LATER = {("potentials.force_field", "potentials.model_files"), ("potentials.force_field", "potentials.exported")}
+MAY_IMPORT_ASE = {"units", "data", "dynamics", "properties", "quality", "cli"}
 DESCRIPTORS_MAY_IMPORT = {"jax", "numpy", "jaxtyping", "flax", "descriptors", *sys.stdlib_module_names}
 
 
@@ -63,29 +31,57 @@ def imported(path: pathlib.Path) -> set[str]:
     return names
 
 
-def modules():
-    for path in sorted((ROOT / "mlff").rglob("*.py")):
-        if path.name != "__init__.py":
-            yield ".".join(path.relative_to(ROOT / "mlff").with_suffix("").parts), path
+def modules() -> dict[str, pathlib.Path]:
+    paths = (path.relative_to(ROOT / "mlff") for path in (ROOT / "mlff").rglob("*.py"))
+    return {
+        ".".join(path.with_suffix("").parts): ROOT / "mlff" / path
+        for path in sorted(paths)
+        if path.name not in ("__init__.py", "__main__.py")
+    }
 
 
-def test_every_module_has_its_place():
-    assert {name for name, _ in modules()} == set(ORDER)
+MODULES = modules()
 
 
-def test_nothing_imports_upwards():
-    for name, path in modules():
-        for other in imported(path):
-            target = other.removeprefix("mlff.")
-            # archive and export are used by methods of ForceField, at call time
-            if other.startswith("mlff.") and target in ORDER and (name, target) not in CALLED_LATER:
-                assert ORDER.index(target) < ORDER.index(name), f"{name} imports {target}, which lies above it"
+def wing(module: str) -> str:
+    return module.partition(".")[0] if "." in module else FOUNDATION
+
+
+def uses(module: str) -> set[str]:
+    """The modules of ours that a module imports."""
+    return {other.removeprefix("mlff.") for other in imported(MODULES[module]) if other.startswith("mlff.")} & set(
+        MODULES
+    )
+
+
+def test_every_folder_is_a_wing():
+    folders = {path.name for path in (ROOT / "mlff").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_wings_import_downwards(module):
+    for other in uses(module):
+        here, there = wing(module), wing(other)
+        if here != there:
+            reached = 0 if there == FOUNDATION else FLOOR[there]
+            assert reached < FLOOR.get(here, 0), f"{module} imports {other}, which lies above or beside it"
+
+
+def test_there_is_no_circle():
+    waiting = {
+        module: {other for other in uses(module) if (module, other) not in CALLED_LATER} - {module}
+        for module in MODULES
+    }
+    while free := {module for module, others in waiting.items() if not others & set(waiting)}:
+        waiting = {module: others for module, others in waiting.items() if module not in free}
+    assert not waiting, f"these import each other in a circle: {', '.join(waiting)}"
 
 
 def test_ase_stays_at_the_edge():
-    for name, path in modules():
+    for module, path in MODULES.items():
         if any(other.split(".")[0] == "ase" for other in imported(path)):
-            assert name in MAY_IMPORT_ASE, f"{name} imports ase"
+            assert (wing(module) or module) in MAY_IMPORT_ASE, f"{module} imports ase"
 
 
 def test_descriptors_know_nothing_of_us():
@@ -99,9 +95,8 @@ def test_importing_and_using_changes_no_jax_setting():
 import importlib, jax, numpy as np
 before = dict(jax.config.values)
 import mlff, descriptors
-for name in {ORDER!r}:
-    if name != "__main__":
-        importlib.import_module("mlff." + name)
+for name in {list(MODULES)!r}:
+    importlib.import_module("mlff." + name)
 for name in mlff.__all__:
     getattr(mlff, name)
 data = mlff.Dataset.read({str(ROOT / "datasets" / "water.extxyz")!r}, index=":12")

@@ -9,8 +9,8 @@ from moments import moments
 
 import mlff
 from descriptors import inverse_distances, powered_distances
-from mlff.exchange import feature_permutations
-from mlff.labelled import LabelledFrames
+from mlff.data.batches import LabelledFrames
+from mlff.kernels.exchange import feature_permutations
 
 
 def with_numbers(positions, *, numbers, power=1.0, kind="plain"):

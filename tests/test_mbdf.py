@@ -12,7 +12,7 @@ from scipy.integrate import quad
 from scipy.special import eval_chebyt, eval_hermite
 
 from descriptors.mbdf import mbdf
-from mlff.neighbors import neighbor_lists
+from mlff.data.neighbors import neighbor_lists
 
 NUMBERS = np.array([6, 8, 7, 1, 1])
 FORMAMIDE_LIKE = np.array([[0.0, 0, 0], [1.1, 0.4, 0.1], [-1.2, 0.5, -0.2], [0.1, -1.0, 0.4], [-1.9, -0.2, 0.3]])

@@ -19,8 +19,8 @@ from ase.io import ulm
 from ase.io.trajectory import Trajectory
 
 import mlff
-from mlff import md
-from mlff.checkpoints import whole_frames
+from mlff.dynamics import md
+from mlff.dynamics.checkpoints import whole_frames
 from mlff.files import reserved
 from mlff.units import KB
 
@@ -178,7 +178,7 @@ def test_wrong_atoms_leave_no_trajectory(atoms, tmp_path):
 def test_start_is_read_in_the_units_of_its_file(tmp_path, atoms, water_model):
     from ase.io import write
 
-    from mlff.readers import read_geometry
+    from mlff.data.readers import read_geometry
 
     scaled = Atoms("OH2", atoms.positions / 0.529177210544)
     scaled.info["units"] = "hartree/bohr"
@@ -445,7 +445,7 @@ def test_frames_carry_no_labels_of_the_start(tmp_path):
 
 
 def test_geometries_are_read_whole(tmp_path, atoms):
-    from mlff.readers import read_geometry
+    from mlff.data.readers import read_geometry
 
     atoms.set_masses([16.0, 2.014, 2.014])
     atoms.set_constraint(FixAtoms([1]))

@@ -6,7 +6,7 @@ import pytest
 from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian, FixCom, FixedLine, FixedPlane, Hookean
 
-from mlff.motion import motions, moving_atoms
+from mlff.dynamics.motion import motions, moving_atoms
 
 
 def counted(atoms: Atoms) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase.neighborlist import neighbor_list
 
-from mlff.neighbors import closest_pairs, neighbor_lists, wants_list
+from mlff.data.neighbors import closest_pairs, neighbor_lists, wants_list
 
 
 def entries(lists, frame: int) -> list[tuple]:

@@ -152,7 +152,7 @@ def test_arrays_that_are_not_needed_are_not_read(tmp_path, water):
 
 
 def test_more_than_the_machine_holds_is_refused_before_it_is_read(tmp_path, water, monkeypatch):
-    monkeypatch.setattr("mlff.npz.machine_memory", lambda: 4 * 10_000)
+    monkeypatch.setattr("mlff.data.npz.machine_memory", lambda: 4 * 10_000)
     with pytest.raises(
         ValueError, match=r"w\.npz: holds 1\.4e-05 GiB of labelled frames, more than a quarter of this machine"
     ):

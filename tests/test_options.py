@@ -2,9 +2,9 @@
 
 import pytest
 
-from mlff.options import Radial, Recipe, parse_keys, parse_labels, parse_noise
-from mlff.radial import RADIALS
-from mlff.recipes import RECIPES
+from mlff.cli.options import Radial, Recipe, parse_keys, parse_labels, parse_noise
+from mlff.kernels.radial import RADIALS
+from mlff.regression.recipes import RECIPES
 
 
 def test_every_recipe_and_radial_function_is_an_option():

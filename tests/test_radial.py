@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import mlff
-from mlff.radial import RADIALS, require_order
+from mlff.kernels.radial import RADIALS, require_order
 
 REFERENCE = {
     "Matern32": lambda s: (1 + mpmath.sqrt(3 * s)) * mpmath.exp(-mpmath.sqrt(3 * s)),

@@ -9,7 +9,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.vibrations import VibrationsData
 
 import mlff
-from mlff.checks import force_energy_slope
+from mlff.data.checks import force_energy_slope
 
 KCAL = ase.units.kcal / ase.units.mol
 

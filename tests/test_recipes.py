@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import mlff
-from mlff.descriptor import import_descriptor
-from mlff.recipes import RECIPES, descriptor_kernel, recipe
+from mlff.kernels.descriptor import import_descriptor
+from mlff.regression.recipes import RECIPES, descriptor_kernel, recipe
 
 QUICK = [name for name in RECIPES if name != "schnet-kernel"]
 
@@ -25,7 +25,7 @@ def test_a_recipe_learns_water(name, water):
 
 def test_learned_features_make_a_kernel(water, monkeypatch):
     """The recipe trains on the frames it is given; here for a moment only."""
-    from mlff import recipes
+    from mlff.regression import recipes
 
     monkeypatch.setattr(recipes, "train_schnet", functools.partial(recipes.train_schnet, features=8, steps=30))
     kernel, labels = recipe("schnet-kernel", water[:30], mlff.RBF(lengthscale=2.0))

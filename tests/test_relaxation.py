@@ -9,7 +9,7 @@ from surfaces import DoubleWell, Springs
 
 import mlff
 from descriptors import inverse_distances
-from mlff.relaxation import internal_directions, trust_region_step
+from mlff.properties.relaxation import internal_directions, trust_region_step
 
 
 def molecule(data, force_field, frame):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import mlff
-from mlff.metrics import Evaluation, LabelErrors
-from mlff.report import fit_summary, parity_figure, peak_memory_mb, png, write_report
+from mlff.potentials.errors import Evaluation, LabelErrors
+from mlff.quality.report import fit_summary, parity_figure, peak_memory_mb, png, write_report
 
 units = {"forces": "eV/Å", "stress": "eV/Å³"}
 

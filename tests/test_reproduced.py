@@ -11,8 +11,8 @@ from test_altered import opened, replaced, signed
 
 import mlff
 from descriptors import acsf, inverse_distances
-from mlff import terminal
-from mlff.cli import app, show
+from mlff.cli import terminal
+from mlff.cli.main import app, show
 
 SOURCE = """import jax.numpy as jnp
 from descriptors import inverse_distances

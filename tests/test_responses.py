@@ -13,8 +13,8 @@ from ase.constraints import FixAtoms
 
 import mlff
 from descriptors import acsf
-from mlff.motion import rigid_motions
-from mlff.relaxation import internal_directions
+from mlff.dynamics.motion import rigid_motions
+from mlff.properties.relaxation import internal_directions
 
 
 class Pulled(ASECalculator):

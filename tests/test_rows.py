@@ -6,10 +6,10 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances
-from mlff.carried import carry
-from mlff.labelled import LabelledFrames
+from mlff.data.batches import LabelledFrames
 from mlff.operators import FORCES, HESSIAN, functionals
-from mlff.rows import measured, orders, pack
+from mlff.regression.features import carry
+from mlff.regression.rows import measured, orders, pack
 
 BENT = np.array([[0.0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48], [0.8, 0.1, 0.9]])
 LINEAR = np.array([[0.0, 0, 0], [0, 0, 1.2], [0, 0, 2.3], [0, 0, 3.7]])

@@ -10,8 +10,8 @@ import pytest
 
 from descriptors.geometry import Neighbors
 from descriptors.schnet import schnet_energy, schnet_features, schnet_parameters
-from mlff.descriptor import Descriptor
-from mlff.neighbors import neighbor_lists
+from mlff.data.neighbors import neighbor_lists
+from mlff.kernels.descriptor import Descriptor
 
 SIZES = {"features": 6, "interactions": 2, "radial": 5}
 STATIC = (*SIZES, "cutoff_function")

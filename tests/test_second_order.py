@@ -14,10 +14,10 @@ from test_gram import LINEAR, SWAP, WATER, system_matrix
 
 import mlff
 from descriptors import coulomb_spectrum, exponential_distances, inverse_distances
-from mlff.carried import carry
-from mlff.expansion import Expansion
-from mlff.labelled import LabelledFrames
-from mlff.system import System
+from mlff.data.batches import LabelledFrames
+from mlff.data.system import System
+from mlff.potentials.expansion import Expansion
+from mlff.regression.features import carry
 
 CO2 = np.array([[0.0, 0, -1.16], [0, 0, 0], [0, 0, 1.16]])
 KINDS = ("energy", "forces", "hessian", "hessian_products", "curvatures")

@@ -12,7 +12,7 @@ import scipy.linalg
 import scipy.special
 
 from descriptors.soap import soap, solid_harmonics
-from mlff.neighbors import neighbor_lists
+from mlff.data.neighbors import neighbor_lists
 
 SMALL = {"cutoff": 4.0, "n_max": 2, "l_max": 2}
 NUMBERS = np.array([6, 8, 1, 1])

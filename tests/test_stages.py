@@ -4,7 +4,7 @@ import re
 import threading
 import time
 
-from mlff import stages
+from mlff.cli import stages
 
 
 def test_a_line_at_the_start_and_at_the_end():

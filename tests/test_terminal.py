@@ -6,7 +6,7 @@ import pty
 import subprocess
 import sys
 
-from mlff.terminal import print_json, say_line
+from mlff.cli.terminal import print_json, say_line
 
 
 def test_json_has_no_nan(capsys):

@@ -8,7 +8,7 @@ from ase.constraints import FixAtoms
 from surfaces import Springs
 
 import mlff
-from mlff.thermochemistry import _spin, rotations_onto_itself
+from mlff.properties.thermochemistry import _spin, rotations_onto_itself
 from mlff.units import INVERSE_CM
 
 

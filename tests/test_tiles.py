@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlff.linalg.tiles import NotPositiveDefinite, SymmetricTiles
+from mlff.regression.linalg.tiles import NotPositiveDefinite, SymmetricTiles
 
 
 def cut(matrix: np.ndarray, offsets) -> SymmetricTiles:

@@ -17,7 +17,7 @@ from mlff.trust import find_functions
 
 WANTED = (
     "os:spawnvp",
-    "mlff.archive:os.system",
+    "mlff.potentials.model_files:os.system",
     "mlff.files:write_whole",
     "lying:f",
     "descriptors_more:f",
@@ -165,7 +165,7 @@ def test_the_console_script_finds_what_the_user_typed(tmp_path, datasets):
         "from descriptors import inverse_distances\n\ndef screened(positions):\n    return inverse_distances(positions)\n"
     )
     data = str(datasets / "water.extxyz")
-    script = "import sys\nfrom mlff.cli import main\nsys.argv[0] = 'mlff'\nassert '' not in sys.path\nmain()"
+    script = "import sys\nfrom mlff.cli.main import main\nsys.argv[0] = 'mlff'\nassert '' not in sys.path\nmain()"
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "mlff").write_text(script)
 

@@ -8,7 +8,7 @@ from ase.optimize import BFGS
 from ase.vibrations import Vibrations, VibrationsData
 
 import mlff
-from mlff.vibrations import constrained_frequencies
+from mlff.properties.vibrations import constrained_frequencies
 
 
 @pytest.fixture

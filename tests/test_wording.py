@@ -3,8 +3,8 @@
 import pytest
 import typer.main
 
-from mlff.cli import app
-from mlff.wording import as_typed, options, repeated
+from mlff.cli.main import app
+from mlff.cli.wording import as_typed, options, repeated
 
 COMMANDS = typer.main.get_command(app).commands
 

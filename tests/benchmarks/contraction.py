@@ -28,10 +28,10 @@ import numpy as np
 import mlff
 from descriptors import fchl19, inverse_distances, schnet_features, soap
 from descriptors.schnet import schnet_parameters
-from mlff.carried import carry
-from mlff.expansion import Expansion
-from mlff.labelled import LabelledFrames
-from mlff.system import System
+from mlff.data.batches import LabelledFrames
+from mlff.data.system import System
+from mlff.potentials.expansion import Expansion
+from mlff.regression.features import carry
 
 BUDGET = 6.0  # s a measurement of a slow route may take
 FEW = 3  # frames on which the three routes are compared

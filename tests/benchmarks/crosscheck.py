@@ -26,7 +26,7 @@ from descriptors.coulomb import coulomb_matrix, coulomb_spectrum, sorted_coulomb
 from descriptors.fchl19 import fchl19
 from descriptors.geometry import Neighbors
 from descriptors.soap import soap
-from mlff.neighbors import neighbor_lists
+from mlff.data.neighbors import neighbor_lists
 
 
 class Case(NamedTuple):

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 import mlff
 from descriptors import inverse_distances
 from mlff.files import write_whole
-from mlff.recipes import recipe
-from mlff.report import png
-from mlff.vibrations import motions, wavenumbers
+from mlff.properties.vibrations import motions, wavenumbers
+from mlff.quality.report import png
+from mlff.regression.recipes import recipe
 
 DATASETS = pathlib.Path(__file__).parent.parent.parent / "datasets"
 NOISE = {"energy": 1e-4, "forces": 1e-4, "hessian": 2e-3, "curvatures": 2e-3, "hessian_products": 2e-3}

@@ -19,7 +19,7 @@ from ase.build import minimize_rotation_and_translation
 from ase.units import kJ, mol
 
 import mlff
-from mlff.recipes import recipe
+from mlff.regression.recipes import recipe
 
 DATASETS = pathlib.Path(__file__).parent.parent.parent / "datasets"
 sys.path.insert(0, str(DATASETS))

@@ -9,7 +9,7 @@ import time
 
 import mlff
 from descriptors import inverse_distances
-from mlff.symmetry import cycles
+from mlff.data.permutations import cycles
 
 EXPECTED = {"ethanol": 6, "malonaldehyde": 4, "benzene": 12, "toluene": 12, "uracil": 1, "acetylacetone": 36}
 

@@ -17,7 +17,7 @@ from ase.optimize import BFGS
 
 import mlff
 from descriptors import inverse_distances
-from mlff import md
+from mlff.dynamics import md
 
 DATASETS = pathlib.Path(__file__).parent.parent.parent / "datasets"
 sys.path.insert(0, str(DATASETS))

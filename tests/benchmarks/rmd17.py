@@ -20,8 +20,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 import mlff
 from mlff.files import write_whole
-from mlff.recipes import RECIPES, recipe
-from mlff.report import peak_memory_mb, png
+from mlff.quality.report import peak_memory_mb, png
+from mlff.regression.recipes import RECIPES, recipe
 
 MOLECULES = ("ethanol", "malonaldehyde", "benzene", "toluene", "uracil")
 MACE = {  # energy, forces at 1000 and at 50 frames

@@ -23,7 +23,7 @@ def worker(arguments: argparse.Namespace) -> None:
 
     import mlff
     from descriptors import inverse_distances
-    from mlff.report import peak_memory_mb
+    from mlff.quality.report import peak_memory_mb
 
     class Nothing(Empty):
         """An ASE calculator that costs only what ASE costs."""

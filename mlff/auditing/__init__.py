@@ -1,1 +1,0 @@
-"""Examinations of descriptors, put together in mlff.auditing.audit."""

@@ -1,0 +1,221 @@
+"""The command `mlff fit`: reference frames in, a force field and a report out."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from mlff.cli import terminal
+from mlff.cli.options import (
+    AsJSON,
+    Data,
+    Key,
+    Radial,
+    Reach,
+    Recipe,
+    Units,
+    parse_keys,
+    parse_labels,
+    parse_noise,
+    search_here,
+)  # fmt: skip
+
+
+def fit(
+    data: Data,
+    frames: Annotated[str, typer.Option(help="Training frames in ASE's index syntax, 0:200 or ::10.")] = ":",
+    train: Annotated[int | None, typer.Option(help="Train on this many frames, drawn with --seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of what is drawn: --train, the frames that the search holds out; 0 without it.")
+    ] = None,
+    test: Annotated[pathlib.Path | None, typer.Option(help="Frames to test on; else those --train leaves.")] = None,
+    units: Units = None,
+    key: Key = None,
+    recipe: Annotated[
+        Recipe | None, typer.Option(help="A published model; else sgdml, which is for isolated molecules.")
+    ] = None,
+    descriptor: Annotated[
+        str | None, typer.Option(help="Your own descriptor, package.module:function, in place of a recipe.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="What is fitted: forces, energy, both, or names with commas, energy,forces,hessian; else the recipe's."
+        ),
+    ] = None,
+    kernel: Annotated[
+        Radial | None, typer.Option(help="Radial function; else the recipe's, with its length scale.")
+    ] = None,
+    lengthscale: Annotated[float | None, typer.Option(help="Without it the recipe's, or found by validation.")] = None,
+    noise: Annotated[
+        list[str] | None, typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
+    ] = None,
+    reach: Annotated[
+        Reach | None,
+        typer.Option(help="Permutations: those the dynamics reaches (without it), all of the bond graph, none."),
+    ] = None,
+    out: Annotated[pathlib.Path | None, typer.Option(help="Model file to write; DATA with .mlff without it.")] = None,
+    report: Annotated[pathlib.Path | None, typer.Option(help="Folder for report.md, report.json and pictures.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Fit a force field to reference frames and say how good it is.
+
+    \b
+    mlff fit datasets/ethanol.extxyz --train 200 --report report
+    mlff fit datasets/ethanol.extxyz --train 200 --recipe fchl19-gpr
+    mlff fit train.npz --units kcal/mol --frames 0:200 --test test.npz --descriptor mine:descriptor
+    """
+    from mlff.files import made_folder, reserved
+    from mlff.potentials import model_files as archive
+    from mlff.potentials.errors import evaluate
+    from mlff.quality.report import FILES, fit_summary, write_report
+    from mlff.regression.fitting import fit as fit_model
+
+    wanted, keys, levels = parse_labels(labels), parse_keys(key), parse_noise(noise)
+    if recipe is not None and descriptor is not None:
+        raise ValueError(f"--recipe {recipe} and --descriptor {descriptor}: two models are named; give one of them")
+    target = out or _default_target(data)
+    outputs = {"--out": target, "--report": [] if report is None else [report / name for name in FILES]}
+    inputs = [path for path in (data, test) if path is not None]
+    marks = {"--out": archive.MARK, **FILES}
+    with made_folder("--report", report), reserved(outputs, inputs, marks), terminal.progress() as progress:
+        progress("read", 0.0)
+        everything, held = _read(data, test, frames, train, seed or 0, {"units": units, "keys": keys}, wanted)
+        progress("read", 1.0)
+        progress("model", 0.0)
+        model, chosen = _model(everything, recipe, descriptor, kernel, lengthscale, reach, seed or 0, progress)
+        progress("model", 1.0)
+        _require_drawn(seed, train, model, recipe)
+        if held is not None:
+            _require_comparable(model, everything, held)
+        fitted = fit_model(model, everything, wanted or chosen, levels, seed or 0, progress)
+        archive.save(fitted, target)  # at once: what follows may fail
+        evaluation = None
+        if held is not None:
+            progress("test", 0.0)
+            evaluation = evaluate(fitted, held)
+            fitted = fitted.replace(record={**fitted.record, "test": {"source": held.source, **evaluation.summary()}})
+            archive.save(fitted, target)
+            progress("test", 1.0)
+        written = [target]
+        if report is not None:
+            progress("self-check", 0.0)
+            written += write_report(report, fitted, evaluation, _checks(fitted, everything))
+            progress("self-check", 1.0)
+    summary = {"recipe": descriptor or (recipe or Recipe.sgdml).value, **fit_summary(fitted, evaluation)}
+    if as_json:
+        return terminal.print_json(summary)
+    _say(everything, fitted, summary, evaluation)
+    for path in written:
+        terminal.say(f"wrote {path}")
+
+
+def _default_target(data: pathlib.Path) -> pathlib.Path:
+    """DATA.mlff in the present folder; a file of that name, which the user did not name, is not replaced."""
+    target = pathlib.Path(data.with_suffix(".mlff").name)
+    if target.exists():
+        raise ValueError(f"{target}: exists; name the model file with --out, the same to replace it")
+    return target
+
+
+def _read(
+    data: pathlib.Path, test: pathlib.Path | None, frames: str, train: int | None, seed: int, stated: dict, labels
+):
+    """Training frames, and frames to test on or None."""
+    from mlff.data.dataset import Dataset
+
+    everything = Dataset.read(data, labels=labels, index=frames, **stated)
+    held = None
+    if train is not None:
+        left = len(everything) - train
+        if train < 1 or left < 0:
+            raise ValueError(
+                f"--train {train}: must be at least 1 and at most the {len(everything)} frames of {everything.source}"
+            )
+        everything, *rest = everything.split(train, *([left] if left and test is None else []), seed=seed)
+        held = rest[0] if rest else None
+    return everything, held if test is None else Dataset.read(test, **stated)
+
+
+def _model(
+    data,
+    name: Recipe | None,
+    descriptor: str | None,
+    kernel: Radial | None,
+    lengthscale: float | None,
+    reach: Reach | None,
+    seed: int,
+    progress,
+):
+    """The kernel to fit, and its labels."""
+    from mlff.kernels.radial import RADIALS
+    from mlff.regression.recipes import RECIPES, descriptor_kernel, recipe
+
+    classes = {cls.__name__.lower(): cls for cls in RADIALS.values()}
+    cls = classes[(kernel or Radial.matern52).value.replace("-", "")]
+    name, looked_for = name or Recipe.sgdml, (reach or Reach.dynamics).value
+    if descriptor is not None:
+        search_here()
+        model, chosen = descriptor_kernel(descriptor, data, cls(lengthscale=lengthscale), looked_for)
+        if reach is not None and model.transferable:
+            raise ValueError(
+                f"--reach {reach}: {descriptor} describes atoms, whose order does not matter; leave --reach out"
+            )
+        return model, chosen
+    if reach is not None and not RECIPES[name.value].symmetric:
+        raise ValueError(f"--reach {reach}: recipe {name} takes no permutations; leave --reach out")
+    radial = RECIPES[name.value].radial if kernel is None else cls()
+    if lengthscale is not None:
+        radial = radial.replace(lengthscale=lengthscale)
+    return recipe(name.value, data, radial, None, looked_for, seed, progress)
+
+
+def _require_drawn(seed: int | None, train: int | None, model, recipe: Recipe | None) -> None:
+    """Refuse a seed of which nothing depends."""
+    from mlff.regression.recipes import RECIPES
+    from mlff.regression.validation import lacks_lengthscale
+
+    drawn = train is not None or lacks_lengthscale(model) or (recipe is not None and RECIPES[recipe.value].drawn)
+    if seed is not None and not drawn:
+        raise ValueError(
+            f"--seed {seed}: nothing is drawn here (no --train, and no length scale to search); leave --seed out"
+        )
+
+
+def _require_comparable(model, training, held) -> None:
+    """Before the work, not after it."""
+    import numpy as np
+
+    from mlff.potentials.arguments import require_elements, require_same_order
+    from mlff.potentials.errors import require_disjoint
+
+    require_disjoint(training.fingerprints(), held)
+    if not model.transferable:
+        return require_same_order(training.uniform_numbers(), held.uniform_numbers(), held.source)
+    known = model.completed(np.concatenate([frame.numbers for frame in training])).leaves[0].elements
+    for frame in held:
+        require_elements(known, frame.numbers, held.source)
+
+
+def _checks(force_field, data):
+    from mlff.quality.self_check import self_check
+
+    return self_check(force_field, data[0].system)
+
+
+def _say(data, force_field, summary: dict, evaluation) -> None:
+    from mlff.quality.report import scale_text
+
+    size, tried = summary["permutations"], len(summary["lengthscales_tried"])
+    terminal.say(f"{data}; units {data.units}")
+    terminal.say(
+        f"{len(data)} training frames, {size} permutation{'s' * (size != 1)}, "
+        f"length scale {scale_text(force_field.kernel)}" + (f" ({tried} tried)" if tried else "")
+    )
+    memory = summary["peak_memory_mb"]
+    terminal.say(
+        f"fit in {summary['fit_seconds']:.1f} s" + ("" if memory is None else f", peak memory {memory:.0f} MB")
+    )
+    terminal.say(f"test on {evaluation}" if evaluation else "no test frames; give --test or --train N")

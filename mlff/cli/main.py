@@ -1,0 +1,189 @@
+"""The command line: `mlff fit`, `mlff test`, `mlff md`, `mlff show`. Every heavy import waits until it is needed."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Annotated
+
+import typer
+
+from mlff.cli import fit as cli_fit
+from mlff.cli import md as cli_md
+from mlff.cli import terminal
+from mlff.cli.options import (
+    AsJSON,
+    Data,
+    Key,
+    Labels,
+    Model,
+    Trust,
+    Units,
+    parse_keys,
+    parse_labels,
+    parse_trust,
+    search_here,
+)
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _root() -> None:
+    """Force fields from reference calculations.
+
+    \b
+    mlff fit ethanol.extxyz --train 200 --out ethanol.mlff
+    mlff md ethanol.mlff --temperature 300 --steps 20000 --out run.traj
+    """
+
+
+app.command()(cli_fit.fit)
+
+
+@app.command()
+def test(
+    model: Model,
+    data: Data,
+    frames: Annotated[str, typer.Option(help="Test frames in ASE's index syntax.")] = ":",
+    units: Units = None,
+    key: Key = None,
+    labels: Labels = None,
+    plot: Annotated[pathlib.Path | None, typer.Option(help="Write parity plots to this PNG file.")] = None,
+    trust: Trust = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Errors of a force field on reference frames that it was not trained on.
+
+    \b
+    mlff test ethanol.mlff other.extxyz --plot parity.png
+    mlff test ethanol.mlff test.npz --units kcal/mol --labels energy,hessian --json
+    """
+    from mlff.data.dataset import Dataset
+    from mlff.files import PNG, reserved, write_whole
+    from mlff.potentials.errors import evaluate, short
+    from mlff.potentials.model_files import load
+
+    wanted = parse_labels(labels)
+    with reserved({"--plot": plot}, [model, data], {"--plot": PNG}), terminal.progress() as progress:
+        progress("load", 0.0)
+        force_field = load(model, parse_trust(trust))
+        progress("read", 0.0)
+        read = Dataset.read(data, units=units, labels=wanted, keys=parse_keys(key), index=frames)
+        progress("test", 0.0)
+        started = time.perf_counter()
+        evaluation = evaluate(force_field, read, wanted)
+        seconds = time.perf_counter() - started
+        if plot is not None:
+            from mlff.quality.report import parity_figure, png
+
+            write_whole(plot, png(parity_figure(evaluation)))
+        progress("test", 1.0)
+    if as_json:
+        return terminal.print_json(
+            {**evaluation.summary(), "n_train": force_field.record["n_train"], "seconds": seconds}
+        )
+    terminal.say(str(evaluation))
+    for symbol, error in evaluation.forces_mae_by_element.items():
+        terminal.say(f"  forces on {symbol}: MAE {short(1e3 * error)} meV/Å")
+    if plot is not None:
+        terminal.say(f"wrote {plot}")
+
+
+app.command()(cli_md.md)
+
+
+@app.command()
+def show(model: Model, trust: Trust = None, as_json: AsJSON = False) -> None:
+    """What a model file holds: molecule, kernel, data, permutations, errors, versions.
+
+    \b
+    mlff show ethanol.mlff
+    mlff show ethanol.mlff --json
+    """
+    from mlff.potentials.errors import error_text
+    from mlff.potentials.model_files import load
+    from mlff.quality.report import amplitude_text, fit_summary, made_of, noise_text, scale_text
+
+    with terminal.progress() as progress:
+        progress("load", 0.0)
+        force_field = load(model, parse_trust(trust))
+    record, kernel = force_field.record, force_field.kernel
+    group = kernel.permutations_used
+    certificate = group.certificate() if group else {"order": 1, "generators": []}
+    if as_json:
+        facts = {name: record[name] for name in ("source", "units", "labels", "data_hash", "versions", "indices")}
+        summary = {name: value for name, value in fit_summary(force_field, None).items() if value is not None}
+        del summary["peak_memory_mb"]
+        described = {
+            "descriptor": ", ".join(leaf.descriptor.name for leaf in kernel.leaves),
+            "kernel": ", ".join(type(radial).__name__ for radial in kernel.radials),
+        }
+        return terminal.print_json(
+            {
+                "formula": made_of(force_field), **described, **summary, **facts, "symmetry": certificate,
+                "test": record.get("test"),
+            }
+        )  # fmt: skip
+    terminal.say_line(f"{force_field}")
+    terminal.say_line(
+        f"trained on {record['n_train']} frames of {record['source']} ({record['units']}), data {record['data_hash'][:12]}"
+    )
+    terminal.say_line(
+        f"length scale {scale_text(kernel)}, amplitude {amplitude_text(kernel)} eV², noise {noise_text(record)}"
+    )
+    terminal.say_line(f"training: {error_text(record['training'])}")
+    if test := record.get("test"):
+        terminal.say_line(f"test on {test['n_test']} frames of {test['source']}: {error_text(test)}")
+    else:
+        terminal.say_line("test: none; mlff test makes one")
+    terminal.say_line(f"permutations: order {certificate['order']}")
+    for generator in certificate["generators"]:
+        fit_of = "" if generator["residual"] is None else f"  superposition {generator['residual']:.3f} Å"
+        terminal.say_line(f"  {generator['cycles']}{fit_of}")
+    terminal.say_line("written with " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
+
+
+@app.command()
+def audit(
+    function: Annotated[str, typer.Argument(help="A descriptor, package.module:function.")],
+    data: Data,
+    frames: Annotated[str, typer.Option(help="Which frames, in ASE's index syntax; a few of them are chosen.")] = ":",
+    units: Units = None,
+    key: Key = None,
+    seed: Annotated[int, typer.Option(help="Of displacements and directions.")] = 0,
+    as_json: AsJSON = False,
+) -> None:
+    """Examine a descriptor before anyone trusts it; exit status 1 when something fails.
+
+    \b
+    mlff audit descriptors.fchl19:fchl19 datasets/ethanol.extxyz
+    mlff audit mine:descriptor train.npz --units kcal/mol --json
+    """
+    from mlff.data.dataset import Dataset
+    from mlff.kernels.descriptor import import_descriptor
+    from mlff.quality.audit.audit import audit as examine
+
+    search_here()
+    descriptor = import_descriptor(function)
+    with terminal.progress() as progress:
+        progress("read", 0.0)
+        read = Dataset.read(data, units=units, keys=parse_keys(key), index=frames)
+        progress("audit", 0.0)
+        found = examine(descriptor, read, seed=seed)
+        progress("audit", 1.0)
+    if as_json:
+        terminal.print_json(found.to_json())
+    else:
+        terminal.say(f"{found.descriptor} on {', '.join(found.frames)} of {data.name}")
+        terminal.table(("property", "verdict", "measured", "limit", "what was found"), found.table())
+        terminal.say(
+            "passed" if found.passed else "failed: " + ", ".join(f.name for f in found.findings if not f.passed)
+        )
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the `mlff` command."""
+    terminal.run(app)

@@ -1,0 +1,1 @@
+"""What was calculated: geometries with their labels, read, checked, batched."""

@@ -1,0 +1,48 @@
+"""Numbers that stand where labels should be and are none: some readers and programs fill in what they do not have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlff.data.frames import Frame
+
+FILLED = ("forces", "stress", "hessian", "hessian_products", "curvatures")  # with zeros
+SAME = 1e-6  # of the larger one: forces of two frames whose norms agree so well may be equal by symmetry
+
+
+def find_placeholders(frames: Sequence[Frame]) -> dict[str, str]:
+    """Labels that are none, by name, and what shows it.
+
+    Among frames of one composition energies that are all equal are none where the norms of the forces differ (or where they
+    are all zero): geometries with other forces lie elsewhere on the surface. Forces, stresses and second derivatives that are
+    all exactly zero are none at geometries that differ.
+    """
+    kinds: dict[bytes, list[int]] = {}
+    for i, frame in enumerate(frames):
+        kinds.setdefault(np.sort(frame.numbers).tobytes(), []).append(i)
+    found: dict[str, str] = {}
+    for members in kinds.values():
+        group = [frames[i] for i in members]
+        if len(group[0].numbers) < 2:
+            continue
+        found |= _energies(group)
+        for name in FILLED:
+            having = [frame.labels[name] for frame in group if name in frame.labels]
+            if len(having) > 1 and not any(np.any(value) for value in having):
+                found[name] = f"{name} of {len(having)} frames are all zero, at geometries that differ"
+    return found
+
+
+def _energies(group: Sequence[Frame]) -> dict[str, str]:
+    having = [frame for frame in group if "energy" in frame.labels]
+    energies = np.array([float(frame.labels["energy"]) for frame in having])
+    if len(having) < 2 or (energies != energies[0]).any():
+        return {}
+    norms = np.array([np.linalg.norm(frame.labels["forces"]) for frame in having if "forces" in frame.labels])
+    vary = len(norms) > 1 and np.ptp(norms) > SAME * norms.max()
+    if not vary and energies[0] != 0.0:
+        return {}
+    beside = "their forces differ" if vary else "no calculation gives exactly that"
+    return {"energy": f"energies of {len(having)} frames all equal {energies[0]:g} eV, and {beside}"}

@@ -1,0 +1,192 @@
+"""The force field as an ASE calculator."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import pathlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from ase.calculators.calculator import Calculator as ASECalculator
+from ase.calculators.calculator import all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from scipy.spatial.distance import pdist
+
+from mlff.data.frames import stated_charge
+from mlff.data.neighbors import REACH, closest_pairs
+from mlff.potentials.arguments import require_atoms, require_charge
+from mlff.potentials.coverage import OUTSIDE
+from mlff.potentials.exported import ExportedForceField
+from mlff.potentials.force_field import ForceField
+from mlff.potentials.model_files import load
+from mlff.units import symbols
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN = 0.1  # Å; when an atom has moved by that much, the distance from the training frames is taken again
+CLOSER = 0.95  # of the closest distance in the training frames: nearer than that is named
+_GEOMETRY = frozenset({"positions", "numbers", "cell", "pbc"})
+
+
+class Calculator(ASECalculator):
+    """ASE calculator: `atoms.calc = mlff.Calculator(mlff.load("ethanol.mlff"))`.
+
+    Results: `energy` and `free_energy` (eV, Python floats), `forces` (eV/Å, float64), `stress` (eV/Å³, Voigt order
+    xx yy zz yz xz xy, tension positive) where the descriptor takes a cell, and `hessian` (eV/Å², shape (3n, 3n))
+    after `get_hessian`. A warning is logged where atoms come closer, or a geometry lies farther from the training frames,
+    than these show. One calculator may serve several threads, which take turns.
+
+    Arguments:
+        force_field: a `ForceField`, an `ExportedForceField`, or the path of a model file.
+        trusted, descriptors: for a path, as of `mlff.load`.
+    Raises:
+        ValueError: a model file that cannot be read; on calculation, atoms that differ from the force field's in number,
+            kind or order, or state another total charge.
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "hessian"]
+    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
+
+    def __init__(
+        self,
+        force_field: ForceField | ExportedForceField | str | pathlib.Path,
+        trusted: Sequence[str] = (),
+        descriptors: Mapping[str, Callable] | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._turn = threading.RLock()
+        named = isinstance(force_field, (str, pathlib.Path))
+        self.force_field = load(force_field, trusted, descriptors) if named else force_field
+        self._named: set[str] = set()
+        self._looked: np.ndarray | None = None
+        self._farthest = OUTSIDE
+        self._limits: dict[bytes, np.ndarray] = {}
+        if self.force_field.takes_cell:
+            self.implemented_properties = [*self.implemented_properties, "stress"]
+
+    def get_property(self, name, atoms=None, allow_calculation=True):
+        # from the look at what is known to the answer, `results` are those of one thread's atoms
+        with self._turn:
+            return super().get_property(name, atoms, allow_calculation)
+
+    def get_potential_energy(self, atoms=None, force_consistent=False):
+        with self._turn:
+            return super().get_potential_energy(atoms, force_consistent)
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_turn"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _turn=threading.RLock())
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
+        super().calculate(atoms, properties, system_changes)
+        if system_changes:
+            self.results = {}
+        atoms, model = self.atoms, self.force_field
+        if not _GEOMETRY.isdisjoint(system_changes) or not self.results:
+            self._require(atoms)
+            self._name_close_atoms(atoms)
+        where = self._where(atoms)
+        self._name_distant_geometry(atoms, where)
+        if "energy" not in self.results:
+            energy, forces = model.energy_and_forces(**where)
+            self.results.update(energy=energy, free_energy=energy, forces=forces)
+        if "stress" in properties:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(model.stress(**where))
+        if "hessian" in properties:
+            self.results["hessian"] = model.hessian(**where)
+
+    def _name_close_atoms(self, atoms) -> None:
+        """A warning, once for each pair of elements, when two atoms come closer than any in the training frames."""
+        known = self.force_field.closest
+        if not known:
+            return
+        if not atoms.pbc.any():  # the quick answer, which is all that most steps of a simulation need
+            kinds = atoms.numbers.tobytes()
+            if kinds not in self._limits:
+                names = symbols(atoms.numbers)
+                pairs = ("-".join(sorted(pair)) for pair in itertools.combinations(names, 2))
+                self._limits = {kinds: np.array([CLOSER * known.get(pair, REACH) for pair in pairs])}
+            if not (pdist(atoms.positions) < self._limits[kinds]).any():
+                return
+        cells, pbc = atoms.cell.array[None], atoms.pbc[None]
+        for pair, distance in closest_pairs(atoms.positions[None], atoms.numbers, cells, pbc).items():
+            if distance < CLOSER * known.get(pair, REACH) and pair not in self._named:
+                self._named.add(pair)
+                seen = f"{known[pair]:.2f} Å" if pair in known else f"not within {REACH:.0f} Å"
+                logger.warning(
+                    "atoms %s are %.2f Å apart, in the training frames the closest are %s: the force field guesses there",
+                    pair, distance, seen,
+                )  # fmt: skip
+
+    def _name_distant_geometry(self, atoms, where: dict) -> None:
+        """A warning when the geometry leaves what the training frames show, and again whenever it is twice as far."""
+        geometry = np.concatenate([atoms.positions, atoms.cell.array])
+        known = self._looked is not None and self._looked.shape == geometry.shape
+        if known and not (np.abs(geometry - self._looked) > LOOK_AGAIN).any():
+            return
+        self._looked = geometry
+        distance = self.force_field.training_distance(**where)
+        if distance > self._farthest:
+            self._farthest = 2.0 * distance
+            logger.warning(
+                "the geometry lies %.1f times as far from the nearest training frame as those lie from each other: the force "
+                "field guesses there", distance,
+            )  # fmt: skip
+
+    def get_hessian(self, atoms=None, moving=None) -> np.ndarray:
+        """Hessian of the energy, eV/Å², shape (3n, 3n), row = 3·atom + xyz; of the atoms `moving` alone, their block."""
+        if moving is None:
+            return self.get_property("hessian", atoms)
+        force_field, geometry = self.located(atoms or self.atoms)
+        return force_field.hessian(**geometry, moving=moving)
+
+    def located(self, atoms) -> tuple[ForceField, dict]:
+        """The force field, and the geometry of the atoms as keyword arguments of its methods.
+
+        Raises:
+            ValueError: atoms that the force field cannot take, or an exported one, which has no such methods.
+        """
+        if not isinstance(self.force_field, ForceField):
+            raise ValueError(
+                "atoms.calc: an exported force field holds energy, forces and the whole Hessian; for other derivatives attach "
+                "mlff.Calculator(mlff.load(…)) of its model file"
+            )
+        self._require(atoms)
+        return self.force_field, self._where(atoms)
+
+    def _require(self, atoms) -> None:
+        require_atoms(self.force_field, atoms.numbers, "atoms")
+        if isinstance(self.force_field, ForceField):  # an exported one has no record
+            require_charge(self.force_field, atoms.numbers, stated_charge(atoms), "atoms: state")
+        if atoms.pbc.any() and not self.force_field.takes_cell:
+            raise ValueError(
+                f"atoms: periodic, but {self.force_field} takes no cell; set atoms.pbc = False for an isolated molecule"
+            )
+
+    def _where(self, atoms) -> dict:
+        """The geometry as arguments of the force field's methods."""
+        if isinstance(self.force_field, ExportedForceField):
+            return {"positions": atoms.positions}
+        numbers = atoms.numbers if self.force_field.transferable else None
+        return {"positions": atoms.positions, "cell": atoms.cell.array, "pbc": atoms.pbc, "numbers": numbers}
+
+
+def located(atoms, what: str) -> tuple[ForceField, dict]:
+    """Force field and geometry of atoms whose calculator is ours.
+
+    Arguments:
+        what: is asked for, for the message.
+    Raises:
+        ValueError: another calculator, or atoms that the force field cannot take.
+    """
+    if not isinstance(atoms.calc, Calculator):
+        raise ValueError(
+            f"atoms.calc: {what} needs mlff.Calculator(force_field), received {type(atoms.calc).__name__}; attach one"
+        )
+    return atoms.calc.located(atoms)

@@ -1,0 +1,1 @@
+"""Anything with an energy, as a force field."""

@@ -1,0 +1,78 @@
+"""What a force field says of labels: energies and forces in batches, labels of any other operator frame by frame."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlff.data.batches import Batch, LabelledFrames, arguments_of
+from mlff.data.hessian_checks import require_unprojected
+from mlff.operators import ENERGY, FORCES, HESSIAN, OPERATORS, Operator, order_of
+from mlff.potentials.force_field import ForceField
+
+NOT_GIVEN = "the force field was fitted with an operator of its own for it; give that one in labels="
+Predictions = dict[int, np.ndarray]  # by the index of the frame
+
+
+def energies_and_forces(force_field: ForceField, frames: LabelledFrames) -> tuple[Predictions, Predictions]:
+    """Energy (eV) and forces (n, 3) (eV/Å) of every frame; frames of equal atoms go together."""
+    energies, forces = {}, {}
+    for batch in frames.batches:
+        found = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc, _numbers(force_field, batch))
+        for i, energy, force in zip(batch.index, *found, strict=True):
+            energies[int(i)], forces[int(i)] = np.asarray(energy), force
+    return energies, forces
+
+
+def predictions(force_field: ForceField, frames: LabelledFrames, operator: Operator) -> Predictions:
+    """L E of every frame, flattened as its label is.
+
+    Raises:
+        ValueError: the operator returns another number of labels than a frame has.
+    """
+    found = {}
+    for batch in frames.batches:
+        arguments = arguments_of(batch, operator)
+        for k, i in enumerate(batch.index):
+            geometry = batch.positions[k], batch.cells[k], batch.pbc[k], _numbers(force_field, batch)
+            if operator is HESSIAN:  # which may not fit into memory at once
+                values = force_field.hessian(*geometry)
+            else:
+                values = force_field.apply(operator, *geometry, tuple(argument[k] for argument in arguments))
+            if values.size != batch.labels[operator.name][k].size:
+                raise ValueError(
+                    f"operator {operator.name} returns {values.size} numbers for frame {i}, its label has "
+                    f"{batch.labels[operator.name][k].size}"
+                )
+            found[int(i)] = values
+    return found
+
+
+def require_comparable(force_field: ForceField, frames: LabelledFrames, operator: Operator) -> None:
+    """Refuse labels of which the force field says nothing, or nothing that can be compared.
+
+    Raises:
+        ValueError: with the reason: no constant of the energy, no cell, an operator of the fit that is not known, a
+            derivative that the kernel does not have, Hessians that were projected.
+    """
+    record = force_field.record
+    if operator is ENERGY and not record.get("energy_constant", True):
+        raise ValueError("the force field was fitted without energies, so it knows them up to a constant only")
+    if operator is OPERATORS.get(operator.name) and operator.name in record.get("own_operators", ()):
+        raise ValueError(NOT_GIVEN)
+    if operator.strain:
+        if not force_field.takes_cell:
+            raise ValueError("its descriptor takes no cell")
+        for batch in frames.batches:
+            if flat := [int(i) for i, cell in zip(batch.index, batch.cells, strict=True) if not np.linalg.det(cell)]:
+                raise ValueError(f"frame {flat[0]} has no cell")
+    if operator in (ENERGY, FORCES):
+        return
+    for batch in frames.batches:
+        order = order_of(operator, batch.positions, arguments_of(batch, operator), highest=None)
+        force_field.require_derivative(order, f"the {operator.name} of the model")
+    if operator is HESSIAN:
+        require_unprojected(frames)
+
+
+def _numbers(force_field: ForceField, batch: Batch) -> np.ndarray | None:
+    return batch.numbers if force_field.transferable else None

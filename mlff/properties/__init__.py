@@ -1,0 +1,1 @@
+"""Derivatives with a physical name."""

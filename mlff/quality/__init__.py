@@ -1,0 +1,1 @@
+"""Whom to trust: self-check, audit, report."""

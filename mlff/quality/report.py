@@ -1,0 +1,264 @@
+"""The report of a fit: numbers as JSON, a page to read, pictures to look at."""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import sys
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from mlff.files import PNG, write_whole
+from mlff.operators import STRESS
+from mlff.potentials.errors import Evaluation, error_rows, short, title_of
+from mlff.potentials.force_field import ForceField
+from mlff.potentials.model_files import plain
+from mlff.quality.self_check import Check
+from mlff.units import GPA, formula, symbols
+
+INK, ACCENT, GUIDE = "#1f2933", "#2468a2", "#9aa5b1"
+MAX_POINTS = 20_000  # in a scatter plot
+PICTURE = "parity.png"
+FILES = {
+    "report.md": b"# Force field of ",
+    "report.json": b'"peak_memory_mb": ',
+    PICTURE: PNG,
+}  # with what they are known by
+
+
+def peak_memory_mb() -> float | None:
+    """Largest resident size of this process so far, MB; None on systems that do not tell."""
+    try:
+        import resource  # which Windows lacks
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
+
+
+def fit_summary(force_field: ForceField, evaluation: Evaluation | None) -> dict:
+    """What `mlff fit --json` prints: errors in eV and eV/Å, sizes, time, memory."""
+    record = force_field.record
+    group = force_field.kernel.permutations_used
+    lengthscales = [plain(radial.lengthscale) for radial in force_field.kernel.radials]
+    errors = (evaluation.summary() if evaluation else {}) or dict.fromkeys(
+        ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", "n_test")
+    )
+    return {
+        **errors,
+        "n_train": record["n_train"],
+        "permutations": 1 if group is None else len(group),
+        "fit_seconds": record["fit_seconds"],
+        "peak_memory_mb": peak_memory_mb(),
+        "lengthscale": lengthscales[0] if len(lengthscales) == 1 else lengthscales,
+        "lengthscales_tried": record["lengthscales_tried"],
+        "noise": record["noise"],
+        "amplitude": force_field.kernel.amplitude,
+        "training": record["training"],
+    }
+
+
+def parity_figure(evaluation: Evaluation, title: str = "") -> Figure:
+    """Predicted against reference labels, a panel for each kind that was compared, and the distribution of the force errors.
+
+    Energies are relative to the mean of the references, and an atom where frames have different numbers of atoms.
+
+    Raises:
+        ValueError: nothing was compared.
+    """
+    panels = _panels(evaluation)
+    if not panels:
+        raise ValueError("evaluation: nothing was compared, so there is nothing to draw")
+    histogram = "forces" in evaluation.values
+    count = len(panels) + histogram
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(3.7 * columns, 3.7 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, panel in zip(axes, panels, strict=False):
+        _parity(ax, *panel)
+    if histogram:
+        _histogram(axes[len(panels)], *evaluation.values["forces"], evaluation.forces_rmse)
+    for ax in axes[:count]:
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    if title:
+        figure.suptitle(title, fontsize=11, color=INK)
+    return figure
+
+
+def _panels(evaluation: Evaluation) -> list[tuple[np.ndarray, np.ndarray, str, str]]:
+    """References, predictions, label of the axes and title of every kind that was compared."""
+    texts = {what: f"MAE {mae} {unit}" for what, mae, _, unit in error_rows(evaluation.summary())}
+    panels = []
+    for name, (reference, predicted) in evaluation.values.items():
+        what, unit = title_of(name), evaluation.errors[name].unit
+        factor = 1.0
+        if name == "energy":
+            known = ~np.isnan(evaluation.energies[0])
+            sizes = evaluation.sizes[known]
+            if len(set(evaluation.sizes)) > 1:
+                reference, predicted, what, unit = reference / sizes, predicted / sizes, "energy per atom", "eV/atom"
+            shift = reference.mean()
+            reference, predicted = reference - shift, predicted - shift
+        elif unit == STRESS.unit:
+            factor, unit = 1.0 / GPA, "GPa"
+        known = ~np.isnan(reference)
+        panels.append((factor * reference[known], factor * predicted[known], f"{what} ({unit})", texts[what]))
+    return panels
+
+
+def _parity(ax, x: np.ndarray, y: np.ndarray, label: str, title: str) -> None:
+    step = max(1, len(x) // MAX_POINTS)
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    ax.plot([low, high], [low, high], color=GUIDE, linewidth=1, zorder=1)
+    ax.scatter(x[::step], y[::step], s=5, color=ACCENT, alpha=0.35, linewidths=0, zorder=2, rasterized=True)
+    ax.set(xlabel=f"reference {label}", ylabel=f"predicted {label}", aspect="equal")
+    ax.set_title(title, fontsize=10)
+
+
+def _histogram(ax, reference: np.ndarray, predicted: np.ndarray, rmse: float) -> None:
+    errors = 1e3 * (predicted - reference)
+    width = 4 * np.quantile(np.abs(errors), 0.9) or 1.0
+    ax.hist(np.clip(errors, -width, width), bins=81, color=ACCENT)
+    ax.set(xlabel="force error (meV/Å)", ylabel="components")
+    ax.set_title(f"RMSE {short(1e3 * rmse)} meV/Å", fontsize=10)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def write_report(
+    folder, force_field: ForceField, evaluation: Evaluation | None, checks: list[Check]
+) -> list[pathlib.Path]:
+    """Write report.md, report.json and, where there are test frames, parity.png into a folder.
+
+    Returns:
+        the files written.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    group = force_field.kernel.permutations_used
+    summary = {
+        **fit_summary(force_field, evaluation),
+        "symmetry": group.certificate() if group is not None else {"order": 1, "generators": []},
+        "self_check": [
+            {
+                "name": c.name,
+                "value": c.value if np.isfinite(c.value) else None,
+                "bound": c.bound,
+                "unit": c.unit,
+                "passed": c.passed,
+            }
+            for c in checks
+        ],
+        "versions": force_field.record["versions"],
+        "source": force_field.record["source"],
+        "units": force_field.record["units"],
+    }
+    contents = {"report.json": (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()}
+    if evaluation is not None and evaluation.values:
+        figure = parity_figure(evaluation, f"{made_of(force_field)}, {evaluation.n_test} test frames")
+        contents[PICTURE] = png(figure)
+    contents["report.md"] = _page(force_field, evaluation, summary).encode()
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict) -> str:
+    record, kernel = force_field.record, force_field.kernel
+    memory = summary["peak_memory_mb"]
+    parts = [f"# Force field of {made_of(force_field)}\n"]
+    parts.append(
+        f"{record['n_train']} training frames of `{record['source']}` ({record['units']}), labels "
+        f"{', '.join(record['labels'])}; {type(kernel).__name__} of {kernel.label}, "
+        f"length scale {scale_text(kernel)}; noise {noise_text(record)}"
+        f"; {record['rows']} linear equations, {_seconds(record)}"
+        + ("" if memory is None else f", peak memory {memory:.0f} MB")
+        + ".\n"
+    )
+    parts.append(_errors(record["training"], evaluation))
+    parts.append(f"## Permutations of identical atoms\n\nOrder {summary['symmetry']['order']}, atoms counted from 0.\n")
+    if generators := summary["symmetry"]["generators"]:
+        rows = [
+            (g["cycles"], "given" if g["residual"] is None else f"{g['residual']:.3f}", g["pairs"]) for g in generators
+        ]
+        parts.append(_table(("generator", "best superposition of two frames (Å)", "pairs of frames"), rows))
+    rows = []
+    for c in summary["self_check"]:
+        measured = "flew apart" if c["value"] is None else f"{c['value']:.2e} {c['unit']}"
+        rows.append((c["name"], measured, f"{c['bound']:.2g}", "yes" if c["passed"] else "**no**"))
+    parts.append("## Self-check\n\n" + _table(("property", "measured", "bound", "holds"), rows))
+    parts.append("Bounds hold five standard deviations of the rounding of this model's own energies, as measured.")
+    if record["lengthscales_tried"]:
+        rows = [
+            (f"{scale:.4g}", "not positive definite" if error is None else f"{error:.5g}")
+            for scale, error in sorted(record["lengthscales_tried"])
+        ]
+        unit = "eV/Å" if "forces" in record["labels"] else "eV"
+        parts.append("## Length scales tried\n\n" + _table(("length scale", f"RMSE on held-out frames ({unit})"), rows))
+    return "\n".join(parts)
+
+
+def _errors(training: dict, evaluation: Evaluation | None) -> str:
+    """The part of the page about errors: a row for every kind of label and set of frames, the picture, the elements."""
+    rows = []
+    for name, summary in (("training", training), ("test", evaluation and evaluation.summary())):
+        if summary:
+            frames = f"{name}, {summary['n_test']}"
+            rows += [(frames, what, f"{mae} {unit}", f"{rmse} {unit}") for what, mae, rmse, unit in error_rows(summary)]
+            if summary["slope"] is not None:
+                rows.append((frames, "slope of energies", f"{summary['slope']:.3f}", ""))
+    parts = ["## Errors\n\n" + _table(("frames", "of", "MAE", "RMSE"), rows)]
+    if evaluation is not None:
+        parts += [f"Not compared: {name}, {reason}.\n" for name, reason in evaluation.not_compared.items()]
+        if evaluation.values:
+            parts.append(f"![Predicted against reference labels]({PICTURE})\n")
+        elements = [(symbol, short(1e3 * error)) for symbol, error in evaluation.forces_mae_by_element.items()]
+        if elements:
+            parts.append("## Force errors by element\n\n" + _table(("element", "MAE (meV/Å)"), elements))
+    return "\n".join(parts)
+
+
+def _table(head: tuple, rows: list[tuple]) -> str:
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _seconds(record: dict) -> str:
+    seconds = record["fit_seconds"]
+    return "fitted elsewhere" if seconds is None else f"{seconds:.1f} s"
+
+
+def noise_text(record: dict) -> str:
+    """The standard deviations of the labels, for people."""
+    return ", ".join(f"{name} {value:.2g}" for name, value in record["noise"].items())
+
+
+def amplitude_text(kernel) -> str:
+    """The amplitudes of the parts of a kernel, for people."""
+    return ", ".join(f"{part.amplitude:.4g}" for part in kernel.parts)
+
+
+def scale_text(kernel) -> str:
+    """The length scales of a kernel for people; of one per feature, their range."""
+    texts = []
+    for radial in kernel.radials:
+        values = np.atleast_1d(radial.lengthscale)
+        texts.append(f"{values[0]:.4g}" if len(values) == 1 else f"{values.min():.4g} to {values.max():.4g}")
+    return ", ".join(texts)
+
+
+def made_of(force_field: ForceField) -> str:
+    """The molecule, or the elements that a model of many compositions knows."""
+    if force_field.numbers is not None:
+        return formula(force_field.numbers)
+    return "-".join(symbols(force_field.model.elements))

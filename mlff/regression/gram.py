@@ -1,0 +1,164 @@
+"""Blocks of the kernel matrix between labels, from first derivatives of the descriptor: L L′ k(x, x′).
+
+With δ = φ − φ′ (in units of the length scale), tangents T = J d and value weights v of the rows, T′ and v′ of the
+columns, κ = f(δ·δ) gives by the chain rule
+
+    L L′ κ = v v′ f − 2 f′ v (δ·T′) + 2 f′ (T·δ) v′ − 4 f″ (T·δ)(δ·T′) − 2 f′ T·T′
+
+summed over the environments e of the row's frame and the points k of the column's, which are its environments of the
+same species, or its permuted images. A product of radial functions has one s_b = |δ_b|² for every block b of features,
+f′ becomes ∂f/∂s_b and f″ becomes ∂²f/∂s_b∂s_c. All terms of all pairs of labels of two frames are one matrix product.
+What the second derivatives S:∇∇ of labels of second order add is in `second_order`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.distance import cdist
+
+from mlff.kernels.radial import Radial
+from mlff.precision import double_precision
+from mlff.regression.linalg.threads import map_threads, processors
+
+_CHUNK = 1 << 16  # elements of s a call: one shape, one compilation
+_CACHE = 4 * 2**20  # bytes of the factors of one product that should stay in cache
+
+
+class Side(NamedTuple):
+    """Frames as rows or columns of the matrix: their environments of one channel, and what their labels do there.
+
+    Frames with fewer environments or labels than the fullest are padded: environments that no label acts on.
+
+    points: φ/ℓ, shape (m, e, D); values: shape (m, e, r); tangents: shape (m, e, r, D); curved: the derivatives A of φ/ℓ
+    along the s coordinates that labels of second order see, (m, e, s, D); weights: symmetric W of every label, S = A W Aᵀ,
+    as upper triangles with off-diagonal entries doubled, (m, r, s(s+1)/2).
+    """
+
+    points: Float[np.ndarray, "m e D"]
+    values: Float[np.ndarray, "m e r"]
+    tangents: Float[np.ndarray, "m e r D"]
+    curved: Float[np.ndarray, "m e s D"]
+    weights: Float[np.ndarray, "m r pairs"]
+
+
+@functools.partial(jax.jit, static_argnames="order")
+def _derivatives(radial: Radial, s, order: int):
+    return radial.partials(s, order)
+
+
+@double_precision
+def radial_derivatives(radial: Radial, s: np.ndarray, order: int = 2) -> tuple[np.ndarray, ...]:
+    """f, ∂f/∂s_b, ∂²f/∂s_b∂s_c, … elementwise, as NumPy arrays, of s of shape (b, …)."""
+    count, flat = len(s), s.reshape(len(s), -1)
+    found = tuple(np.empty((*(count,) * k, flat.shape[1])) for k in range(order + 1))
+    for start in range(0, flat.shape[1], _CHUNK):
+        piece = flat[:, start : start + _CHUNK]
+        width = piece.shape[1]
+        padded = np.zeros((count, _CHUNK))
+        padded[:, :width] = piece
+        for result, values in zip(found, _derivatives(radial, padded, order), strict=True):
+            result[..., start : start + width] = np.asarray(values)[..., :width]
+    return tuple(result.reshape(*result.shape[:-1], *s.shape[1:]) for result in found)
+
+
+def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> Float[np.ndarray, "m r n q"]:
+    """First-order part of the kernel matrix between the labels of m frames and those of n frames, summed over environments
+    and points.
+
+    Distances are explicit differences, so that nearly coincident frames lose nothing.
+
+    Arguments:
+        sizes: features of every block, (D,) but for products.
+    """
+    (m, e, r, D), (n, k, q, _) = rows.tangents.shape, columns.tangents.shape
+    parts = feature_slices(sizes)
+    f, f1, f2 = radial_derivatives(radial, squares(rows.points, columns.points, parts))
+    with_values = bool(rows.values.any() or columns.values.any())
+    result = np.empty((m, r, n, q))
+    inner = D + len(parts) * k + with_values
+    step = max(1, min(-(-m // processors()), _CACHE // (8 * e * (r + q) * inner)))
+    own = [_along(columns.tangents[..., part], columns.points[..., part]) for part in parts]
+
+    def fill(start: int) -> None:
+        some = slice(start, start + step)
+        _fill(
+            result[some],
+            Side(*(array[some] for array in rows)),
+            columns,
+            parts,
+            own,
+            (f[some], f1[:, some], f2[:, :, some]),
+            with_values,
+        )
+
+    map_threads(fill, range(0, m, step))
+    return result
+
+
+def feature_slices(sizes: tuple[int, ...]) -> list[slice]:
+    """Where the features of every block are."""
+    return [slice(int(a), int(b)) for a, b in itertools.pairwise(np.cumsum([0, *sizes]))]
+
+
+def squares(
+    points: Float[np.ndarray, "m e D"], others: Float[np.ndarray, "n k D"], parts: list[slice]
+) -> Float[np.ndarray, "b m e n k"]:
+    """s_b of all pairs of points."""
+    (m, e, D), (n, k, _) = points.shape, others.shape
+    flat, other = points.reshape(m * e, D), others.reshape(n * k, D)
+    s = np.stack([cdist(flat[:, part], other[:, part], "sqeuclidean") for part in parts])
+    return s.reshape(len(parts), m, e, n, k)
+
+
+def _along(tangents: Float[np.ndarray, "n k q D"], points: Float[np.ndarray, "n k D"]) -> Float[np.ndarray, "n k q"]:
+    """T·φ, every tangent along its own point."""
+    return np.matmul(tangents, points[..., None])[..., 0]
+
+
+def _fill(result, rows: Side, columns: Side, parts, offsets, derivatives, with_values: bool) -> None:
+    """The blocks of a few frames as rows with all frames as columns.
+
+    left · right, the inner axis holding for every environment the D features, a point's (T·δ) for every block of
+    features, and, where energies enter, the value.
+    """
+    f, f1, f2 = derivatives
+    (m, e, r, D), (n, k, q, _) = rows.tangents.shape, columns.tangents.shape
+    count = len(parts)
+    inner = D + count * k + with_values
+    left = np.empty((m, r, e, inner))
+    right = np.empty((m, q, e, inner))
+    left[..., :D] = rows.tangents.transpose(0, 2, 1, 3)
+    if with_values:
+        left[..., -1] = rows.values.transpose(0, 2, 1)
+    own = [_along(rows.tangents[..., part], rows.points[..., part]) for part in parts]
+    features = rows.points.reshape(m * e, D)
+    tangents = rows.tangents.reshape(m * e * r, D)
+    for j in range(n):
+        points, values, theirs = columns.points[j], columns.values[j], columns.tangents[j]
+        along = []  # δ·T′, a block of features at a time
+        for b, part in enumerate(parts):
+            w = (features[:, part] @ theirs[..., part].reshape(k * q, -1).T).reshape(m, e, k, q)
+            w -= offsets[b][j]
+            along.append(w)
+            across = own[b][..., None] - (tangents[:, part] @ points[:, part].T).reshape(m, e, r, k)  # T·δ
+            left[..., D + b * k : D + (b + 1) * k] = across.transpose(0, 2, 1, 3)
+            slopes = (-2.0 * f1[b, :, :, j]).reshape(m * e, k)
+            seen = (slopes @ theirs[..., part].reshape(k, -1)).reshape(m, e, q, -1)
+            right[..., part] = seen.transpose(0, 2, 1, 3)
+        for b in range(count):
+            mixed = sum(-4.0 * f2[b, c, :, :, j, :, None] * along[c] for c in range(count))
+            if with_values:
+                mixed += 2.0 * f1[b, :, :, j, :, None] * values
+            right[..., D + b * k : D + (b + 1) * k] = mixed.transpose(0, 3, 1, 2)
+        if with_values:
+            total = (f[:, :, j].reshape(m * e, k) @ values).reshape(m, e, q)
+            for b in range(count):
+                total -= 2.0 * np.einsum("mek,mekq->meq", f1[b, :, :, j], along[b])
+            right[..., -1] = total.transpose(0, 2, 1)
+        result[:, :, j] = left.reshape(m, r, e * inner) @ right.reshape(m, q, e * inner).transpose(0, 2, 1)

@@ -1,0 +1,1 @@
+"""Linear algebra on many threads that large matrices survive."""

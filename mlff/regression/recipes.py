@@ -1,0 +1,143 @@
+"""Recipes: the published kernel models by name, each a descriptor, a kernel and the labels it is fitted to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from descriptors import fchl19, inverse_distances, soap
+from mlff.data.batches import LabelledFrames
+from mlff.data.dataset import Dataset
+from mlff.data.permutations import Permutations, find_permutations
+from mlff.kernels.composed import Kernel
+from mlff.kernels.descriptor import import_descriptor
+from mlff.kernels.jets import feature_shape
+from mlff.kernels.kernels import GlobalKernel, LocalKernel
+from mlff.kernels.radial import RBF, Matern52, Radial
+from mlff.potentials.training import train_schnet
+from mlff.regression.fitting import require_seen_cells
+
+Progress = Callable[[str, float], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A model by name.
+
+    Attributes:
+        summary: what it is, in a line, with its source.
+        radial: its radial function; without a length scale, `fit` finds one.
+        labels: what it is fitted to.
+        build: (frames, radial function, permutations or None) → kernel.
+        symmetric: whether it takes the permutations of identical atoms.
+        drawn: whether building it draws random numbers.
+    """
+
+    summary: str
+    radial: Radial
+    labels: tuple[str, ...]
+    build: Callable[[Dataset, Radial, Permutations | None, int, Progress], Kernel]
+    symmetric: bool = False
+    drawn: bool = False
+
+
+def _global(descriptor) -> Callable:
+    return lambda data, radial, group, seed, progress: GlobalKernel(descriptor, radial, group)
+
+
+def _local(descriptor) -> Callable:
+    return lambda data, radial, group, seed, progress: LocalKernel(descriptor, radial)
+
+
+def _learned(data: Dataset, radial: Radial, group, seed: int, progress: Progress) -> Kernel:
+    return LocalKernel(train_schnet(data, seed=seed, progress=progress), radial)
+
+
+FORCES, BOTH = ("forces",), ("energy", "forces")
+
+RECIPES = {
+    "gdml": Recipe(
+        "inverse distances, Matérn-5/2 (Chmiela et al., Sci. Adv. 3, e1603015, 2017)",
+        Matern52(), FORCES, _global(inverse_distances),
+    ),
+    "sgdml": Recipe(
+        "the same, symmetrised over permutations (Chmiela et al., Nat. Commun. 9, 3887, 2018)",
+        Matern52(), FORCES, _global(inverse_distances), symmetric=True,
+    ),
+    "sgdml-rbf": Recipe(
+        "sGDML with the squared exponential (Schmitz et al., J. Phys. Chem. Lett. 13, 10183, 2022)",
+        RBF(), FORCES, _global(inverse_distances), symmetric=True,
+    ),
+    "fchl19-gpr": Recipe(
+        "atomic environments as FCHL19 (Christensen et al., J. Chem. Phys. 152, 044107, 2020)",
+        RBF(lengthscale=2.0), BOTH, _local(fchl19),
+    ),
+    "global-fchl19": Recipe(
+        "FCHL19 of all atoms as one descriptor (Schmitz et al., 2022)",
+        RBF(), FORCES, _global(fchl19),
+    ),
+    "sfchl19": Recipe(
+        "global FCHL19, symmetrised over permutations (Schmitz et al., 2022)",
+        RBF(), FORCES, _global(fchl19), symmetric=True,
+    ),
+    "schnet-kernel": Recipe(
+        "atomic features of a SchNet trained on the same frames (Schütt et al., J. Chem. Phys. 148, 241722, 2018)",
+        RBF(), BOTH, _learned, drawn=True,
+    ),
+    "soap-gpr": Recipe(
+        "atomic environments as SOAP power spectra (Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115, 2013)",
+        RBF(), BOTH, _local(soap),
+    ),
+}  # fmt: skip
+
+
+def recipe(
+    name: str,
+    data: Dataset,
+    radial: Radial | None = None,
+    permutations: Permutations | None = None,
+    reach: str = "dynamics",
+    seed: int = 0,
+    progress: Progress = lambda stage, fraction: None,
+) -> tuple[Kernel, tuple[str, ...]]:
+    """The kernel and the labels of a named model: `kernel, labels = recipe("fchl19-gpr", data)`, then `fit`.
+
+    Arguments:
+        name: one of `RECIPES`.
+        data: the training frames: permutations are found in them, learned features are trained on them.
+        radial: another radial function than the recipe's own, or the same with another length scale (or with none, to
+            have it searched).
+        permutations: of identical atoms, for the recipes that take them; found in the frames where none are given.
+        reach: which are looked for, "dynamics" or "graph" as of `find_permutations`, or "none".
+        seed: of the training of learned features.
+    Raises:
+        ValueError: no such recipe, or one of isolated molecules for periodic frames.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe={name!r} is not known; choose from {', '.join(RECIPES)}")
+    chosen = RECIPES[name]
+    if chosen.symmetric:  # before permutations are looked for, which takes a while in a crystal
+        require_seen_cells(chosen.build(data, radial or chosen.radial, None, seed, progress), data)
+    group = (permutations or _found(data, reach)) if chosen.symmetric else None
+    return chosen.build(data, radial or chosen.radial, group, seed, progress), chosen.labels
+
+
+def _found(data: Dataset, reach: str) -> Permutations | None:
+    return None if reach == "none" else find_permutations(data, reach=reach)
+
+
+def descriptor_kernel(
+    function: str, data: Dataset, radial: Radial, reach: str = "dynamics"
+) -> tuple[Kernel, tuple[str, ...]]:
+    """A kernel on anybody's descriptor, named `package.module:function`.
+
+    One that returns a vector for the molecule makes a global kernel with the permutations found, fitted to forces; one
+    that returns a vector for every atom a local kernel, fitted to energies and forces.
+
+    Raises:
+        ValueError: it cannot be imported, or is no descriptor.
+    """
+    found = import_descriptor(function)
+    if len(feature_shape(found, LabelledFrames.of(data[:1]).batches[0])) == 2:
+        return LocalKernel(found, radial), BOTH
+    return GlobalKernel(found, radial, _found(data, reach)), FORCES

@@ -1,0 +1,76 @@
+"""Whether the labels of the training frames fit together: how predictions follow references, kind by kind.
+
+Labels that contradict each other (a sign, a unit, an order of components) cannot all be met by one energy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+import numpy as np
+
+from mlff.potentials.errors import Evaluation, slope_of
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 0.1
+NOTICED = 0.01  # of the root mean square of all components: shears whose errors are smaller are not looked at
+OR_STRESS = (
+    "; or it is stress that does not fit: its sign (tension is positive), its unit (eV/Å³) or the order of its shears"
+)
+NAMES = {"energy": "energies", "forces": "forces", "stress": "stresses"}
+
+
+def warn_of_slopes(training: Evaluation, kinds: Collection[str]) -> None:
+    """Log a warning for every kind of label whose predictions on the training frames do not follow the references.
+
+    Arguments:
+        training: of the training frames.
+        kinds: which are looked at, of "energy", "forces" and "stress"; those that were not compared are left out.
+    """
+    for name in NAMES:
+        if name not in kinds or name not in training.values:
+            continue
+        slope, cause = _stress(*training.values[name]) if name == "stress" else _plain(name, *training.values[name])
+        if not abs(slope - 1.0) <= TOLERANCE:
+            # of labels that contradict each other the noise says which gives way
+            rest = OR_STRESS if name != "stress" and "stress" in kinds else ""
+            logger.warning(
+                "predicted against reference %s of the training frames have slope %.3g, expected 1: %s%s",
+                NAMES[name], slope, cause, rest,
+            )  # fmt: skip
+
+
+def _plain(name: str, reference: np.ndarray, predicted: np.ndarray) -> tuple[float, str]:
+    """Slope of energies or forces, and what to think of when it is not 1."""
+    slope = slope_of(reference, predicted)
+    if abs(slope + 1.0) <= TOLERANCE or (name == "forces" and slope < 0.0):
+        return slope, "the forces point up the energy: are they gradients? Change their sign"
+    if name == "energy":
+        return slope, (
+            "energies and forces do not belong together (units, method), or the energies vary less than the model's error"
+        )
+    return slope, (
+        "are they in the units that were stated (eV/Å here), and of the same method as the other labels? Or the noise is large"
+    )
+
+
+def _stress(reference: np.ndarray, predicted: np.ndarray) -> tuple[float, str]:
+    """Slope of the normal components, or where it is 1, of the shears."""
+    reference, predicted = (values.reshape(-1, 9) for values in (reference, predicted))
+    normal, shears = [0, 4, 8], [1, 2, 5]
+    slope = slope_of(reference[:, normal].ravel(), predicted[:, normal].ravel())
+    if slope < 0.0:
+        return slope, "the sign of stress is the other one: tension is positive, stress = −virial/volume; change it"
+    if not abs(slope - 1.0) <= TOLERANCE:
+        return slope, (
+            "is stress in eV/Å³ (1 GPa is 0.00624 eV/Å³), positive under tension, and of the method of the other labels? "
+            "Or the noise is large"
+        )
+    missed = np.sqrt(np.mean((predicted - reference)[:, shears] ** 2))
+    if missed <= NOTICED * np.sqrt(np.mean(reference**2)):
+        return slope, ""
+    return slope_of(reference[:, shears].ravel(), predicted[:, shears].ravel()), (
+        "the shears do not follow: is their order xx yy zz yz xz xy, as in ASE?"
+    )
