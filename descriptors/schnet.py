@@ -113,12 +113,12 @@ def schnet_features(
 
 
 def schnet_energy(
-    parameters: Mapping[str, Any],
     positions: Float[Array, "n 3"],
     numbers: Integer[Array, " n"],
     cell: Float[Array, "3 3"] | None = None,
     neighbors: Neighbors | None = None,
     *,
+    parameters: Mapping[str, Any],
     cutoff: float | Array = 5.0,
     features: int = 32,
     interactions: int = 2,

@@ -52,3 +52,15 @@ def assert_matches_dense(blocks: np.ndarray, dense: np.ndarray, tolerance: float
     """A matrix built from blocks against one by nested differentiation of the definition."""
     assert np.abs(dense).max() > 0
     np.testing.assert_allclose(blocks, dense, atol=tolerance * np.abs(dense).max())
+
+
+def assert_energy_differences(force_field, positions: np.ndarray, tolerance: float = 1e-7) -> None:
+    """Forces against fourth-order differences of the energy along a random direction; neither may vanish."""
+    direction, step = np.random.default_rng(7).standard_normal(positions.shape), 1e-3
+    near, far = (
+        force_field.energy(positions + k * step * direction) - force_field.energy(positions - k * step * direction)
+        for k in (1, 2)
+    )
+    slope = -np.sum(force_field.forces(positions) * direction)
+    assert abs(slope) > 1e-6, "the slope vanishes: nothing was tested"
+    np.testing.assert_allclose((8 * near - far) / (12 * step), slope, rtol=tolerance)

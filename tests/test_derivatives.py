@@ -30,7 +30,7 @@ channel = Channel.build(
     *(rng.standard_normal((points, features)) for _ in range(2)), rng.standard_normal(points), (features,)
 )
 model = Expansion((Part(kernel.bare(), (channel,), None, (features,), (atoms,)),), np.zeros(1))
-force_field = mlff.ForceField(model, numbers, kernel, 1)
+force_field = mlff.ForceField(model, numbers, kernel)
 forces = force_field.forces(positions)
 hessian = force_field.hessian(positions)
 status = pathlib.Path("/proc/self/status").read_text()  # getrusage would count the parent

@@ -139,7 +139,9 @@ def test_it_is_an_ase_calculator(artifact, exported, water, caplog):
 def test_chunks_of_a_batch_and_single_geometries(artifact, exported, water):
     force_field = mlff.load_export(artifact, trusted=True)
     positions = water[:13].uniform_positions()
-    energies, forces = force_field.energy_and_forces(positions, memory=4 * force_field.header["bytes_per_geometry"])
+    energies, forces = force_field.energy_and_forces(
+        positions, memory=4 * force_field.record["export"]["bytes_per_geometry"]
+    )
     np.testing.assert_allclose(energies, exported.energy(positions), rtol=0, atol=1e-10)
     np.testing.assert_allclose(forces, exported.forces(positions), rtol=0, atol=1e-10)
     assert energies.shape == (13,)
@@ -151,11 +153,11 @@ def test_chunks_of_a_batch_and_single_geometries(artifact, exported, water):
 def test_the_file_says_what_it_is_and_how_long_it_lasts(artifact, exported):
     force_field = mlff.load_export(artifact, trusted=True)
     line = artifact.read_bytes().split(b"\n")[1]
-    assert json.loads(line) == force_field.header
-    assert "6 months" in force_field.header["lifetime"]
-    assert force_field.header["versions"]["jax"] == jax.__version__
-    assert force_field.header["platforms"] == ["cpu", "cuda"]
-    assert force_field.header["units"] == {"energy": "eV", "length": "Å"}
+    assert json.loads(line) == force_field.record["export"]
+    assert "6 months" in force_field.record["export"]["lifetime"]
+    assert force_field.record["export"]["versions"]["jax"] == jax.__version__
+    assert force_field.record["export"]["platforms"] == ["cpu", "cuda"]
+    assert force_field.record["export"]["units"] == {"energy": "eV", "length": "Å"}
     np.testing.assert_array_equal(force_field.numbers, exported.numbers)
     assert repr(force_field).startswith("ExportedForceField(H2O, temporary_descriptor:screened_charges")
 

@@ -15,6 +15,7 @@ import mlff
 from descriptors import acsf, exponential_distances, fchl19, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
+from mlff.potentials.errors import compare
 from mlff.regression.exact import solve
 from mlff.regression.features import carry
 
@@ -105,7 +106,7 @@ def test_a_batch_of_several_compositions_is_one_system(ethanol, water):
     force_field = mlff.fit(kernel, data, labels=("energy", "forces"))
     assert force_field.numbers is None
     assert force_field.kernel.elements == (1, 6, 8)
-    errors = mlff.metrics.compare(force_field, data)
+    errors = compare(force_field, data)
     assert errors.forces_mae < 3e-3
     assert errors.energy_mae < 1e-3
     for frame in (data[1], data[5]):

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 import mlff
 from descriptors import inverse_distances
+from mlff import batching
 
 
 def central(function, x, step=1e-3):
@@ -167,13 +168,13 @@ def averaged_waves(positions):
 
 def test_a_batch_is_as_large_as_the_arrays_inside_the_descriptor_allow(water, monkeypatch):
     force_field = mlff.fit(mlff.GlobalKernel(averaged_waves, mlff.RBF(lengthscale=0.5)), water[:3], noise=0.1)
-    sizes, original = [], mlff.force_field.map_chunks
+    sizes, original = [], batching.map_chunks
 
     def recorded(function, arrays, chunk):
         sizes.append(chunk)
         return original(function, arrays, chunk)
 
-    monkeypatch.setattr(mlff.force_field, "map_chunks", recorded)
+    monkeypatch.setattr("mlff.potentials.force_field.map_chunks", recorded)
     x = water[:40].uniform_positions()
     energies = force_field.energy(x)
     assert 4 <= sizes[0] <= 256 * 2**20 / (8 * 3 * 50_000)  # an array of this size lives at least

@@ -111,7 +111,7 @@ def test_labels_that_some_frames_lack(frames):
     found = force_field.hessian(frames[7].positions)
     known = ~np.isnan(partial)
     np.testing.assert_allclose(found[known], partial[known], atol=0.01 * scale)
-    assert force_field.label_order == 2
+    assert force_field.model.label_order == 2
     with pytest.raises(ValueError, match="frame 0 has none of the labels that are fitted"):
         mlff.fit(KERNEL, data, ("hessian",), 1e-3)
     with pytest.raises(ValueError, match=r"curvatures needs curvature_vectors beside it; frame 0 has curvatures"):
@@ -237,4 +237,4 @@ def test_empty_labels_and_vectors_that_are_zero(frames):
     data = mlff.Dataset([mlff.Frame(frames[1].system, still), *frames[2:5], mlff.Frame(frames[0].system, labels)])
     force_field = mlff.fit(KERNEL, data, ("forces", "curvatures"), {"forces": 1e-4, "curvatures": 1e-4})
     assert force_field.record["rows"] == 5 * 3 + 3 * 4
-    assert force_field.label_order == 2
+    assert force_field.model.label_order == 2

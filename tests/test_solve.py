@@ -78,7 +78,7 @@ def test_energies_alone_train_a_model(water):
     force_field = mlff.fit(kernel, water[:60], labels=("energy",), noise=1e-6)
     errors = mlff.evaluate(force_field, water[60:])
     assert errors.energy_rmse < 0.1 * np.std(water.array("energy"))
-    assert force_field.label_order == 0
+    assert force_field.model.label_order == 0
 
 
 def test_amplitude_is_an_energy_scale(water):

@@ -36,7 +36,7 @@ def trained(frames):
 @functools.partial(jax.jit, static_argnames="sizes")
 def _predicted(parameters, positions, numbers, cutoff, sizes):
     def energy(x):
-        return schnet_energy(parameters, x, numbers, cutoff=cutoff, **dict(sizes))
+        return schnet_energy(x, numbers, parameters=parameters, cutoff=cutoff, **dict(sizes))
 
     return jax.vmap(jax.value_and_grad(energy))(positions)
 

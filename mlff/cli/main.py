@@ -101,47 +101,16 @@ def show(model: Model, trust: Trust = None, as_json: AsJSON = False) -> None:
     mlff show ethanol.mlff
     mlff show ethanol.mlff --json
     """
-    from mlff.potentials.errors import error_text
     from mlff.potentials.model_files import load
-    from mlff.quality.report import amplitude_text, fit_summary, made_of, noise_text, scale_text
+    from mlff.quality.description import described, description
 
     with terminal.progress() as progress:
         progress("load", 0.0)
         force_field = load(model, parse_trust(trust))
-    record, kernel = force_field.record, force_field.kernel
-    group = kernel.permutations_used
-    certificate = group.certificate() if group else {"order": 1, "generators": []}
     if as_json:
-        facts = {name: record[name] for name in ("source", "units", "labels", "data_hash", "versions", "indices")}
-        summary = {name: value for name, value in fit_summary(force_field, None).items() if value is not None}
-        del summary["peak_memory_mb"]
-        described = {
-            "descriptor": ", ".join(leaf.descriptor.name for leaf in kernel.leaves),
-            "kernel": ", ".join(type(radial).__name__ for radial in kernel.radials),
-        }
-        return terminal.print_json(
-            {
-                "formula": made_of(force_field), **described, **summary, **facts, "symmetry": certificate,
-                "test": record.get("test"),
-            }
-        )  # fmt: skip
-    terminal.say_line(f"{force_field}")
-    terminal.say_line(
-        f"trained on {record['n_train']} frames of {record['source']} ({record['units']}), data {record['data_hash'][:12]}"
-    )
-    terminal.say_line(
-        f"length scale {scale_text(kernel)}, amplitude {amplitude_text(kernel)} eV², noise {noise_text(record)}"
-    )
-    terminal.say_line(f"training: {error_text(record['training'])}")
-    if test := record.get("test"):
-        terminal.say_line(f"test on {test['n_test']} frames of {test['source']}: {error_text(test)}")
-    else:
-        terminal.say_line("test: none; mlff test makes one")
-    terminal.say_line(f"permutations: order {certificate['order']}")
-    for generator in certificate["generators"]:
-        fit_of = "" if generator["residual"] is None else f"  superposition {generator['residual']:.3f} Å"
-        terminal.say_line(f"  {generator['cycles']}{fit_of}")
-    terminal.say_line("written with " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
+        return terminal.print_json(described(force_field))
+    for line in description(force_field):
+        terminal.say_line(line)
 
 
 @app.command()

@@ -53,7 +53,7 @@ def neighbor_lists(
         lists.append((first, second.astype(np.int64), shifts, slots))
         fullest = max(fullest, int(counts.max(initial=0)))
     if fullest > width:
-        width = _wide_enough(fullest)
+        width = wide_enough(fullest)
     shape = (*positions.shape[:2], max(width, 1))
     indices = np.full(shape, -1, dtype=np.int32)
     offsets = np.zeros((*shape, 3))
@@ -63,7 +63,7 @@ def neighbor_lists(
     return Neighbors(indices, offsets)
 
 
-def _wide_enough(fullest: int) -> int:
+def wide_enough(fullest: int) -> int:
     """The first of 4, 8, 12, 16, 20, 24, 28, 32, 40, … beyond a number: from 16 on four a doubling."""
     step = 4 * 2 ** max(0, int(fullest).bit_length() - 5)
     return step * (fullest // step + 1)

@@ -19,7 +19,6 @@ from mlff.data.frames import stated_charge
 from mlff.data.neighbors import REACH, closest_pairs
 from mlff.potentials.arguments import require_atoms, require_charge
 from mlff.potentials.coverage import OUTSIDE
-from mlff.potentials.exported import ExportedForceField
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.model_files import load
 from mlff.units import symbols
@@ -40,7 +39,7 @@ class Calculator(ASECalculator):
     than these show. One calculator may serve several threads, which take turns.
 
     Arguments:
-        force_field: a `ForceField`, an `ExportedForceField`, or the path of a model file.
+        force_field: a `ForceField`, or the path of a model file.
         trusted, descriptors: for a path, as of `mlff.load`.
     Raises:
         ValueError: a model file that cannot be read; on calculation, atoms that differ from the force field's in number,
@@ -52,7 +51,7 @@ class Calculator(ASECalculator):
 
     def __init__(
         self,
-        force_field: ForceField | ExportedForceField | str | pathlib.Path,
+        force_field: ForceField | str | pathlib.Path,
         trusted: Sequence[str] = (),
         descriptors: Mapping[str, Callable] | None = None,
         **kwargs,
@@ -150,29 +149,21 @@ class Calculator(ASECalculator):
         """The force field, and the geometry of the atoms as keyword arguments of its methods.
 
         Raises:
-            ValueError: atoms that the force field cannot take, or an exported one, which has no such methods.
+            ValueError: atoms that the force field cannot take.
         """
-        if not isinstance(self.force_field, ForceField):
-            raise ValueError(
-                "atoms.calc: an exported force field holds energy, forces and the whole Hessian; for other derivatives attach "
-                "mlff.Calculator(mlff.load(…)) of its model file"
-            )
         self._require(atoms)
         return self.force_field, self._where(atoms)
 
     def _require(self, atoms) -> None:
         require_atoms(self.force_field, atoms.numbers, "atoms")
-        if isinstance(self.force_field, ForceField):  # an exported one has no record
-            require_charge(self.force_field, atoms.numbers, stated_charge(atoms), "atoms: state")
+        require_charge(self.force_field, atoms.numbers, stated_charge(atoms), "atoms: state")
         if atoms.pbc.any() and not self.force_field.takes_cell:
             raise ValueError(
-                f"atoms: periodic, but {self.force_field} takes no cell; set atoms.pbc = False for an isolated molecule"
+                f"atoms: periodic, but {self.force_field.model.blind} takes no cell; set atoms.pbc = False for an isolated molecule"
             )
 
     def _where(self, atoms) -> dict:
         """The geometry as arguments of the force field's methods."""
-        if isinstance(self.force_field, ExportedForceField):
-            return {"positions": atoms.positions}
         numbers = atoms.numbers if self.force_field.transferable else None
         return {"positions": atoms.positions, "cell": atoms.cell.array, "pbc": atoms.pbc, "numbers": numbers}
 

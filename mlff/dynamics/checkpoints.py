@@ -178,7 +178,8 @@ def fingerprint(calculator) -> str:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(force_field):
         digest.update(np.asarray(leaf, dtype=np.float64).tobytes())
-    return f"{force_field.kernel.label} {digest.hexdigest()[:16]}"
+    named = force_field.model if force_field.kernel is None else force_field.kernel
+    return f"{named.label} {digest.hexdigest()[:16]}"
 
 
 def _is_in_order(path: pathlib.Path) -> bool:

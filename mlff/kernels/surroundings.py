@@ -13,7 +13,7 @@ from jaxtyping import Float
 from descriptors.geometry import Neighbors
 from mlff.data.batches import Batch
 from mlff.data.cells import periodic_vectors
-from mlff.data.neighbors import neighbor_lists, wants_list
+from mlff.data.neighbors import SMALL, neighbor_lists, wants_list, wide_enough
 from mlff.kernels.descriptor import Descriptor
 from mlff.precision import Array
 
@@ -68,14 +68,32 @@ def surroundings(functions: Sequence[Descriptor], batch: Batch) -> Surroundings:
         ValueError: cell vectors of periodic directions that are none, or too short for the nearest images that a descriptor
             without a neighbour list takes.
     """
+    around = surrounded(batch, reach_of(functions))
+    require_nearest_images(functions, batch)
+    return around
+
+
+def surrounded(batch: Batch, reach: float, slots: int = 0) -> Surroundings:
+    """Cells and neighbours within `reach`, Å, an entry for every frame; lists where cells or many atoms ask for them.
+
+    Arguments:
+        slots: where the frames are to be shown in so many slots, which see by lists alone; of isolated molecules in up to 32
+            slots the lists are as wide as those need at most.
+    Raises:
+        ValueError: cell vectors of periodic directions that are none.
+    """
     cells = periodic_vectors(batch.cells, batch.pbc, batch.index)
+    if not reach or not (slots or wants_list(len(batch.numbers), batch.pbc.any(axis=0))):
+        return Surroundings(cells)
+    width = wide_enough(slots - 1) if 1 < slots <= SMALL and not batch.pbc.any() else 0
+    return Surroundings(cells, neighbor_lists(batch.positions, batch.cells, batch.pbc, reach, width))
+
+
+def require_nearest_images(functions: Sequence[Descriptor], batch: Batch) -> None:
+    """Refuse cells in which one of some functions, that takes a cell and no neighbours, would miss images within its cutoff."""
     for function in functions:
         if "cell" in function.uses and "neighbors" not in function.uses:
             _require_nearest_image(function, batch)
-    reach = reach_of(functions)
-    if reach and wants_list(len(batch.numbers), batch.pbc.any(axis=0)):
-        return Surroundings(cells, neighbor_lists(batch.positions, batch.cells, batch.pbc, reach))
-    return Surroundings(cells)
 
 
 def _require_nearest_image(descriptor: Descriptor, batch: Batch) -> None:

@@ -17,7 +17,8 @@ def require_atoms(force_field, numbers: np.ndarray, where: str) -> None:
     if not force_field.transferable:
         require_same_order(force_field.numbers, numbers, where)
         return
-    require_elements(next(leaf.elements for leaf in force_field.kernel.leaves), numbers, where)
+    if force_field.model.elements is not None:
+        require_elements(force_field.model.elements, numbers, where)
 
 
 def require_charge(force_field, numbers: np.ndarray, charge: float | None, where: str) -> None:

@@ -1,4 +1,4 @@
-"""A model on the device, with the compiled functions of its energy."""
+"""A potential on the device, with the compiled functions of its energy, for the atoms that it is asked about."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlff.batching import chunk_size, working_bytes
-from mlff.potentials import coverage, derivatives
-from mlff.potentials.expansion import Expansion
+from mlff.data.batches import Batch
+from mlff.kernels.surroundings import Surroundings
+from mlff.potentials import derivatives
+from mlff.potentials.layout import Layout
+from mlff.potentials.potential import Potential
 from mlff.precision import doubled
 
 _POLLING = 1e-3  # s
 
 
 class Compiled:
-    """The compiled functions of all models of one structure (descriptor, radial function; sizes by their shapes).
+    """The compiled functions of all potentials of one structure (descriptor, radial function; sizes by their shapes).
 
-    They take the model as a flat list of arrays: taking a pytree apart anew would cost as much as an evaluation.
+    They take the potential as a flat list of arrays: taking a pytree apart anew would cost as much as an evaluation.
     """
 
     def __init__(self, structure):
@@ -39,49 +42,86 @@ class Compiled:
         )
         self.hessian = flat(derivatives.hessian, static_argnames="rows_at_once")
         self.gradient_along = flat(derivatives.gradient_along)
-        self.strain_slope = flat(derivatives.strain_slope)
         self.strain_derivatives = flat(derivatives.strain_derivatives)
-        self.training_distance = flat(coverage.training_distance)
+        self.training_distance = flat(lambda model, *where: model.training_distance(*where))
         self.applied = flat(derivatives.applied, static_argnames="function")
 
 
 _compiled = functools.lru_cache(maxsize=64)(Compiled)
 
 
+def on_device(tree):
+    """A tree of arrays, put where computations are made."""
+    with doubled():
+        return jax.tree.map(jnp.asarray, tree)
+
+
 @dataclasses.dataclass
 class Prepared:
-    """A model on the device, for one composition."""
+    """A potential on the device, arranged for some atoms, with its compiled functions.
+
+    Attributes:
+        potential: the arranged potential; its arrays are those of every other arrangement.
+        leaves: its arrays, as the functions take them.
+        numbers: atomic numbers in its slots.
+        atoms: how many atoms there are.
+        layout: the slots that they are in; None where there are as many as atoms.
+    """
 
     functions: Compiled
-    model: Expansion
+    potential: Potential
     leaves: list
     numbers: jax.Array
     atoms: int
+    layout: Layout | None = None
     _bytes: dict[int, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Expansion, numbers: np.ndarray) -> Prepared:
-        with doubled():
-            model = jax.tree.map(jnp.asarray, model)
-            leaves, structure = jax.tree.flatten(model)
-            on_device = jnp.asarray(numbers, dtype=jnp.int32)
-        return cls(_compiled(structure), model, leaves, on_device, len(numbers))
+    def of(cls, potential: Potential, numbers: np.ndarray, room: bool = False) -> Prepared:
+        """Of a potential on the device, for atoms of some numbers.
 
-    def batch_size(self, positions, around: tuple, memory: int) -> int:
+        Arguments:
+            room: whether atoms are put into slots of a few sizes, so that other compositions compile nothing anew.
+        """
+        layout = Layout.of(len(numbers)) if room and potential.pads else None
+        arranged = on_device(potential.arranged(numbers, layout is not None))
+        slots = numbers if layout is None else numbers[layout.shown]
+        leaves, structure = jax.tree.flatten(arranged)
+        return cls(_compiled(structure), arranged, leaves, on_device(slots.astype(np.int32)), len(numbers), layout)
+
+    def surroundings(self, batch: Batch) -> Surroundings:
+        """Cells and neighbours of the slots, an entry for every frame."""
+        if self.layout is None:
+            return self.potential.surroundings(batch)
+        return self.layout.surround(self.potential.surroundings(batch, len(self.layout.shown)))
+
+    def fill(self, of_atoms: np.ndarray) -> np.ndarray:
+        """Positions or displacements of atoms, shape (…, n, 3), as those of the slots."""
+        return of_atoms if self.layout is None else self.layout.fill(of_atoms)
+
+    def of_atoms(self, of_slots: np.ndarray) -> np.ndarray:
+        """Vectors of the slots, shape (…, N, 3), as those of the atoms, which come first."""
+        return of_slots if self.layout is None else of_slots[..., : self.atoms, :]
+
+    def moving(self, atoms: np.ndarray | None) -> np.ndarray | None:
+        """Which slots move where some atoms do, or all of them; None for all slots."""
+        return np.arange(self.atoms) if atoms is None and self.layout is not None else atoms
+
+    def batch_size(self, positions, around: Surroundings, memory: int) -> int:
         """Geometries a chunk: few enough for the distances to all points to stay in cache, and for everything that the
         descriptors hold to stay within `memory`."""
-        cached = chunk_size(self.model.bytes_per_geometry)
+        cached = chunk_size(self.potential.bytes_per_geometry)
         return min(cached, chunk_size(self.bytes_per_gradient(positions, around), memory))
 
-    def bytes_per_gradient(self, positions, around: tuple) -> int:
-        """Size of the intermediate arrays of the gradient of one geometry, descriptor and expansion, and so of its
-        derivative along one direction: what chunks are sized by. Only the shapes of the arguments matter."""
-        width = 0 if around[1] is None else around[1].indices.shape[-1]
-        if width not in self._bytes:
+    def bytes_per_gradient(self, positions, around: Surroundings) -> int:
+        """Size of the intermediate arrays of the gradient of one geometry, and so of its derivative along one direction: what
+        chunks are sized by. Only the shapes of the arguments matter."""
+        if around.width not in self._bytes:
             with doubled():
-                gradient = jax.grad(lambda x, cell, neighbors: self.model.energy(x, self.numbers, cell, neighbors))
-                self._bytes[width] = working_bytes(gradient, positions, *around)
-        return self._bytes[width]
+                gradient = jax.grad(lambda x, cell, neighbors: self.potential.energy(x, self.numbers, cell, neighbors))
+                traced = working_bytes(gradient, positions, *around)
+            self._bytes[around.width] = max(traced, self.potential.bytes_inside)
+        return self._bytes[around.width]
 
 
 def arrived(result: jax.Array) -> np.ndarray:

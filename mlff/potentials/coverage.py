@@ -10,11 +10,12 @@ Frames drawn as the training frames were have about 0.5 to 1.3; a geometry far a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from mlff.potentials.expansion import Expansion, Part
 from mlff.precision import Array
 
 # Measured: ethanol, malonaldehyde and acetylacetone from 50 to 200 frames, inverse distances and FCHL19, have at most 1.4 on
@@ -24,15 +25,15 @@ LOOKED_AT = 500  # points whose distances to all others are taken
 _ROUNDING = 1e-7  # of the size of the features: what |a|² + |b|² − 2a·b leaves of a distance of zero
 
 
-def spacings(model: Expansion) -> tuple[np.ndarray, ...]:
+def spacings(parts: Sequence) -> tuple[np.ndarray, ...]:
     """The largest distance from a training point to its nearest neighbour, for every part by channels, in length scales.
 
     Infinite where there is none to tell it by: a single point, or points that coincide.
     """
-    return tuple(np.array([_spacing(part, k) for k in range(len(part.channels))]) for part in model.parts)
+    return tuple(np.array([_spacing(part, k) for k in range(len(part.channels))]) for part in parts)
 
 
-def _spacing(part: Part, channel: int) -> float:
+def _spacing(part, channel: int) -> float:
     points, origin = (np.asarray(array) for array in (part.channels[channel].points, part.channels[channel].origin))
     if len(points) < 2:
         return np.inf
@@ -49,11 +50,13 @@ def _spacing(part: Part, channel: int) -> float:
     return largest if largest > _ROUNDING * np.sqrt(squares.max()) else np.inf
 
 
-def training_distance(model: Expansion, own: tuple, numbers, positions, cell, neighbors) -> Float[Array, ""]:
-    """The distance of the equation above, over all parts of a sum; `own` are the `spacings` of the model."""
+def training_distance(
+    parts: Sequence, spacings: tuple, positions, numbers, cell, neighbors, members
+) -> Float[Array, ""]:
+    """The distance of the equation above, over all parts of a sum."""
     ratios = [
         distances / spacing
-        for part, scales in zip(model.parts, own, strict=True)
-        for distances, spacing in zip(part.nearest(positions, numbers, cell, neighbors), scales, strict=True)
+        for part, scales in zip(parts, spacings, strict=True)
+        for distances, spacing in zip(part.nearest(positions, numbers, cell, neighbors, members), scales, strict=True)
     ]
     return jnp.max(jnp.concatenate(ratios))

@@ -86,20 +86,18 @@ def strained(model, numbers, positions: Float[Array, "n 3"], cell: Float[Array, 
     return model.energy(positions @ deformation, numbers, cell @ deformation, neighbors)
 
 
-def strain_slope(
-    model, numbers, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"], neighbors
-) -> Float[Array, "3 3"]:
-    """∂E/∂ε, the stress times the volume."""
-    return jax.grad(strained, argnums=5)(model, numbers, positions, cell, neighbors, jnp.zeros((3, 3)))
+def applied(model, numbers, positions: Float[Array, "n 3"], cell, neighbors, arguments: tuple, shown=None, *, function):
+    """L E: what the function of a label operator makes of the energy, of the positions and of a strain if it takes one.
 
-
-def applied(model, numbers, positions: Float[Array, "n 3"], cell, neighbors, arguments: tuple, *, function):
-    """L E: what the function of a label operator makes of the energy, of the positions and of a strain if it takes one."""
+    Arguments:
+        shown: which atoms the slots of the model show, where they are not the atoms in order; positions are those of atoms.
+    """
 
     def energy(x, strain=None):
+        slots = x if shown is None else x[shown]
         if strain is None:
-            return model.energy(x, numbers, cell, neighbors)
-        return strained(model, numbers, x, cell, neighbors, strain)
+            return model.energy(slots, numbers, cell, neighbors)
+        return strained(model, numbers, slots, cell, neighbors, strain)
 
     return function(energy, positions, *arguments)
 

@@ -15,6 +15,7 @@ training frames. Otherwise the images of the training frames are points of their
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,11 @@ from flax import struct
 from jaxtyping import Float, Integer
 
 from mlff.kernels.composed import Kernel
+from mlff.kernels.descriptor import Descriptor
+from mlff.kernels.radial import require_order
+from mlff.potentials.coverage import spacings, training_distance
+from mlff.potentials.layout import Members
+from mlff.potentials.potential import Potential
 from mlff.precision import Array
 
 
@@ -48,18 +54,18 @@ class Curvature(struct.PyTreeNode):
         traces = np.stack([np.einsum("kr,krd->k", weights, vectors[..., p] ** 2) for p in parts])
         return cls(vectors, weights, offsets, traces)
 
-    def energy(self, slopes, second, x: Float[Array, "e D"], parts: list[slice]) -> Float[Array, ""]:
-        """The sum over some environments and all points, from the first and second derivatives of f at (e, k)."""
+    def energies(self, slopes, second, x: Float[Array, "e D"], parts: list[slice]) -> Float[Array, " e"]:
+        """Of every environment the sum over all points, from the first and second derivatives of f at (e, k)."""
         count, rank = self.weights.shape
         along = []
         for part, offset in zip(parts, self.offsets, strict=True):
             flat = self.vectors[..., part].reshape(count * rank, -1)
             along.append((x[:, part] @ flat.T).reshape(-1, count, rank) - offset)
-        energy = 2.0 * jnp.sum(slopes * self.traces[:, None])
+        energies = 2.0 * jnp.sum(slopes * self.traces[:, None], axis=(0, 2))
         for i, j in np.ndindex(second.shape[:2]):
             products = jnp.sum(along[i] * along[j] * self.weights, axis=-1)
-            energy += 4.0 * jnp.sum(second[i, j] * products)
-        return energy
+            energies += 4.0 * jnp.sum(second[i, j] * products, axis=1)
+        return energies
 
 
 class Channel(struct.PyTreeNode):
@@ -103,22 +109,22 @@ class Channel(struct.PyTreeNode):
             ]
         )
 
-    def energy(self, radial, features: Float[Array, "e D"], sizes: tuple[int, ...]) -> Float[Array, ""]:
-        """The sum over some environments and all points."""
+    def energies(self, radial, features: Float[Array, "e D"], sizes: tuple[int, ...]) -> Float[Array, " e"]:
+        """Of every environment the sum over all points."""
         x = features - self.origin
         s, along = [], []
-        for part, (squares, products) in zip(_slices(sizes), self.offsets, strict=True):
-            own = x[:, part]
-            s.append(jnp.sum(own**2, axis=1)[:, None] + squares - 2.0 * (own @ self.points[:, part].T))
-            along.append(own @ self.tangents[:, part].T - products)
+        for block, (squares, products) in zip(_slices(sizes), self.offsets, strict=True):
+            y = x[:, block]
+            s.append(jnp.sum(y**2, axis=1)[:, None] + squares - 2.0 * (y @ self.points[:, block].T))
+            along.append(y @ self.tangents[:, block].T - products)
         s = jnp.stack(s)
         value, slopes = radial.partials(s, 1)
-        energy = -2.0 * jnp.sum(slopes * jnp.stack(along))
+        energies = -2.0 * jnp.sum(slopes * jnp.stack(along), axis=(0, 2))
         if self.curvature is not None:
-            some = slice(len(self.curvature.weights))
-            second = radial.partials(s[..., some], 2)[2]
-            energy += self.curvature.energy(slopes[..., some], second, x, _slices(sizes))
-        return energy if self.values is None else energy + jnp.sum(value @ self.values)
+            curved = slice(len(self.curvature.weights))
+            second = radial.partials(s[..., curved], 2)[2]
+            energies += self.curvature.energies(slopes[..., curved], second, x, _slices(sizes))
+        return energies if self.values is None else energies + value @ self.values
 
     def nearest(self, features: Float[Array, "e D"]) -> Float[Array, " e"]:
         """|φ_e − φ_k| of the nearest point of each environment, in length scales; of several blocks, of all together."""
@@ -135,78 +141,134 @@ class Part(struct.PyTreeNode):
         channels: points of every species; one channel for a kernel between molecules.
         images: rearrangements of the features of a molecule, shape (P, D), or None for the identity alone.
         sizes: number of features of every block that has a radial function of its own.
-        counts: how many atoms of every species there are; None for a kernel between molecules.
     """
 
     kernel: Kernel
     channels: tuple[Channel, ...]
     images: Integer[Array, "P D"] | None
     sizes: tuple[int, ...] = struct.field(pytree_node=False)
-    counts: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
 
-    def energy(self, positions, numbers, cell, neighbors) -> Float[Array, ""]:
+    @property
+    def local(self) -> bool:
+        """Whether it has an environment for every atom, or one for the molecule."""
+        return self.kernel.transferable
+
+    def energy(self, positions, numbers, cell, neighbors, members: Members | None) -> Float[Array, ""]:
         """This term's share of the energy."""
-        features = self._features(positions, numbers, cell, neighbors)
-        present = [
-            channel.energy(self.kernel.radial, seen, self.sizes)
-            for channel, seen in zip(self.channels, features, strict=True)
-            if len(seen) and len(channel.points)
-        ]
-        return sum(present, start=jnp.zeros((), features[0].dtype))
+        features = self._features(positions, numbers, cell, neighbors, members)
+        counted = None if members is None or not self.local else members.counted
+        total = jnp.zeros((), features[0].dtype)
+        for i, (channel, seen) in enumerate(zip(self.channels, features, strict=True)):
+            if len(seen) and len(channel.points):
+                energies = channel.energies(self.kernel.radial, seen, self.sizes)
+                total += jnp.sum(energies if counted is None else energies * counted[i])
+        return total
 
-    def nearest(self, positions, numbers, cell, neighbors) -> list[Float[Array, " e"]]:
+    def nearest(self, positions, numbers, cell, neighbors, members: Members | None) -> list[Float[Array, " e"]]:
         """Distances of the environments of every channel to their nearest points; of a molecule, of its nearest image."""
+        features = self._features(positions, numbers, cell, neighbors, members)
         distances = [
             channel.nearest(seen) if len(seen) and len(channel.points) else jnp.zeros(0)
-            for channel, seen in zip(self.channels, self._features(positions, numbers, cell, neighbors), strict=True)
+            for channel, seen in zip(self.channels, features, strict=True)
         ]
-        return distances if self.counts is not None else [jnp.min(distances[0], keepdims=True)]
+        if not self.local:
+            return [jnp.min(distances[0], keepdims=True)]
+        if members.counted is None:
+            return distances
+        return [
+            jnp.where(counted > 0, apart, 0.0) if len(apart) else apart
+            for apart, counted in zip(distances, members.counted, strict=True)
+        ]
 
-    def _features(self, positions, numbers, cell, neighbors) -> list[Float[Array, "e D"]]:
+    def _features(self, positions, numbers, cell, neighbors, members: Members | None) -> list[Float[Array, "e D"]]:
         """What is compared with the points of every channel: the environments of its species, a molecule's images."""
         features = self.kernel.features(positions, numbers, cell, neighbors)
-        if self.counts is None:
-            return [features if self.images is None else features[0][self.images]]
-        numbers = jnp.asarray(numbers)
-        species = jnp.searchsorted(jnp.asarray(self.kernel.elements, numbers.dtype), numbers)
-        features = features[jnp.argsort(species, stable=True)]
-        return [features[a:b] for a, b in itertools.pairwise(np.cumsum([0, *self.counts]))]
+        if self.local:
+            return [features[places] for places in members.places]
+        return [features if self.images is None else features[0][self.images]]
 
 
-class Expansion(struct.PyTreeNode):
+class Expansion(Potential):
     """The energy as a function of one geometry.
 
     Attributes:
         parts: terms of the sum, each with its kernel.
         constants: energy of an atom of every species, eV, shape (z,); one number for the whole molecule without `elements`.
         elements: atomic numbers that the constants belong to; None for one molecule.
-        counts: how many atoms of each of them there are.
+        members: the environments of every element of local kernels, once the model is arranged for some atoms.
+        label_order: highest order of derivative among the labels of the fit.
     """
 
     parts: tuple[Part, ...]
     constants: Float[Array, " z"]
     elements: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
-    counts: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
+    members: Members | None = None
+    label_order: int = struct.field(pytree_node=False, default=1)
 
-    def arranged(self, numbers) -> Expansion:
-        """The same model made ready for molecules of some composition: how many atoms of each species is compiled in."""
-        if self.elements is None and all(part.counts is None for part in self.parts):
-            return self
-        parts = tuple(
-            part if part.counts is None else part.replace(counts=_counts(part.kernel.elements, numbers))
-            for part in self.parts
-        )
-        counts = None if self.elements is None else _counts(self.elements, numbers)
-        return self.replace(parts=parts, counts=counts)
+    @property
+    def functions(self) -> tuple[Descriptor, ...]:
+        return tuple(leaf.descriptor for part in self.parts for leaf in part.kernel.leaves)
+
+    @property
+    def transferable(self) -> bool:
+        """Whether it takes any composition of its elements."""
+        return all(part.local for part in self.parts)
+
+    @property
+    def pads(self) -> bool:
+        """Whether all descriptors look at lists, in which nobody sees a slot that shows an atom again."""
+        return self.transferable and all("neighbors" in function.uses for function in self.functions)
+
+    @property
+    def order(self) -> float:
+        """Continuous derivatives: those of the radial functions beyond what the labels took."""
+        return min(radial.order for part in self.parts for radial in part.kernel.radials) - self.label_order
+
+    @property
+    def label(self) -> str:
+        described = dict.fromkeys(part.kernel.label for part in self.parts)
+        return f"{' + '.join(described)}, {self.size} points"
+
+    def require_derivative(self, order: int, what: str) -> None:
+        """Refuse a derivative of the energy that does not exist everywhere.
+
+        Raises:
+            ValueError: naming `what`, and kernels that have it.
+        """
+        for part in self.parts:
+            for radial in part.kernel.radials:
+                require_order(radial, self.label_order, order, what)
+
+    def arranged(self, numbers, room: bool = False) -> Expansion:
+        """The same model made ready for some atoms: which environments are of which element."""
+        elements = constant_elements([part.kernel for part in self.parts])
+        return self if elements is None else self.replace(members=Members.of(numbers, elements, room))
 
     def energy(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> Float[Array, ""]:
-        """Potential energy, eV, of one geometry of the composition that the model is arranged for.
+        """Potential energy, eV, of one geometry of the atoms that the model is arranged for.
 
         Differentiable to the order that the kernel has.
         """
-        weights = (1.0,) if self.elements is None else self.counts
-        constant = jnp.sum(self.constants * np.asarray(weights, dtype=float))
-        return sum((part.energy(positions, numbers, cell, neighbors) for part in self.parts), start=constant)
+        energy = jnp.sum(self.constants * self._atoms())
+        for part in self.parts:
+            energy += part.energy(positions, numbers, cell, neighbors, self.members)
+        return energy
+
+    def _atoms(self):
+        """How many atoms of each element there are, or 1 of the one molecule."""
+        if self.elements is None:
+            return np.ones(1)
+        if self.members.counted is None:
+            return np.array([len(places) for places in self.members.places], dtype=float)
+        return jnp.stack([jnp.sum(counted) for counted in self.members.counted])
+
+    def spacings(self) -> tuple[np.ndarray, ...]:
+        """The largest distance from a training point to its nearest neighbour, for every part by channels, in length scales."""
+        return spacings(self.parts)
+
+    def training_distance(self, spacings, positions, numbers, cell, neighbors=None) -> Float[Array, ""]:
+        """How far a geometry lies from the training frames, in units of how far these lie from each other."""
+        return training_distance(self.parts, spacings, positions, numbers, cell, neighbors, self.members)
 
     def shifted(self, constants: np.ndarray) -> Expansion:
         """With other constants added to its own."""
@@ -223,26 +285,23 @@ class Expansion(struct.PyTreeNode):
         total = 0
         for part in self.parts:
             images = 1 if part.images is None else len(part.images)
-            seen = (images,) if part.counts is None else part.counts
+            seen = tuple(len(places) for places in self.members.places) if part.local else (images,)
             for count, channel in zip(seen, part.channels, strict=True):
                 bent = 0 if channel.curvature is None else channel.curvature.weights.size
                 total += 8 * 6 * (len(channel.points) + bent) * count * len(part.sizes)
         return max(total, 1)
 
 
-def constant_elements(kernel: Kernel) -> tuple[int, ...] | None:
-    """The species that have an energy of their own: those of the local kernels, none for one molecule."""
-    return next((leaf.elements for leaf in kernel.leaves if hasattr(leaf, "elements")), None)
+def constant_elements(kernels: Sequence[Kernel]) -> tuple[int, ...] | None:
+    """The species that have an energy of their own: those of the local ones of some kernels; none for one molecule."""
+    return next((kernel.elements for kernel in kernels if kernel.transferable), None)
 
 
 def composition(elements: tuple[int, ...] | None, numbers) -> np.ndarray:
     """What the constants are multiplied by: atoms of every species, or 1 for one molecule."""
-    return np.ones(1) if elements is None else np.array(_counts(elements, numbers), dtype=float)
-
-
-def _counts(elements: tuple[int, ...], numbers) -> tuple[int, ...]:
-    numbers = np.asarray(numbers)
-    return tuple(int(np.sum(numbers == z)) for z in elements)
+    return (
+        np.ones(1) if elements is None else np.array([np.sum(np.asarray(numbers) == z) for z in elements], dtype=float)
+    )
 
 
 def _slices(sizes: tuple[int, ...]) -> list[slice]:

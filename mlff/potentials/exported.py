@@ -19,12 +19,11 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
+from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size
 from mlff.expected import (
     COUNT,
     DATE,
@@ -40,13 +39,13 @@ from mlff.expected import (
     several,
 )
 from mlff.files import write_whole
-from mlff.kernels.radial import require_order
-from mlff.potentials.arguments import coordinates
-from mlff.potentials.coverage import spacings
+from mlff.kernels.surroundings import Surroundings
+from mlff.potentials.compiled import Prepared, on_device
 from mlff.potentials.force_field import ForceField
-from mlff.potentials.model_files import UNITS, versions
+from mlff.potentials.model_files import UNITS
+from mlff.potentials.program import ExportedProgram, Programs
+from mlff.potentials.record import versions
 from mlff.precision import double_precision, doubled
-from mlff.units import formula
 
 MAGIC = b"mlff-export"
 VERSION = 3  # with the distance from the training frames
@@ -73,112 +72,22 @@ HEADER = {
 }
 REMEDY = "export it again from its model file, mlff.load(…).export(…)"
 
-Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
 
-
-class ExportedForceField:
-    """A force field that `ForceField.export` wrote: energies in eV, forces in eV/Å, Hessians in eV/Å², NumPy float64.
-
-    Attributes:
-        numbers: atomic numbers, shape (n,).
-        closest: the smallest distance between two atoms of each pair of elements in the training frames, Å.
-        header: what the file says of itself: units, versions, date, what JAX promises.
-    """
-
-    takes_cell = False
-    transferable = False
-
-    def __init__(self, header: dict, weights: list, programs: dict[str, jax.export.Exported]):
-        self.numbers = np.array(header["numbers"], dtype=np.int32)
-        self.closest = header["closest"]
-        self.header = header
-        with doubled():
-            self._weights = [jnp.asarray(array) for array in weights]
-        self._programs = {name: jax.jit(program.call) for name, program in programs.items()}
-
-    def __repr__(self) -> str:
-        return f"Exported{self.header['force_field']}, jax {self.header['versions']['jax']}, {self.header['created']}"
-
-    def energy(self, positions: Positions) -> float | np.ndarray:
-        """Potential energy, eV: a float for positions of shape (n, 3), an array (m,) for (m, n, 3)."""
-        return self.energy_and_forces(positions)[0]
-
-    def forces(self, positions: Positions) -> np.ndarray:
-        """Forces −∂E/∂x, eV/Å, in the shape of the positions."""
-        return self.energy_and_forces(positions)[1]
-
-    def energy_and_forces(
-        self, positions: Positions, memory: int = BATCH_MEMORY
-    ) -> tuple[float | np.ndarray, np.ndarray]:
-        """Energy and forces.
-
-        Arguments:
-            positions: shape (n, 3), or (m, n, 3) for a batch, Å.
-            memory: bytes of intermediate arrays that a batch may take; it is worked off in chunks.
-        Returns:
-            energy, eV, a float or shape (m,); forces, eV/Å, shape (n, 3) or (m, n, 3).
-        Raises:
-            ValueError: another number of atoms, positions or results that are not finite.
-        """
-        positions = self._checked(positions, (2, 3))
-        frames = positions.reshape(-1, *positions.shape[-2:])
-        energies, forces = np.empty(len(frames)), np.empty(frames.shape)
-        program = self._programs["energy_and_forces"]
-        size = min(self.header["batch"], chunk_size(self.header["bytes_per_geometry"], memory))
-        for piece, (energy, force) in map_chunks(lambda x: program(self._weights, x), (frames,), size):
-            energies[piece], forces[piece] = energy, force
-        if not (np.isfinite(energies).all() and np.isfinite(forces).all()):
-            raise ValueError("positions: energy or forces are not finite there; two atoms may coincide")
-        return (float(energies[0]), forces[0]) if positions.ndim == 2 else (energies, forces)
-
-    @double_precision
-    def hessian(self, positions: Positions) -> np.ndarray:
-        """Second derivatives ∂²E/∂x², eV/Å², shape (3n, 3n), row = 3·atom + xyz.
-
-        Raises:
-            ValueError: the kernel is not smooth enough for one, or as for `energy_and_forces`.
-        """
-        if "hessian" not in self._programs:
-            raise ValueError(self.header["no_hessian"])
-        return np.array(self._programs["hessian"](self._weights, self._checked(positions, (2,))))
-
-    @double_precision
-    def training_distance(self, positions: Positions) -> float:
-        """How far a geometry lies from the training frames, in units of how far these lie from each other.
-
-        Raises:
-            ValueError: as for `energy_and_forces`.
-        """
-        return float(self._programs["training_distance"](self._weights, self._checked(positions, (2,))))
-
-    def _checked(self, positions, dimensions: tuple[int, ...]) -> np.ndarray:
-        positions = coordinates(positions)
-        atoms = len(self.numbers)
-        if positions.ndim not in dimensions or positions.shape[-2:] != (atoms, 3):
-            expected = " or ".join([f"({atoms}, 3)", f"(m, {atoms}, 3)"][: len(dimensions)])
-            raise ValueError(
-                f"positions: expected shape {expected} for {formula(self.numbers)}, received {positions.shape}"
-            )
-        if not np.isfinite(positions).all():
-            raise ValueError("positions: not all finite; a previous step of the simulation may have diverged")
-        return positions
-
-
-def save(force_field: ForceField, prepared, path) -> None:
-    """What `ForceField.export` does; `prepared`: its functions and weights for one composition."""
-    if prepared is None:
+def save(force_field: ForceField, numbers: np.ndarray | None, path) -> None:
+    """What `ForceField.export` does, for atoms of some numbers."""
+    if numbers is None:
         raise ValueError("numbers: this force field was trained on several compositions; give the atomic numbers")
     if force_field.record.get("periodic"):
         raise ValueError(
             "export: the force field is of periodic frames, whose neighbour lists are made outside of its programs; only "
             "those of molecules can be exported, force_field.save(path) takes any"
         )
-    one = np.zeros((prepared.atoms, 3)), (np.zeros((3, 3)), None)
+    prepared = Prepared.of(on_device(force_field.model), numbers)
+    one = np.zeros((prepared.atoms, 3)), Surroundings(np.zeros((3, 3)))
     needed = prepared.bytes_per_gradient(*one)
     programs, refusal = {name: export(prepared) for name, export in ALWAYS.items()}, None
     try:
-        for radial in force_field.kernel.radials:
-            require_order(radial, force_field.label_order, 2, "the Hessian")
+        force_field.require_derivative(2, "the Hessian")
         programs["hessian"] = _hessian(prepared, chunk_size(needed, HESSIAN_MEMORY))
     except ValueError as error:
         refusal = str(error)
@@ -206,12 +115,14 @@ def save(force_field: ForceField, prepared, path) -> None:
     write_whole(path, MAGIC + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
 
 
-def load_export(path, trusted: bool = False) -> ExportedForceField:
+def load_export(path, trusted: bool = False) -> ForceField:
     """Read a file that `ForceField.export` wrote; the descriptor's source is not needed.
 
     Arguments:
         path: the file.
         trusted: that you know where the file is from: its compiled programs are code, which runs with your rights.
+    Returns:
+        a force field with every derivative that the programs hold; `record["export"]` is what the file says of itself.
     Raises:
         FileNotFoundError: no such file.
         ValueError: not trusted; no such file of ours, damaged, altered, of another format version, or older or newer than
@@ -244,7 +155,10 @@ def load_export(path, trusted: bool = False) -> ExportedForceField:
             _require_program(name, program, header, weights)
     except ValueError as error:
         raise _altered(path, error) from error
-    return ExportedForceField(header, weights, programs)
+    with doubled():
+        model = ExportedProgram(tuple(jnp.asarray(array) for array in weights), Programs(header, programs))
+    record = {"closest": header["closest"], "export": header, "labels": [], "versions": header["versions"]}
+    return ForceField(model, np.array(header["numbers"], dtype=np.int32), None, record)
 
 
 def _read(path: pathlib.Path, trusted: bool) -> tuple[dict, dict[str, np.ndarray]]:
@@ -313,7 +227,7 @@ def _require_program(name: str, program: jax.export.Exported, header: dict, weig
 def _energy_and_forces(prepared) -> jax.export.Exported:
     def energy_and_forces(weights, positions):
         cells = jnp.zeros((positions.shape[0], 3, 3))
-        packed = prepared.functions.batch(weights, prepared.numbers, positions, (cells, None))
+        packed = prepared.functions.batch(weights, prepared.numbers, positions, Surroundings(cells))
         return packed[:, 0], packed[:, 1:].reshape(positions.shape)
 
     return _exported(energy_and_forces, prepared, jax.export.symbolic_shape(f"m, {prepared.atoms}, 3"))
@@ -321,10 +235,11 @@ def _energy_and_forces(prepared) -> jax.export.Exported:
 
 @double_precision
 def _training_distance(prepared) -> jax.export.Exported:
-    own = spacings(prepared.model)
+    spacings = prepared.potential.spacings()
 
     def training_distance(weights, positions):
-        return prepared.functions.training_distance(weights, own, prepared.numbers, positions, jnp.zeros((3, 3)), None)
+        where = positions, prepared.numbers, jnp.zeros((3, 3)), None
+        return prepared.functions.training_distance(weights, spacings, *where)
 
     return _exported(training_distance, prepared, (prepared.atoms, 3))
 

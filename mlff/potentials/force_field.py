@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,54 +15,103 @@ from jaxtyping import Float, Integer
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
 from mlff.data.batches import Batch
 from mlff.data.cells import stated, states_no_period, volume
+from mlff.data.permutations import Permutations
 from mlff.kernels.composed import Kernel
-from mlff.kernels.radial import require_order
-from mlff.kernels.surroundings import surroundings
-from mlff.operators import Operator
+from mlff.kernels.descriptor import Descriptor
+from mlff.kernels.surroundings import Surroundings
+from mlff.operators import ENERGY, FORCES, HESSIAN, HESSIAN_PRODUCTS, STRESS, Operator, order_of
 from mlff.potentials.arguments import chosen_atoms, coordinates, displacements, one_geometry, require_atoms
-from mlff.potentials.compiled import Prepared, arrived
-from mlff.potentials.coverage import spacings
+from mlff.potentials.compiled import Prepared, arrived, on_device
 from mlff.potentials.derivatives import symmetric_tensor, unordered_choices
-from mlff.potentials.expansion import Expansion
+from mlff.potentials.energy_function import EnergyFunction
+from mlff.potentials.potential import Potential
+from mlff.potentials.sums import PotentialSum
 from mlff.precision import doubled
 from mlff.units import formula
 
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
 Vectors = Float[np.ndarray | jax.Array, "*k n 3"]
-_NO_CELL = np.zeros((3, 3))
+_ISOLATED = Surroundings(np.zeros((3, 3)))
 
 
 class ForceField(struct.PyTreeNode):
-    """A fitted force field: energies in eV, forces in eV/Å, Hessians in eV/Å², always NumPy float64.
+    """Any potential as a force field: energies in eV, forces in eV/Å, Hessians in eV/Å², always NumPy float64.
 
     Attributes:
-        model: the energy function; `model.arranged(numbers).energy(positions, numbers, cell, neighbors)` is the pure JAX
-            function for those who compose it under their own 64-bit setting.
-        numbers: atomic numbers it was made for, shape (n,); None for one that was trained on several compositions.
-        kernel: the kernel it was fitted with, hyperparameters filled in.
-        label_order: highest order of derivative among its labels.
+        model: the potential; `model.arranged(numbers).energy(positions, numbers, cell, neighbors)` is the pure JAX function for
+            those who compose it under their own 64-bit setting.
+        numbers: atomic numbers it was made for, shape (n,); None for one of several compositions.
+        kernel: the kernel it was fitted with, hyperparameters filled in; None for a potential that is no expansion.
         record: how it came to be: units, labels, noise, training indices, data hash, errors, versions.
     """
 
-    model: Expansion
-    numbers: np.ndarray | None
-    kernel: Kernel
-    label_order: int = struct.field(pytree_node=False)
+    model: Potential
+    numbers: np.ndarray | None = None
+    kernel: Kernel | None = None
     record: dict[str, Any] = struct.field(pytree_node=False, default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        energy,
+        numbers: Integer[np.ndarray, " n"] | Sequence[int] | None = None,
+        elements: Sequence[int] | None = None,
+        order: float | int = math.inf,
+    ) -> ForceField:
+        """A force field of any energy: a `Potential`, or a JAX function of positions that returns one number, eV.
+
+            force_field = mlff.ForceField.of(lennard_jones)
+
+        As of descriptors, keyword parameters named `numbers`, `cell` and `neighbors` are supplied, and `functools.partial` sets
+        others. A function that takes `neighbors` has a parameter `cutoff`, and sums over both directions of a pair.
+
+        Arguments:
+            energy: the potential or function.
+            numbers: atomic numbers of the molecule it is for, shape (n,); None for any atoms.
+            elements: atomic numbers that a function knows; None for all.
+            order: how many continuous derivatives a function has.
+        Raises:
+            ValueError: no function of positions, or its arguments do not fit.
+        """
+        if not isinstance(energy, Potential):
+            known = None if elements is None else tuple(sorted({int(z) for z in elements}))
+            energy = EnergyFunction(Descriptor.wrap(energy), known, order)
+        return cls(energy, None if numbers is None else np.asarray(numbers, dtype=np.int32))
+
+    def __add__(self, other: ForceField) -> ForceField:
+        """The force field of the sum of both energies: a baseline and a correction, for instance.
+
+        Raises:
+            ValueError: they are for different molecules.
+        """
+        if not isinstance(other, ForceField):
+            return NotImplemented
+        numbers = self.numbers if not self.transferable or other.numbers is None else other.numbers
+        for one in (self, other):
+            if numbers is not None:
+                require_atoms(one, numbers, "sum of force fields")
+        record = {"terms": [self.record, other.record], "closest": {**self.closest, **other.closest}}
+        periodic = bool(self.record.get("periodic") or other.record.get("periodic"))
+        return ForceField(PotentialSum((self.model, other.model)), numbers, None, {**record, "periodic": periodic})
 
     def __repr__(self) -> str:
         made_for = "any composition" if self.numbers is None else formula(self.numbers)
-        return f"ForceField({made_for}, {self.kernel.label}, {self.model.size} points)"
+        return f"ForceField({made_for}, {self.model.label})"
 
     @functools.cached_property
     def takes_cell(self) -> bool:
-        """Whether it can be asked about periodic cells: every descriptor takes one."""
-        return all("cell" in leaf.descriptor.uses for leaf in self.kernel.leaves)
+        """Whether it can be asked about periodic cells."""
+        return self.model.takes_cell
 
-    @property
+    @functools.cached_property
     def transferable(self) -> bool:
         """Whether it takes any composition of the elements that it knows."""
-        return self.kernel.transferable
+        return self.model.transferable
+
+    @property
+    def permutations(self) -> Permutations | None:
+        """The group of exchanges of atoms that the fit made its energy symmetric under; None without one."""
+        return None if self.kernel is None else self.kernel.permutations_used
 
     @property
     def closest(self) -> dict[str, float]:
@@ -99,16 +149,16 @@ class ForceField(struct.PyTreeNode):
                 packed = arrived(prepared.functions.single(prepared.leaves, prepared.numbers, positions, *around))
             if not np.isfinite(packed).all():
                 self._refuse(positions)
-            return float(packed[0]), packed[1:].reshape(positions.shape).copy()
+            return float(packed[0]), prepared.of_atoms(packed[1:].reshape(positions.shape)).copy()
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (positions, around))
         size = prepared.batch_size(*one, memory)
         function = functools.partial(prepared.functions.batch, prepared.leaves, prepared.numbers)
-        packed = np.empty((len(positions), 1 + 3 * prepared.atoms))
+        packed = np.empty((len(positions), 1 + 3 * positions.shape[1]))
         for piece, result in map_chunks(function, (positions, around), size):
             packed[piece] = result
         if not np.isfinite(packed).all():
             self._refuse(positions)
-        return packed[:, 0].copy(), packed[:, 1:].reshape(positions.shape)
+        return packed[:, 0].copy(), prepared.of_atoms(packed[:, 1:].reshape(positions.shape))
 
     def hessian(
         self,
@@ -133,10 +183,11 @@ class ForceField(struct.PyTreeNode):
         one_geometry("the Hessian", positions)
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         atoms = None if moving is None else chosen_atoms(moving, prepared.atoms)
+        slots = prepared.moving(atoms)
         rows = chunk_size(prepared.bytes_per_gradient(positions, around), memory)
-        rows = min(rows, positions.size if atoms is None else 3 * len(atoms))
+        rows = min(rows, positions.size if slots is None else 3 * len(slots))
         with doubled():
-            arguments = (prepared.leaves, prepared.numbers, positions, *around, atoms)
+            arguments = (prepared.leaves, prepared.numbers, positions, *around, slots)
             return np.array(prepared.functions.hessian(*arguments, rows_at_once=rows))
 
     def hessian_vector_product(
@@ -161,9 +212,9 @@ class ForceField(struct.PyTreeNode):
         self.require_derivative(2, "the Hessian")
         one_geometry("the Hessian", positions)
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
-        directions = displacements("vectors", vectors, positions.shape, (2, 3))
-        sets = directions.reshape(-1, 1, *positions.shape)
-        products = np.empty((len(sets), *positions.shape))
+        directions = displacements("vectors", vectors, (prepared.atoms, 3), (2, 3))
+        sets = directions.reshape(-1, 1, prepared.atoms, 3)
+        products = np.empty((len(sets), prepared.atoms, 3))
         for piece, gradients in self._gradients_along(prepared, positions, around, sets, memory):
             products[piece] = gradients
         return products.reshape(directions.shape)
@@ -246,13 +297,12 @@ class ForceField(struct.PyTreeNode):
         Raises:
             ValueError: no stress is defined: the descriptor takes no cell, no direction is periodic, or the volume is zero.
         """
-        prepared, *geometry = self._strainable("stress", positions, cell, pbc, numbers)
-        if not (size := volume(np.asarray(cell, dtype=np.float64))):
+        prepared, _, around = self._strainable("stress", positions, cell, pbc, numbers)
+        if not volume(np.asarray(cell, dtype=np.float64)):
             raise ValueError(
                 f"cell: its volume is zero, so there is no stress; give three cell vectors as rows, Å, received {np.asarray(cell).tolist()}"
             )
-        with doubled():
-            return np.array(prepared.functions.strain_slope(prepared.leaves, prepared.numbers, *geometry)) / size
+        return self._applied(STRESS, prepared, positions, around, (np.asarray(cell, dtype=np.float64),))
 
     def apply(
         self,
@@ -270,17 +320,21 @@ class ForceField(struct.PyTreeNode):
             positions: shape (n, 3), Å; the others as for `energy_and_forces`.
             arguments: what the operator takes beside the energy and the positions.
         Raises:
-            ValueError: it takes a strain, and there is no cell to deform.
+            ValueError: it takes a strain, and there is no cell to deform; a derivative that the energy does not have.
         """
+        one_geometry(operator.name, positions)
+        if operator in _WRITTEN_OUT:
+            return np.asarray(_WRITTEN_OUT[operator](self, (positions, cell, pbc, numbers), *arguments))
+        shape = (operator, np.shape(positions))
+        if shape not in self._orders:
+            given = tuple(np.asarray(argument)[None] for argument in arguments)
+            self._orders[shape] = order_of(operator, coordinates(positions)[None], given, highest=None)
+        self.require_derivative(self._orders[shape], f"{operator.name} of the model")
         if operator.strain:
-            prepared, *geometry = self._strainable(operator.name, positions, cell, pbc, numbers)
+            prepared, _, around = self._strainable(operator.name, positions, cell, pbc, numbers)
         else:
-            one_geometry(operator.name, positions)
-            prepared, positions, around = self._checked(positions, cell, pbc, numbers)
-            geometry = [positions, *around]
-        with doubled():
-            leaves = prepared.leaves, prepared.numbers
-            return np.array(prepared.functions.applied(*leaves, *geometry, arguments, function=operator.function))
+            prepared, _, around = self._checked(positions, cell, pbc, numbers)
+        return self._applied(operator, prepared, positions, around, arguments)
 
     def strain_derivatives(
         self, positions: Float[np.ndarray | jax.Array, "n 3"], cell, pbc=None, numbers=None
@@ -296,17 +350,19 @@ class ForceField(struct.PyTreeNode):
             ValueError: the descriptor takes no cell, no direction is periodic, or the kernel is not smooth enough.
         """
         self.require_derivative(2, "the second derivative by strain")
-        prepared, *geometry = self._strainable("strain", positions, cell, pbc, numbers)
+        prepared, positions, around = self._strainable("strain", positions, cell, pbc, numbers)
         with doubled():
-            pure, mixed = prepared.functions.strain_derivatives(prepared.leaves, prepared.numbers, *geometry)
-            return np.array(pure), np.array(mixed)
+            leaves = prepared.leaves, prepared.numbers
+            pure, mixed = prepared.functions.strain_derivatives(*leaves, positions, *around)
+            return np.array(pure), prepared.of_atoms(np.array(mixed))
 
     def training_distance(
         self, positions: Float[np.ndarray | jax.Array, "n 3"], cell=None, pbc=None, numbers=None
     ) -> float:
         """How far a geometry lies from the training frames, in units of how far these lie from each other.
 
-        About 0.5 to 1.3 for frames like those; the force field guesses where it is larger (see `mlff.potentials.coverage`).
+        About 0.5 to 1.3 for frames like those; the force field guesses where it is larger (see `mlff.potentials.coverage`). NaN
+        for a potential that has no training frames.
 
         Arguments:
             positions: shape (n, 3), Å; the others as for `energy_and_forces`.
@@ -315,8 +371,10 @@ class ForceField(struct.PyTreeNode):
         """
         one_geometry("the distance from the training frames", positions)
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        if self._spacings is None:
+            return np.nan
         with doubled():
-            arguments = (prepared.leaves, self._spacings, prepared.numbers, positions, *around)
+            arguments = (prepared.leaves, self._spacings, positions, prepared.numbers, *around)
             return float(prepared.functions.training_distance(*arguments))
 
     def require_derivative(self, order: int, what: str) -> None:
@@ -325,8 +383,7 @@ class ForceField(struct.PyTreeNode):
         Raises:
             ValueError: naming `what`, and kernels that have it.
         """
-        for radial in self.kernel.radials:
-            require_order(radial, self.label_order, order, what)
+        self.model.require_derivative(order, what)
 
     def save(self, path) -> None:
         """Write the model file, whole or not at all; `mlff.load` reads it."""
@@ -348,8 +405,8 @@ class ForceField(struct.PyTreeNode):
         """
         from mlff.potentials import exported as export
 
-        prepared = self._own if numbers is None else self._prepare(self._known(numbers))
-        export.save(self, prepared, path)
+        numbers = self.numbers if numbers is None else self._known(numbers)
+        export.save(self, None if numbers is None else np.asarray(numbers, dtype=np.int32), path)
 
     # -- where NumPy goes in ---------------------------------------------------------------------------------------
 
@@ -357,83 +414,102 @@ class ForceField(struct.PyTreeNode):
     def _prepared(self) -> dict[bytes, Prepared]:
         return {}
 
+    @functools.cached_property
+    def _orders(self) -> dict[tuple, int]:
+        """Of derivative, by operator and shape of the positions."""
+        return {}
+
+    @functools.cached_property
+    def _on_device(self) -> Potential:
+        """The one copy of the model's arrays that all compositions share."""
+        return on_device(self.model)
+
     def _prepare(self, numbers: np.ndarray) -> Prepared:
-        """Compiled functions and the model's arrays on the device, for one composition."""
+        """The model for one composition: as it is for that of the fit, in slots of a few sizes for any other."""
         key = numbers.tobytes()
         if key not in self._prepared:
-            self._prepared[key] = Prepared.of(self.model.arranged(numbers), numbers)
+            fitted = self.numbers is not None and np.array_equal(np.sort(self.numbers), np.sort(numbers))
+            self._prepared[key] = Prepared.of(self._on_device, numbers, room=not fitted)
         return self._prepared[key]
 
     @functools.cached_property
-    def _own(self) -> Prepared | None:
+    def _fitted(self) -> Prepared | None:
+        """For the atoms that it was made for."""
         return None if self.numbers is None else self._prepare(np.asarray(self.numbers, dtype=np.int32))
 
     @functools.cached_property
-    def _spacings(self) -> tuple[np.ndarray, ...]:
-        return spacings(self.model)
+    def _spacings(self):
+        return self.model.spacings()
 
     @functools.cached_property
-    def _sees_nothing_around(self) -> bool:
-        """Whether no descriptor takes a cell or neighbours."""
-        return all(descriptor.uses <= {"numbers"} for descriptor in self.kernel.descriptors)
+    def _sees_atoms_alone(self) -> bool:
+        """Whether neither a cell nor neighbours enter the energy."""
+        return not self.takes_cell and self.model.reach == 0.0
 
-    @property
-    def _blind(self) -> str:
-        """The name of the first descriptor that takes no cell."""
-        return next(leaf.descriptor.name for leaf in self.kernel.leaves if "cell" not in leaf.descriptor.uses)
-
-    def _checked(self, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, tuple]:
-        """Prepared model, positions, and (cell, neighbours) of one geometry or of each of a batch."""
+    def _checked(self, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, Surroundings]:
+        """Prepared model, and positions and surroundings of its slots, of one geometry or of each of a batch."""
         positions = coordinates(positions)
-        prepared = self._own if numbers is None else self._prepare(self._known(numbers))
+        prepared = self._fitted if numbers is None else self._prepare(self._known(numbers))
         if prepared is None:
-            raise ValueError("numbers: this force field was trained on several compositions; give the atomic numbers")
+            raise ValueError("numbers: this force field is for several compositions; give the atomic numbers")
         atoms = prepared.atoms
         if positions.shape[-2:] != (atoms, 3) or positions.ndim not in (2, 3):
+            of_what = formula(np.asarray(self.numbers if numbers is None else numbers))
             raise ValueError(
-                f"positions: expected shape ({atoms}, 3) or (m, {atoms}, 3) for {formula(np.asarray(prepared.numbers))}, "
-                f"received {positions.shape}"
+                f"positions: expected shape ({atoms}, 3) or (m, {atoms}, 3) for {of_what}, received {positions.shape}"
             )
         single = positions.ndim == 2
         frames = positions[None] if single else positions
-        if not (self._sees_nothing_around and states_no_period(cell, pbc)):
+        if not (self._sees_atoms_alone and states_no_period(cell, pbc)):
             cells, periodic = stated(cell, pbc, len(frames))
             if periodic.any() and not self.takes_cell:
                 raise ValueError(
-                    f"pbc: periodic, but descriptor {self._blind} takes no cell; set pbc=False for an isolated molecule"
+                    f"pbc: periodic, but {self.model.blind} takes no cell; set pbc=False for an isolated molecule"
                 )
-        if self._sees_nothing_around:
+        if self._sees_atoms_alone:
             if not single:
                 self._require_finite(positions)
-            return prepared, positions, (_NO_CELL if single else np.zeros((len(positions), 3, 3)), None)
+            return prepared, positions, _ISOLATED if single else Surroundings(np.zeros((len(positions), 3, 3)))
         if cell is None and self.record.get("periodic"):
             raise ValueError("cell: the force field is of periodic frames and needs one; give shape (3, 3), Å")
         self._require_finite(positions)
-        batch = Batch(frames, np.asarray(prepared.numbers), cells, periodic, {}, np.arange(len(frames)))
-        around = surroundings(self.kernel.descriptors, batch)
-        return prepared, positions, jax.tree.map(lambda leaf: leaf[0], around) if single else around
+        atomic = np.asarray(self.numbers if numbers is None else numbers, dtype=np.int32)
+        around = prepared.surroundings(Batch(frames, atomic, cells, periodic, {}, np.arange(len(frames))))
+        return prepared, prepared.fill(positions), around.frame(0) if single else around
 
-    def _strainable(self, what: str, positions, cell, pbc, numbers) -> tuple:
-        """Prepared model, positions, cell and neighbours of one geometry whose cell can be deformed."""
+    def _applied(
+        self, operator: Operator, prepared: Prepared, positions, around: Surroundings, arguments: tuple
+    ) -> np.ndarray:
+        """The compiled operator at positions of atoms, not of slots: what an operator makes of them has their shape."""
+        shown = None if prepared.layout is None else prepared.layout.shown
+        with doubled():
+            where = (prepared.leaves, prepared.numbers, coordinates(positions), *around)
+            return np.array(prepared.functions.applied(*where, arguments, shown, function=operator.function))
+
+    def _strainable(self, what: str, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, Surroundings]:
+        """Prepared model, positions and surroundings of one geometry whose cell can be deformed."""
         if not self.takes_cell:
-            raise ValueError(f"{what}: descriptor {self._blind} takes no cell, so there is no {what}")
+            raise ValueError(f"{what}: {self.model.blind} takes no cell, so there is no {what}")
         one_geometry(f"the {what}", positions)
-        prepared, positions, (counted, neighbors) = self._checked(positions, cell, pbc, numbers)
-        if not counted.any():
+        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        if not around.cell.any():
             raise ValueError(
                 f"pbc: no direction is periodic, so the cell does not enter the energy and there is no {what}; "
                 "set pbc=True for a crystal, or ask for forces alone"
             )
-        return prepared, positions, counted, neighbors
+        return prepared, positions, around
 
-    def _gradients_along(self, prepared: Prepared, positions: np.ndarray, around: tuple, sets: np.ndarray, memory: int):
+    def _gradients_along(
+        self, prepared: Prepared, positions: np.ndarray, around: Surroundings, sets: np.ndarray, memory: int
+    ):
         """(slice of the sets, derivatives of the gradient along their directions), chunk by chunk."""
         # every forward pass doubles what the function computes
         size = chunk_size(prepared.bytes_per_gradient(positions, around) << max(0, sets.shape[1] - 1), memory)
         function = functools.partial(
             prepared.functions.gradient_along, prepared.leaves, prepared.numbers, positions, *around
         )
-        yield from map_chunks(function, (sets,), size)
+        for piece, gradients in map_chunks(function, (prepared.fill(sets),), size):
+            yield piece, prepared.of_atoms(gradients)
 
     def _known(self, numbers) -> np.ndarray:
         """Atomic numbers other than the force field's own, where it can take them."""
@@ -447,8 +523,21 @@ class ForceField(struct.PyTreeNode):
 
     def __getstate__(self) -> dict:
         """Without compiled functions, which another process makes anew."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_prepared", "_own")}
+        made_anew = ("_prepared", "_fitted", "_on_device", "_orders")
+        return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
     def _require_finite(self, positions: np.ndarray) -> None:
         if not np.isfinite(positions).all():
             raise ValueError("positions: not all finite; a previous step of the simulation may have diverged")
+
+
+# what has a compiled path of its own, by operator: (force field, geometry, arguments of the operator) → labels
+_WRITTEN_OUT: dict[Operator, Callable] = {
+    ENERGY: lambda force_field, where: force_field.energy(*where),
+    FORCES: lambda force_field, where: force_field.forces(*where),
+    STRESS: lambda force_field, where, cell: force_field.stress(where[0], cell, *where[2:]),
+    HESSIAN: lambda force_field, where: force_field.hessian(*where),
+    HESSIAN_PRODUCTS: lambda force_field, where, vectors: force_field.hessian_vector_product(
+        where[0], vectors, *where[1:]
+    ),
+}

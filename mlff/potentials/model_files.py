@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +28,13 @@ from mlff.potentials.expansion import Expansion
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import require_record
 from mlff.potentials.reproduced import require_reproduced
-from mlff.potentials.stored import FIELDS, MAY_LACK, require_consistent
+from mlff.potentials.stored import FIELDS, MAY_LACK, NO_LONGER, require_consistent
 from mlff.trust import find_functions
 
 FORMAT = "mlff"
 MARK = b'{\\"format\\": \\"mlff\\"'  # where the header begins, within the header of safetensors
-VERSION = 3
-READABLE = (2, 3)  # 3 added labels of second order
+VERSION = 4
+READABLE = (2, 3, 4)  # 3 added labels of second order, 4 lets a model be any potential
 CLASSES = {cls.__name__: cls for cls in FIELDS}
 UNITS = {"energy": "eV", "length": "Å"}
 HEADER = {
@@ -53,18 +52,6 @@ TREES = {
     "numbers": optional(NUMBERS),
 }
 DEPTH = 40  # of trees: of classes within each other, nested tuples and mappings
-PACKAGES = ("mlff", "jax", "jaxlib", "numpy", "scipy", "ase")
-
-
-def versions() -> dict[str, str]:
-    """Versions of the software that a model depends on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
 
 
 def save(force_field: ForceField, path) -> None:
@@ -95,7 +82,7 @@ def save(force_field: ForceField, path) -> None:
         "model": encode(force_field.model, "model", arrays),
         "kernel": encode(force_field.kernel, "kernel", arrays),
         "numbers": encode(force_field.numbers, "numbers", arrays),
-        "label_order": force_field.label_order,
+        "label_order": force_field.model.label_order,
         "record": force_field.record,
     }
     text = json.dumps(header, ensure_ascii=False, sort_keys=True)
@@ -184,7 +171,8 @@ def _rebuilt(header: dict, arrays: dict[str, np.ndarray], functions: Mapping[str
     require("header", trees, TREES)
     if left:
         raise ValueError(f"array {min(left)!r:.60} belongs to nothing")
-    force_field = ForceField(trees["model"], trees["numbers"], trees["kernel"], header["label_order"], header["record"])
+    model = trees["model"].replace(label_order=header["label_order"])
+    force_field = ForceField(model, trees["numbers"], trees["kernel"], header["record"])
     with np.errstate(over="ignore", invalid="ignore"):
         require_consistent(force_field)
     return force_field
@@ -243,6 +231,7 @@ def decode(stored, name: str, arrays: dict[str, np.ndarray], functions: Mapping[
 
 def _built(cls: type, name: str, fields: dict):
     """An object of one of the stored classes, its fields checked before and by its own constructor."""
+    fields = {key: value for key, value in fields.items() if key not in NO_LONGER.get(cls, ())}
     require_known(name, fields, FIELDS[cls])
     require(name, fields, FIELDS[cls], MAY_LACK.get(cls, ()))
     if cls is not Descriptor:

@@ -34,10 +34,7 @@ def predictions(force_field: ForceField, frames: LabelledFrames, operator: Opera
         arguments = arguments_of(batch, operator)
         for k, i in enumerate(batch.index):
             geometry = batch.positions[k], batch.cells[k], batch.pbc[k], _numbers(force_field, batch)
-            if operator is HESSIAN:  # which may not fit into memory at once
-                values = force_field.hessian(*geometry)
-            else:
-                values = force_field.apply(operator, *geometry, tuple(argument[k] for argument in arguments))
+            values = force_field.apply(operator, *geometry, tuple(argument[k] for argument in arguments))
             if values.size != batch.labels[operator.name][k].size:
                 raise ValueError(
                     f"operator {operator.name} returns {values.size} numbers for frame {i}, its label has "

@@ -1,9 +1,16 @@
-"""The record of a force field, how it came to be: what each of its entries is."""
+"""The record of a force field, how it came to be: what it says of the frames, and what each of its entries is."""
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+
+from mlff.data.batches import LabelledFrames
+from mlff.data.dataset import Dataset
+from mlff.data.neighbors import closest_pairs
 from mlff.expected import (
     COUNT,
     ELEMENT,
@@ -22,6 +29,7 @@ from mlff.expected import (
 from mlff.operators import OPERATORS
 
 ORDERS = {"energy": 0, "forces": 1, "stress": 1}  # of derivative; of every other label 2
+PACKAGES = ("mlff", "jax", "jaxlib", "numpy", "scipy", "ase")
 PAIR = Expected(
     "a length scale with its error", lambda value: several(optional(POSITIVE), 2).holds(value) and value[0] is not None
 )
@@ -43,6 +51,68 @@ EVALUATION = {
     "errors": named(OBJECT), "not_compared": named(TEXT),
 }  # fmt: skip
 ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
+
+
+def facts_of(data: Dataset, frames: LabelledFrames) -> dict[str, Any]:
+    """What a record says of the frames that a potential was made from, and of the software that made it.
+
+    Raises:
+        ValueError: frames of one composition state different charges.
+    """
+    return {
+        "units": data.units,
+        "charges": data.charges(),
+        "source": data.source,
+        "n_train": len(data),
+        **_start_geometry(frames),
+        "periodic": any(bool(batch.pbc.any()) for batch in frames.batches),
+        "closest": _closest(frames),
+        "indices": [int(i) for i in data.indices],
+        "data_hash": data.hash(),
+        "fingerprints": sorted(data.fingerprints()),
+        "versions": versions(),
+    }
+
+
+def _start_geometry(frames: LabelledFrames) -> dict:
+    """The frame of lowest energy an atom, or without energies the one of smallest forces: where to start a simulation."""
+    best, lowest = None, np.inf
+    for batch in frames.having("energy").batches or frames.batches:
+        if "energy" in batch.labels:
+            worth = batch.labels["energy"] / len(batch.numbers)
+        else:
+            worth = (
+                np.mean(batch.labels["forces"] ** 2, axis=(1, 2)) if "forces" in batch.labels else np.zeros(len(batch))
+            )
+        i = int(np.argmin(worth))
+        if worth[i] < lowest:
+            best, lowest = batch.take([i]), worth[i]
+    return {
+        "geometry": best.positions[0].tolist(),
+        "geometry_numbers": [int(z) for z in best.numbers],
+        "geometry_cell": best.cells[0].tolist(),
+        "geometry_pbc": [bool(p) for p in best.pbc[0]],
+    }
+
+
+def _closest(frames: LabelledFrames) -> dict[str, float]:
+    """The smallest distance between two atoms of each pair of elements in the training frames, Å."""
+    closest: dict[str, float] = {}
+    for batch in frames.batches:
+        for pair, distance in closest_pairs(batch.positions, batch.numbers, batch.cells, batch.pbc).items():
+            closest[pair] = min(distance, closest.get(pair, np.inf))
+    return closest
+
+
+def versions() -> dict[str, str]:
+    """Versions of the software that a model depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
 
 
 def require_record(record: Mapping, label_order: int) -> None:

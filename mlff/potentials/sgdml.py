@@ -27,7 +27,7 @@ from mlff.kernels.kernels import GlobalKernel
 from mlff.kernels.radial import Matern52
 from mlff.potentials.expansion import Channel, Expansion, Part
 from mlff.potentials.force_field import ForceField
-from mlff.potentials.model_files import versions
+from mlff.potentials.record import versions
 from mlff.units import agreed_units, symbols
 
 NEEDED = ("z", "R_desc", "R_d_desc_alpha", "perms", "tril_perms_lin", "sig", "std", "c", "use_E")
@@ -81,7 +81,6 @@ def load_sgdml(path, units: str | None = None) -> ForceField:
         model=Expansion((Part(kernel.bare(), (channel,), images, channel.points.shape[1:]),), np.array([constant])),
         numbers=numbers,
         kernel=kernel,
-        label_order=1,
         record={
             **_facts(path, stored, len(features), len(numbers)),
             "units": said,

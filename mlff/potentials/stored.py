@@ -18,7 +18,6 @@ from mlff.expected import (
     ELEMENT,
     NUMBER,
     POSITIVE,
-    WHOLE,
     Expected,
     array,
     instance,
@@ -77,14 +76,16 @@ AMPLITUDE = Expected(
     "a positive, finite real number, or nothing",
     lambda value: value is None or (isinstance(value, float) and POSITIVE.holds(value)),
 )
+ORDER = Expected("0, 1 or 2", lambda value: type(value) is int and 0 <= value <= 2)
 LEAF = {"descriptor": instance(Descriptor), "radial": instance(*RADIALS.values()), "amplitude": AMPLITUDE}
 FIELDS = {
     Expansion: {
-        "parts": several(instance(Part), least=1), "constants": reals("z"), "elements": optional(ELEMENTS), "counts": NOTHING,
+        "parts": several(instance(Part), least=1), "constants": reals("z"), "elements": optional(ELEMENTS), "members": NOTHING,
+        "label_order": ORDER,
     },
     Part: {
         "kernel": instance(GlobalKernel, LocalKernel, ProductKernel), "channels": several(instance(Channel), least=1),
-        "images": optional(wholes("P D")), "sizes": several(COUNT, least=1), "counts": optional(several(WHOLE)),
+        "images": optional(wholes("P D")), "sizes": several(COUNT, least=1),
     },
     Channel: {
         "origin": reals("D"), "points": reals("K D"), "tangents": reals("K D"), "values": optional(reals("K")),
@@ -105,7 +106,11 @@ FIELDS = {
     **{radial: {"lengthscale": SCALE} for radial in RADIALS.values()},
 }  # fmt: skip
 FIELDS[RADIALS["RationalQuadratic"]]["alpha"] = POSITIVE
-MAY_LACK = {Channel: ("curvature",)}  # in files of version 2
+NO_LONGER = {Part: ("counts",), Expansion: ("counts",)}  # fields of files up to version 3, which said nothing
+MAY_LACK = {
+    Channel: ("curvature",),  # in files of version 2
+    Expansion: ("members", "label_order"),  # in those of version 3, whose header has the order
+}
 
 
 def require_consistent(force_field: ForceField) -> None:
@@ -129,12 +134,12 @@ def require_consistent(force_field: ForceField) -> None:
         if not _same(part.kernel, own.bare()):
             raise ValueError(f"{where}.kernel is not the kernel that the force field was fitted with")
         _require_part(where, part, own, numbers, record)
-    elements = constant_elements(kernel)
+    elements = constant_elements(kernel.parts)
     if model.elements != elements or len(model.constants) != (1 if elements is None else len(elements)):
         raise ValueError(f"model.constants: expected one for each element of the kernel, {elements}")
     curved = any(channel.curvature is not None for part in model.parts for channel in part.channels)
-    if curved != (force_field.label_order == 2):
-        raise ValueError(f"label_order is {force_field.label_order}, and curvature is {'' if curved else 'not '}there")
+    if curved != (model.label_order == 2):
+        raise ValueError(f"label_order is {model.label_order}, and curvature is {'' if curved else 'not '}there")
 
 
 def _same(one, other) -> bool:
@@ -150,9 +155,8 @@ def _nodes(structure) -> tuple:
 def _require_part(where: str, part: Part, kernel, numbers: np.ndarray | None, record: dict) -> None:
     atoms = np.asarray(record["geometry_numbers"], dtype=np.int32)
     elements = getattr(kernel, "elements", None)
-    counts = None if elements is None else len(elements)
-    if counts != (None if part.counts is None else len(part.counts)) or len(part.channels) != (counts or 1):
-        raise ValueError(f"{where}: expected a channel and a count for each element of its kernel, {elements}")
+    if len(part.channels) != (1 if elements is None else len(elements)):
+        raise ValueError(f"{where}: expected a channel for each element of its kernel, {elements}")
     shapes = _feature_shapes(part.kernel, atoms, np.array(record["geometry_pbc"]))
     environments = 1 if elements is None else len(atoms)
     if shapes != tuple((environments, size) for size in part.sizes):

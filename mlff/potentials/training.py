@@ -16,9 +16,14 @@ import optax
 from descriptors.geometry import Neighbors
 from descriptors.schnet import LAST_ELEMENT, schnet_energy, schnet_features, schnet_parameters
 from mlff.arguments import checked_seed
+from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
 from mlff.data.neighbors import neighbor_lists
+from mlff.potentials.energy_function import EnergyFunction
+from mlff.potentials.errors import compare
+from mlff.potentials.force_field import ForceField
+from mlff.potentials.record import facts_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +31,7 @@ ROUNDS = 100  # times that a training looks at the held-out frames
 WARM_UP = 0.02  # share of the steps in which the learning rate rises
 CLIP = 1.0  # largest norm of a gradient of the loss
 PRECISIONS = ("float32", "float64")
+DERIVATIVES = 3  # continuous ones, of the smooth cutoff
 
 
 class Examples(NamedTuple):
@@ -81,7 +87,7 @@ def train_schnet(
     Energies and forces are divided by the root mean square of the force components, after the elements' shares of the
     energies (by least squares) were taken off. Adam, with a rate that falls as a cosine; the parameters kept are those
     of the smallest loss on held-out frames, examined 100 times and logged. They are the whole network's:
-    `schnet_energy(positions=…, numbers=…, **trained.keywords)` is the energy it learned, eV. A Gaussian process on the
+    `schnet_force_field(trained, data)` is the force field of the energy it learned. A Gaussian process on the
     features is deep kernel learning, in two stages. Of elements that the data lack it knows nothing.
 
     A kernel fitted to the same frames searches its length scale on frames that the network has seen, so the errors of
@@ -137,6 +143,34 @@ def train_schnet(
     with jax.enable_x64(precision == "float64"):
         parameters = _optimise(parameters, training, test, scale, settings, rng, progress)
     return functools.partial(schnet_features, parameters=_in_ev(parameters, scale, shares), **network)
+
+
+def schnet_force_field(trained: functools.partial, data: Dataset) -> ForceField:
+    """The energy that a SchNet learned with its features, as a force field.
+
+        features = mlff.train_schnet(train)
+        force_field = mlff.schnet_force_field(features, train)
+
+    Its smooth cutoff gives it three continuous derivatives.
+
+    Arguments:
+        trained: what `train_schnet` returned.
+        data: the frames that it was trained on, for the elements that it knows, the record and the errors in it.
+    Returns:
+        the force field, of any composition of the elements of the frames; where these are one molecule, made for that one.
+    Raises:
+        ValueError: something else than what `train_schnet` returns.
+    """
+    if not isinstance(trained, functools.partial) or trained.func is not schnet_features:
+        raise ValueError(f"trained={trained!r:.60} must be what train_schnet returned")
+    frames = LabelledFrames.of(data)
+    elements = tuple(sorted({int(z) for numbers in frames.compositions for z in numbers}))
+    energy = EnergyFunction(functools.partial(schnet_energy, **trained.keywords), elements, DERIVATIVES)
+    record = {
+        **facts_of(data, frames), "labels": ["energy", "forces"], "energy_constant": True,
+    }  # fmt: skip
+    fitted = ForceField(energy, frames.numbers, None, record)
+    return fitted.replace(record={**record, "training": compare(fitted, data).summary()})
 
 
 def _optimise(parameters, training: Examples, test: Examples, scale: float, settings: Settings, rng, progress):
@@ -205,7 +239,9 @@ def _squares(parameters, one: Examples, settings: Settings):
     """ΔE²/n and |ΔF|²/3n of one frame."""
 
     def energy(positions):
-        return schnet_energy(parameters, positions, one.numbers, one.cells, one.neighbors, **dict(settings.network))
+        return schnet_energy(
+            positions, one.numbers, one.cells, one.neighbors, parameters=parameters, **dict(settings.network)
+        )
 
     predicted, slope = jax.value_and_grad(energy)(one.positions)
     atoms = jnp.sum(one.numbers > 0).astype(predicted.dtype)

@@ -13,9 +13,9 @@ from jaxtyping import Float
 
 from mlff.data.batches import Batch
 from mlff.dynamics.calculator import Calculator
-from mlff.kernels.surroundings import Surroundings, surroundings
+from mlff.kernels.surroundings import Surroundings
 from mlff.potentials.derivatives import strained
-from mlff.potentials.expansion import Expansion
+from mlff.potentials.potential import Potential
 from mlff.precision import double_precision
 from mlff.properties.relaxation import internal_directions
 
@@ -78,7 +78,7 @@ class Response:
         return self.atoms.positions @ strain + self._solve(-np.asarray(mixed))
 
     @double_precision
-    def to_model(self, path: Callable[[Float[jax.Array, ""]], Expansion]) -> Float[np.ndarray, "n 3"]:
+    def to_model(self, path: Callable[[Float[jax.Array, ""]], Potential]) -> Float[np.ndarray, "n 3"]:
         """dx*/dt as the model moves along a path, model(t), through the present one at t = 0.
 
             response.to_model(lambda t: model.replace(parts=…))     with model = force_field.model
@@ -103,7 +103,7 @@ class Response:
         return self._solve(-np.asarray(mixed))
 
     @property
-    def _model(self) -> Expansion:
+    def _model(self) -> Potential:
         return self.atoms.calc.force_field.model.arranged(self.atoms.numbers)
 
     @property
@@ -144,12 +144,12 @@ def response(atoms: Atoms) -> Response:
         frozen.positions[None], np.asarray(frozen.numbers, dtype=np.int32), frozen.cell.array[None], frozen.pbc[None],
         {}, np.arange(1),
     )  # fmt: skip
-    around = surroundings(frozen.calc.force_field.kernel.descriptors, batch).frame(0)
+    around = frozen.calc.force_field.model.surroundings(batch).frame(0)
     return Response(frozen, directions @ modes, curvatures, around)
 
 
 @jax.jit
-def _strained(model: Expansion, numbers, positions, cell, neighbors, strain):
+def _strained(model: Potential, numbers, positions, cell, neighbors, strain):
     """∂²E/∂x∂ε : ε, with positions and cell deformed by 1 + ε."""
 
     def gradient(t):
@@ -159,7 +159,7 @@ def _strained(model: Expansion, numbers, positions, cell, neighbors, strain):
 
 
 @jax.jit
-def _moved(model: Expansion, tangents: list, numbers, positions, cell, neighbors):
+def _moved(model: Potential, tangents: list, numbers, positions, cell, neighbors):
     """∂E/∂x and its derivative as the real-valued leaves of the model move along their tangents."""
     leaves, structure = jax.tree.flatten(model)
     real = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]

@@ -41,22 +41,31 @@ def peak_memory_mb() -> float | None:
 def fit_summary(force_field: ForceField, evaluation: Evaluation | None) -> dict:
     """What `mlff fit --json` prints: errors in eV and eV/Å, sizes, time, memory."""
     record = force_field.record
-    group = force_field.kernel.permutations_used
-    lengthscales = [plain(radial.lengthscale) for radial in force_field.kernel.radials]
+    group = force_field.permutations
+    fitted = {} if force_field.kernel is None else _of_the_fit(force_field)
     errors = (evaluation.summary() if evaluation else {}) or dict.fromkeys(
         ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", "n_test")
     )
     return {
         **errors,
-        "n_train": record["n_train"],
+        "n_train": record.get("n_train"),
         "permutations": 1 if group is None else len(group),
-        "fit_seconds": record["fit_seconds"],
         "peak_memory_mb": peak_memory_mb(),
+        **fitted,
+        "training": record.get("training"),
+    }
+
+
+def _of_the_fit(force_field: ForceField) -> dict:
+    """What a fit to a kernel found, and how long it took."""
+    record = force_field.record
+    lengthscales = [plain(radial.lengthscale) for radial in force_field.kernel.radials]
+    return {
+        "fit_seconds": record["fit_seconds"],
         "lengthscale": lengthscales[0] if len(lengthscales) == 1 else lengthscales,
         "lengthscales_tried": record["lengthscales_tried"],
         "noise": record["noise"],
         "amplitude": force_field.kernel.amplitude,
-        "training": record["training"],
     }
 
 
@@ -145,7 +154,7 @@ def write_report(
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    group = force_field.kernel.permutations_used
+    group = force_field.permutations
     summary = {
         **fit_summary(force_field, evaluation),
         "symmetry": group.certificate() if group is not None else {"order": 1, "generators": []},
@@ -159,9 +168,7 @@ def write_report(
             }
             for c in checks
         ],
-        "versions": force_field.record["versions"],
-        "source": force_field.record["source"],
-        "units": force_field.record["units"],
+        **{name: force_field.record.get(name) for name in ("versions", "source", "units")},
     }
     contents = {"report.json": (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()}
     if evaluation is not None and evaluation.values:
@@ -174,18 +181,9 @@ def write_report(
 
 
 def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict) -> str:
-    record, kernel = force_field.record, force_field.kernel
-    memory = summary["peak_memory_mb"]
-    parts = [f"# Force field of {made_of(force_field)}\n"]
-    parts.append(
-        f"{record['n_train']} training frames of `{record['source']}` ({record['units']}), labels "
-        f"{', '.join(record['labels'])}; {type(kernel).__name__} of {kernel.label}, "
-        f"length scale {scale_text(kernel)}; noise {noise_text(record)}"
-        f"; {record['rows']} linear equations, {_seconds(record)}"
-        + ("" if memory is None else f", peak memory {memory:.0f} MB")
-        + ".\n"
-    )
-    parts.append(_errors(record["training"], evaluation))
+    record = force_field.record
+    parts = [f"# Force field of {made_of(force_field)}\n", _origin(force_field, summary["peak_memory_mb"])]
+    parts.append(_errors(record.get("training"), evaluation))
     parts.append(f"## Permutations of identical atoms\n\nOrder {summary['symmetry']['order']}, atoms counted from 0.\n")
     if generators := summary["symmetry"]["generators"]:
         rows = [
@@ -198,7 +196,7 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
         rows.append((c["name"], measured, f"{c['bound']:.2g}", "yes" if c["passed"] else "**no**"))
     parts.append("## Self-check\n\n" + _table(("property", "measured", "bound", "holds"), rows))
     parts.append("Bounds hold five standard deviations of the rounding of this model's own energies, as measured.")
-    if record["lengthscales_tried"]:
+    if record.get("lengthscales_tried"):
         rows = [
             (f"{scale:.4g}", "not positive definite" if error is None else f"{error:.5g}")
             for scale, error in sorted(record["lengthscales_tried"])
@@ -208,7 +206,23 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
     return "\n".join(parts)
 
 
-def _errors(training: dict, evaluation: Evaluation | None) -> str:
+def _origin(force_field: ForceField, memory: float | None) -> str:
+    """Where a force field comes from, in a sentence."""
+    record, kernel = force_field.record, force_field.kernel
+    frames = "" if "n_train" not in record else (
+        f"{record['n_train']} training frames of `{record['source']}` ({record['units']}), labels "
+        f"{', '.join(record['labels'])}; "
+    )  # fmt: skip
+    if kernel is None:
+        return f"{frames}{force_field.model.label}.\n"
+    peak = "" if memory is None else f", peak memory {memory:.0f} MB"
+    return (
+        f"{frames}{type(kernel).__name__} of {kernel.label}, length scale {scale_text(kernel)}; noise {noise_text(record)}"
+        f"; {record['rows']} linear equations, {_seconds(record)}{peak}.\n"
+    )
+
+
+def _errors(training: dict | None, evaluation: Evaluation | None) -> str:
     """The part of the page about errors: a row for every kind of label and set of frames, the picture, the elements."""
     rows = []
     for name, summary in (("training", training), ("test", evaluation and evaluation.summary())):
@@ -261,4 +275,5 @@ def made_of(force_field: ForceField) -> str:
     """The molecule, or the elements that a model of many compositions knows."""
     if force_field.numbers is not None:
         return formula(force_field.numbers)
-    return "-".join(symbols(force_field.model.elements))
+    elements = force_field.model.elements
+    return "any elements" if elements is None else "-".join(symbols(elements))

@@ -84,9 +84,8 @@ def self_check(
 
 def _exchanges(force_field: ForceField, numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Permutations that leave the energy unchanged: those of the kernel, and of like atoms at will for a local one."""
-    used = force_field.kernel.permutations_used
-    if used is not None:
-        return used.indices
+    if force_field.permutations is not None:
+        return force_field.permutations.indices
     exchange = np.arange(len(numbers))
     if force_field.transferable:
         for z in np.unique(numbers):

@@ -65,7 +65,7 @@ def solve(
         ValueError: the descriptor is not finite, or the matrix larger than the machine's memory.
     """
     carried = carry(kernel, frames, noise, progress)
-    elements = constant_elements(kernel)
+    elements = constant_elements(kernel.parts)
     labels, design = _right_hand_sides(carried, frames, elements)
     fixed = None if atomic_energies is None else np.array([atomic_energies[z] for z in elements])
     if fixed is not None:
@@ -93,7 +93,8 @@ def solve(
     )
     unseen = float(np.mean([label.unseen for label in carried.labels]))
     amplitudes = tuple(float(scale * share) for share in shares)
-    return Solution(Expansion(parts, constants, elements), amplitudes, len(labels), unseen)
+    order = max(int(orders(rows).max(initial=0)) for rows in carried.rows)
+    return Solution(Expansion(parts, constants, elements, label_order=order), amplitudes, len(labels), unseen)
 
 
 def _indefinite(error: NotPositiveDefinite, kernel, carried: Carried, frames, noise) -> IndefiniteMatrix:

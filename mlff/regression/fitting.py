@@ -14,7 +14,6 @@ from mlff.data.batches import LabelledFrames, arguments_of
 from mlff.data.cells import volume
 from mlff.data.dataset import Dataset
 from mlff.data.hessian_checks import require_unprojected
-from mlff.data.neighbors import closest_pairs
 from mlff.data.permutations import Permutations
 from mlff.kernels.composed import Kernel, SumKernel
 from mlff.kernels.exchange import check_symmetry
@@ -23,7 +22,7 @@ from mlff.operators import ENERGY, FORCES, HESSIAN, OPERATORS, STRESS, Operator,
 from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion, composition, constant_elements
 from mlff.potentials.force_field import ForceField
-from mlff.potentials.model_files import versions
+from mlff.potentials.record import facts_of
 from mlff.regression.exact import IndefiniteMatrix, Progress, solve
 from mlff.regression.slopes import warn_of_slopes
 from mlff.regression.validation import FACTOR, Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
@@ -73,8 +72,8 @@ def fit(
     _require_kernel_and_data(model, data)
     operators = _operators(labels)
     labels = tuple(operators)
-    charges = data.charges()
     frames = _labelled(model, data, operators)
+    facts = facts_of(data, frames)
     kernel = model.completed(np.concatenate(frames.compositions))
     atoms = _atomic_energies(kernel, atomic_energies, labels)
     stated = _noise(noise, frames, operators)
@@ -97,30 +96,19 @@ def fit(
         model=_with_constant(solution.model, kernel, frames, labels),
         numbers=frames.numbers,
         kernel=_with_amplitudes(kernel, solution.amplitudes),
-        label_order=order,
         record={
+            **facts,
             "labels": list(labels),
             "own_operators": [name for name, operator in operators.items() if OPERATORS.get(name) is not operator],
             "noise": stated,
-            "units": data.units,
-            "charges": charges,
-            "source": data.source,
-            "n_train": len(data),
             "rows": solution.rows,
             "unseen": solution.unseen,
-            **_start_geometry(frames),
-            "periodic": any(bool(batch.pbc.any()) for batch in frames.batches),
-            "closest": _closest(frames),
-            "indices": [int(i) for i in data.indices],
             "seed": seed,
-            "data_hash": data.hash(),
-            "fingerprints": sorted(data.fingerprints()),
             "lengthscales_tried": [
                 [trial.lengthscale, trial.error if np.isfinite(trial.error) else None] for trial in trials
             ],
             "energy_constant": "energy" in frames.names,
             "fit_seconds": time.perf_counter() - started,
-            "versions": versions(),
         },
     )
     progress("training errors", 0.0)
@@ -173,38 +161,8 @@ def _with_amplitudes(kernel: Kernel, amplitudes: tuple[float, ...]) -> Kernel:
     return SumKernel(tuple(part.replace(amplitude=a) for part, a in zip(kernel.parts, amplitudes, strict=True)))
 
 
-def _start_geometry(frames: LabelledFrames) -> dict:
-    """The frame of lowest energy an atom, or without energies the one of smallest forces: where to start a simulation."""
-    best, lowest = None, np.inf
-    for batch in frames.having("energy").batches or frames.batches:
-        if "energy" in batch.labels:
-            worth = batch.labels["energy"] / len(batch.numbers)
-        else:
-            worth = (
-                np.mean(batch.labels["forces"] ** 2, axis=(1, 2)) if "forces" in batch.labels else np.zeros(len(batch))
-            )
-        i = int(np.argmin(worth))
-        if worth[i] < lowest:
-            best, lowest = batch.take([i]), worth[i]
-    return {
-        "geometry": best.positions[0].tolist(),
-        "geometry_numbers": [int(z) for z in best.numbers],
-        "geometry_cell": best.cells[0].tolist(),
-        "geometry_pbc": [bool(p) for p in best.pbc[0]],
-    }
-
-
-def _closest(frames: LabelledFrames) -> dict[str, float]:
-    """The smallest distance between two atoms of each pair of elements in the training frames, Å."""
-    closest: dict[str, float] = {}
-    for batch in frames.batches:
-        for pair, distance in closest_pairs(batch.positions, batch.numbers, batch.cells, batch.pbc).items():
-            closest[pair] = min(distance, closest.get(pair, np.inf))
-    return closest
-
-
 def _atomic_energies(kernel: Kernel, given, labels: Sequence[str]) -> dict[int, float] | None:
-    elements = constant_elements(kernel)
+    elements = constant_elements(kernel.parts)
     if given is None:
         return None
     if elements is None:
@@ -364,7 +322,7 @@ def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, lab
         return model
     design, missing = [], []
     for batch in frames.having("energy").batches:
-        force_field = ForceField(model, batch.numbers, kernel, 1)
+        force_field = ForceField(model, batch.numbers, kernel)
         energies, _ = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc)
         missing.append(batch.labels["energy"] - energies)
         design.append(np.tile(composition(model.elements, batch.numbers), (len(batch), 1)))

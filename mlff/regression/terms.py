@@ -153,8 +153,7 @@ class Term:
                 )
             )
         images = self.rearranged if order > 1 and not self.computes_images else None
-        counts = (0,) * len(channels) if hasattr(kernel, "elements") and kernel.elements is not None else None
-        return Part(kernel, tuple(channels), images, self.sizes, counts)
+        return Part(kernel, tuple(channels), images, self.sizes)
 
     def _expanded_images(self, labels: list[Labels], own: list[np.ndarray]):
         """Points and tangents of all images of all frames, (m·P, D), and for every frame its images' curvature."""

@@ -169,7 +169,7 @@ def _validation_error(
         return np.inf  # no candidate
     squares = []
     for batch in validation.having(name).batches:
-        force_field = ForceField(solution.model, batch.numbers, kernel, 1)
+        force_field = ForceField(solution.model, batch.numbers, kernel)
         energies, forces = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc)
         squares.append(((forces if name == "forces" else energies) - batch.labels[name]).ravel() ** 2)
     return float(np.sqrt(np.mean(np.concatenate(squares))))

@@ -94,7 +94,7 @@ def model_of(kernel, atoms, positions, rng):
     per_frame = np.split(weights, np.cumsum([len(row.labels) for row in carried.rows])[:-1])
     directions = np.stack([w @ row.directions for w, row in zip(per_frame, carried.rows, strict=True)])
     model = Expansion(tuple(term.expand(carried.labels, weights) for term in carried.terms), np.zeros(1))
-    force_field = mlff.ForceField(model, np.asarray(atoms.numbers), kernel, 1)
+    force_field = mlff.ForceField(model, np.asarray(atoms.numbers), kernel)
     return force_field, kernel, directions.reshape(positions.shape)
 
 
@@ -207,7 +207,7 @@ def model_of_first(kernel, atoms, positions, weights):
     carried = carry(kernel, frames, {"forces": 1.0}, lambda *_: None)
     rows = [row.directions @ w.ravel() for row, w in zip(carried.rows, weights, strict=True)]
     model = Expansion(tuple(term.expand(carried.labels, np.concatenate(rows)) for term in carried.terms), np.zeros(1))
-    return mlff.ForceField(model, np.asarray(atoms.numbers), kernel, 1)
+    return mlff.ForceField(model, np.asarray(atoms.numbers), kernel)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""What a force field is, in a few lines or as JSON: molecule, potential, data, symmetry, errors, versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlff.potentials.errors import error_text
+from mlff.potentials.force_field import ForceField
+from mlff.quality.report import amplitude_text, fit_summary, made_of, noise_text, scale_text
+
+FACTS = ("source", "units", "labels", "data_hash", "versions", "indices")
+
+
+def described(force_field: ForceField) -> dict[str, Any]:
+    """What `mlff show --json` prints; entries that this potential has."""
+    record, kernel = force_field.record, force_field.kernel
+    summary = {name: value for name, value in fit_summary(force_field, None).items() if value is not None}
+    del summary["peak_memory_mb"]
+    if kernel is None:
+        parts = {"potential": force_field.model.label}
+    else:
+        parts = {
+            "descriptor": ", ".join(leaf.descriptor.name for leaf in kernel.leaves),
+            "kernel": ", ".join(type(radial).__name__ for radial in kernel.radials),
+        }
+    facts = {name: record[name] for name in FACTS if name in record}
+    return {
+        "formula": made_of(force_field), **parts, **summary, **facts, "symmetry": _symmetry(force_field),
+        "test": record.get("test"),
+    }  # fmt: skip
+
+
+def description(force_field: ForceField) -> list[str]:
+    """What `mlff show` prints, line by line."""
+    record, kernel = force_field.record, force_field.kernel
+    lines = [f"{force_field}"]
+    if "n_train" in record:
+        lines.append(
+            f"trained on {record['n_train']} frames of {record['source']} ({record['units']}), data {record['data_hash'][:12]}"
+        )
+    if kernel is not None:
+        lines.append(
+            f"length scale {scale_text(kernel)}, amplitude {amplitude_text(kernel)} eV², noise {noise_text(record)}"
+        )
+    if training := record.get("training"):
+        lines.append(f"training: {error_text(training)}")
+    if test := record.get("test"):
+        lines.append(f"test on {test['n_test']} frames of {test['source']}: {error_text(test)}")
+    elif "n_train" in record:
+        lines.append("test: none; mlff test makes one")
+    symmetry = _symmetry(force_field)
+    lines.append(f"permutations: order {symmetry['order']}")
+    for generator in symmetry["generators"]:
+        superposition = "" if generator["residual"] is None else f"  superposition {generator['residual']:.3f} Å"
+        lines.append(f"  {generator['cycles']}{superposition}")
+    if versions := record.get("versions"):
+        lines.append("written with " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    return lines
+
+
+def _symmetry(force_field: ForceField) -> dict[str, Any]:
+    group = force_field.permutations
+    return {"order": 1, "generators": []} if group is None else group.certificate()
