@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import properties
 import pytest
-from test_carried import Weighted
+from test_features import Weighted
 from test_gram import LINEAR, SWAP, WATER, system_matrix
 
 import mlff
