@@ -8,6 +8,7 @@ import itertools
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import overload
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Dataset(Sequence[Frame]):
     """
 
     def __init__(self, frames: Sequence, source: str = "data", indices=None, units: str = "eV, Å"):
-        self.frames = tuple(frames)
+        self.frames: tuple[Frame, ...] = tuple(frames)
         for i, frame in enumerate(self.frames):
             if not isinstance(frame, Frame):
                 raise ValueError(
@@ -148,6 +149,10 @@ class Dataset(Sequence[Frame]):
     def __iter__(self) -> Iterator[Frame]:
         return iter(self.frames)
 
+    @overload
+    def __getitem__(self, index: int | np.integer) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> Dataset: ...
     def __getitem__(self, index):
         """A frame for an integer; a Dataset for a slice, a list of integers or a boolean mask."""
         if isinstance(index, (int, np.integer)):

@@ -1,0 +1,49 @@
+"""The public names as type checkers see them: `mlff/__init__.py` imports them on first use, by a table."""
+
+from mlff.data.dataset import Dataset as Dataset
+from mlff.data.frames import Frame as Frame
+from mlff.data.permutations import Permutations as Permutations
+from mlff.data.permutations import find_permutations as find_permutations
+from mlff.data.system import System as System
+from mlff.dynamics.calculator import Calculator as Calculator
+from mlff.kernels.composed import ProductKernel as ProductKernel
+from mlff.kernels.composed import SumKernel as SumKernel
+from mlff.kernels.descriptor import Descriptor as Descriptor
+from mlff.kernels.kernels import GlobalKernel as GlobalKernel
+from mlff.kernels.kernels import LocalKernel as LocalKernel
+from mlff.kernels.radial import RBF as RBF
+from mlff.kernels.radial import Matern32 as Matern32
+from mlff.kernels.radial import Matern52 as Matern52
+from mlff.kernels.radial import Matern72 as Matern72
+from mlff.kernels.radial import RationalQuadratic as RationalQuadratic
+from mlff.operators import Operator as Operator
+from mlff.operators import projected_hessian as projected_hessian
+from mlff.potentials.errors import Evaluation as Evaluation
+from mlff.potentials.errors import evaluate as evaluate
+from mlff.potentials.exported import load_export as load_export
+from mlff.potentials.force_field import ForceField as ForceField
+from mlff.potentials.model_files import load as load
+from mlff.potentials.sgdml import load_sgdml as load_sgdml
+from mlff.potentials.training import train_schnet as train_schnet
+from mlff.properties.anharmonic import anharmonic_frequencies as anharmonic_frequencies
+from mlff.properties.elastic_bands import band as band
+from mlff.properties.elasticity import elastic_constants as elastic_constants
+from mlff.properties.lowest_modes import lowest_modes as lowest_modes
+from mlff.properties.phonons import phonon_force_constants as phonon_force_constants
+from mlff.properties.phonons import phonopy_of as phonopy_of
+from mlff.properties.relaxation import relax as relax
+from mlff.properties.responses import response as response
+from mlff.properties.saddles import reaction_path as reaction_path
+from mlff.properties.saddles import transition_state as transition_state
+from mlff.properties.thermochemistry import harmonic as harmonic
+from mlff.properties.thermochemistry import ideal_gas as ideal_gas
+from mlff.properties.vibrations import frequencies as frequencies
+from mlff.properties.vibrations import normal_modes as normal_modes
+from mlff.quality.audit.audit import audit as audit
+from mlff.quality.self_check import self_check as self_check
+from mlff.regression.differential_equations import Condition as Condition
+from mlff.regression.differential_equations import fit_function as fit_function
+from mlff.regression.fitting import fit as fit
+from mlff.regression.recipes import recipe as recipe
+
+__version__: str

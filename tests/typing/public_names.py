@@ -1,0 +1,123 @@
+"""Every public name as a user writes it, for a type checker: `pyright tests/typing/public_names.py` has nothing to say.
+
+The functions state what they hand on, so that the checker has to know what every name returns. Nothing runs them.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+from ase.build import molecule
+from ase.optimize import BFGS
+
+import descriptors
+import mlff
+
+
+def data_of(path: pathlib.Path) -> tuple[mlff.Dataset, mlff.Dataset]:
+    data = mlff.Dataset.read(path, units="kcal/mol", labels=("energy", "forces"))
+    frame: mlff.Frame = data[0]
+    for other in data:
+        print(other.positions.shape, other.labels["forces"], other.to_ase().get_chemical_formula())
+    first: mlff.Dataset = data[:10]
+    print(len(first), first.label_names, frame.system.numbers)
+    train, test = data.split(200, 1000, seed=0)
+    return train, test
+
+
+def frames_by_hand() -> mlff.Dataset:
+    system = mlff.System.from_ase(molecule("H2O"))
+    assert len(system) == 3
+    return mlff.Dataset([mlff.Frame(system, {"energy": -1.0, "forces": np.zeros((3, 3))})])
+
+
+def permutations_of(train: mlff.Dataset) -> mlff.Permutations:
+    group: mlff.Permutations = mlff.find_permutations(train, reach="dynamics")
+    print(len(group), [permutation.tolist() for permutation in group], group.certificate())
+    return mlff.Permutations.from_elements([[0, 2, 1]], np.array([8, 1, 1])).intersection(group)
+
+
+def own_descriptor(positions: jax.Array, scale: float = 1.0) -> jax.Array:
+    i, j = np.triu_indices(positions.shape[0], k=1)
+    return scale / jnp.linalg.norm(positions[i] - positions[j], axis=-1)
+
+
+def kernels(group: mlff.Permutations) -> mlff.SumKernel:
+    distances = mlff.GlobalKernel(descriptors.inverse_distances, mlff.Matern52(lengthscale=10.0), permutations=group)
+    scaled = mlff.GlobalKernel(mlff.Descriptor(own_descriptor, {"scale": 2.0}), mlff.Matern32())
+    surroundings = mlff.LocalKernel(descriptors.soap, mlff.RBF(), elements=(1, 6, 8), amplitude=0.5)
+    product = mlff.ProductKernel((distances, mlff.GlobalKernel(own_descriptor, mlff.Matern72(2.0))))
+    tails = mlff.LocalKernel(descriptors.fchl19, mlff.RationalQuadratic(lengthscale=3.0, alpha=2.0))
+    return mlff.SumKernel((distances, scaled, surroundings, product, tails))
+
+
+def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:
+    laplacian = mlff.Operator("laplacian", lambda u, x: jnp.trace(jax.hessian(u)(x).reshape(x.size, x.size)), "eV/Å²")
+    force_field = mlff.fit(kernels(permutations_of(train)), train, labels=("energy", "forces"), noise={"energy": 1e-3})
+    again = mlff.fit(force_field.kernel, train, labels=("forces", mlff.projected_hessian(), laplacian), seed=1)
+    evaluation: mlff.Evaluation = mlff.evaluate(again, test, labels=["forces", laplacian])
+    print(evaluation, evaluation.forces_mae, evaluation.errors["laplacian"].mae)
+    kernel, labels = mlff.recipe("sgdml", train, radial=mlff.Matern52())
+    return mlff.fit(kernel, train, labels)
+
+
+def features(train: mlff.Dataset) -> mlff.ForceField:
+    trained = mlff.train_schnet(train, features=16, steps=1000)
+    return mlff.fit(mlff.LocalKernel(trained, mlff.RBF()), train)
+
+
+def files(force_field: mlff.ForceField, folder: pathlib.Path) -> mlff.ForceField:
+    force_field.save(folder / "model.mlff")
+    force_field.export(folder / "model.export")
+    exported = mlff.load_export(folder / "model.export", trusted=True)
+    sgdml = mlff.load_sgdml(folder / "model.npz", units="kcal/mol")
+    print(exported.hessian(np.zeros((3, 3))).shape, sgdml.energy(np.zeros((3, 3))))
+    return mlff.load(folder / "model.mlff", trusted=("my_package",), descriptors={"own": own_descriptor})
+
+
+def predictions(force_field: mlff.ForceField, frame: mlff.Frame) -> np.ndarray:
+    energy, forces = force_field.energy_and_forces(frame.positions)
+    hessian = force_field.hessian(frame.positions, moving=[0, 1])
+    along = force_field.hessian_vector_product(frame.positions, forces)
+    stress = force_field.stress(frame.positions, frame.cell, frame.system.pbc)
+    print(energy, hessian.shape, along.shape, stress.tolist())
+    return force_field.forces(frame.positions)
+
+
+def trust(force_field: mlff.ForceField, test: mlff.Dataset) -> bool:
+    checks = mlff.self_check(force_field, test[0], temperature=500.0)
+    audit = mlff.audit(descriptors.inverse_distances, test, count=2)
+    return all(check.passed for check in checks) and audit.passed
+
+
+def minimum(force_field: mlff.ForceField, atoms: Atoms) -> Atoms:
+    atoms.calc = mlff.Calculator(force_field)
+    BFGS(atoms).run(fmax=0.1)
+    print(atoms.calc.get_hessian(atoms).shape, mlff.relax(atoms).largest_force)
+    return atoms
+
+
+def vibrations(atoms: Atoms) -> np.ndarray:
+    print(mlff.normal_modes(atoms).get_energies(), mlff.lowest_modes(atoms, 3).frequencies)
+    print(mlff.anharmonic_frequencies(atoms).fundamentals, mlff.response(atoms).to_force(np.zeros((3, 3))))
+    print(mlff.ideal_gas(atoms).get_gibbs_energy(298.15, 101325.0), mlff.harmonic(atoms).get_entropy(298.15))
+    return mlff.frequencies(atoms)
+
+
+def crystal(atoms: Atoms) -> np.ndarray:
+    print(mlff.phonon_force_constants(atoms, (2, 2, 2)).shape, mlff.phonopy_of(atoms, (2, 2, 2)))
+    return mlff.elastic_constants(atoms, relaxed=True)
+
+
+def reaction(reactant: Atoms, product: Atoms) -> float:
+    guess = mlff.band(reactant, product, images=7).highest
+    saddle = mlff.transition_state(guess)
+    return mlff.reaction_path(saddle.atoms).barrier
+
+
+def poisson(points: np.ndarray) -> np.ndarray:
+    inside = mlff.Condition(lambda u, x: jnp.trace(jax.hessian(u)(x)), points, 1.0)
+    boundary = mlff.Condition(lambda u, x: u(x), np.array([[0.0], [1.0]]), np.zeros(2), noise=1e-8)
+    return mlff.fit_function([inside, boundary], mlff.Matern72(lengthscale=0.3))(points)
