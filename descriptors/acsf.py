@@ -2,10 +2,19 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float, Integer
 
-from descriptors.geometry import CUTOFFS, Array, Environments, Neighbors, environments, lengths, one_hot, pair_channels
+from descriptors.geometry import (
+    CUTOFFS,
+    Array,
+    Environments,
+    Neighbors,
+    environments,
+    lengths,
+    one_hot,
+    pair_channels,
+    triangles,
+)
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -61,21 +70,19 @@ def acsf(
         within = fade(r, cutoff)
         two = jnp.exp(-radial[:, 0] * (r[:, None] - radial[:, 1]) ** 2) * within[:, None]
 
-        j, k = np.triu_indices(len(r), k=1)
-        present = (environment.numbers[j] != 0) & (environment.numbers[k] != 0)
-        squares = jnp.where(present, jnp.sum((vectors[j] - vectors[k]) ** 2, axis=-1), 1.0)  # empty slots coincide
+        j, k, opposite, *_ = triangles(environment, r)
         directions = vectors / r[:, None]
         halves = jnp.stack([jnp.sum((directions[j] + s * directions[k]) ** 2, axis=-1) for s in (1.0, -1.0)]) / 4.0
-        sides, both = r[j] ** 2 + r[k] ** 2, within[j] * within[k]
-        four = _triangles(halves, sides + squares, wide) * (both * fade(jnp.sqrt(squares), cutoff))[:, None]
-        five = _triangles(halves, sides, narrow) * both[:, None]
+        sides, faded = r[j] ** 2 + r[k] ** 2, within[j] * within[k]
+        four = _angular(halves, sides + opposite, wide) * (faded * fade(jnp.sqrt(opposite), cutoff))[:, None]
+        five = _angular(halves, sides, narrow) * faded[:, None]
         pairs = pair_channels(channels)
         return jnp.concatenate([(a.T @ b).ravel() for a, b in ((channels, two), (pairs, four), (pairs, five))])
 
     return jax.vmap(atom)(environments(positions, numbers, cell, neighbors, cutoff))
 
 
-def _triangles(
+def _angular(
     halves: Float[Array, "2 pairs"], squares: Float[Array, " pairs"], rows: Float[Array, "p 3"]
 ) -> Float[Array, "pairs p"]:
     """2 (½ + ½λ cos θ)^ζ exp(−η s) from ½ ± ½ cos θ, which as squares of vectors are exact near zero and never negative."""

@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer
 
-from descriptors.geometry import CUTOFFS, Array, Environments, Neighbors, environments, lengths, one_hot, pair_channels
+from descriptors.geometry import (
+    CUTOFFS,
+    Array,
+    Environments,
+    Neighbors,
+    environments,
+    lengths,
+    one_hot,
+    pair_channels,
+    triangles,
+)
 
 
 def fchl19(
@@ -69,17 +79,15 @@ def fchl19(
     fade = CUTOFFS[cutoff_function]
 
     def atom(environment: Environments) -> Float[Array, " d"]:
-        vectors, channels = environment.vectors, one_hot(environment.numbers, elements, positions.dtype)
-        r = lengths(vectors)
+        channels = one_hot(environment.numbers, elements, positions.dtype)
+        r = lengths(environment.vectors)
         two = _log_normals(r, _grid(radial2, cutoff, r), eta2) * (fade(r, cutoff) / r**two_body_decay)[:, None]
 
-        j, k = np.triu_indices(len(r), k=1)
-        present = (environment.numbers[j] != 0) & (environment.numbers[k] != 0)
-        weights, cosine = _triangles(vectors, r, present, three_body_decay)
-        side = r[j] + r[k]
+        j, k, _, squares, cosine, far_cosines = triangles(environment, r)
         prefactor = 2.0 * jnp.exp(-(zeta**2) / 2.0) * three_body_weight * jnp.sqrt(eta3 / jnp.pi)
-        weights = prefactor * weights * (fade(r, inner)[j] * fade(r, inner)[k])
-        radial = jnp.exp(-eta3 * (0.5 * side[:, None] - _grid(radial3, inner, r)) ** 2)
+        decay = squares ** (-0.5 * three_body_decay)
+        weights = prefactor * (1.0 + 3.0 * cosine * far_cosines) * decay * (fade(r, inner)[j] * fade(r, inner)[k])
+        radial = jnp.exp(-eta3 * (0.5 * (r[j] + r[k])[:, None] - _grid(radial3, inner, r)) ** 2)
         angular = jnp.stack([weights * cosine, weights * _sine(cosine, linear_blend)], axis=-1)
         pairs = pair_channels(channels)[..., None] * angular[:, None, :]
         three = jnp.einsum("tr,tpa->pra", radial, pairs)
@@ -88,9 +96,9 @@ def fchl19(
     return jax.vmap(atom)(environments(positions, numbers, cell, neighbors, cutoff))
 
 
-def _grid(points: int, end: float | Array, like: Array) -> Float[Array, " points"]:
-    """end/points, 2 end/points, …, end."""
-    return jnp.arange(1, points + 1, dtype=like.dtype) * (end / points)
+def _grid(points: int, end: float | Array, r: Array) -> Float[Array, " points"]:
+    """end/points, 2 end/points, …, end, in the precision of the distances r."""
+    return jnp.arange(1, points + 1, dtype=r.dtype) * (end / points)
 
 
 def _log_normals(r: Float[Array, " k"], grid: Float[Array, " m"], eta: float | Array) -> Float[Array, "k m"]:
@@ -99,20 +107,6 @@ def _log_normals(r: Float[Array, " k"], grid: Float[Array, " m"], eta: float | A
     offset = jnp.log(grid) - (jnp.log(r) - 0.5 * variance)[:, None]
     norm = jnp.sqrt(2.0 * jnp.pi * variance)[:, None] * grid
     return jnp.exp(-(offset**2) / (2.0 * variance[:, None])) / norm
-
-
-def _triangles(vectors, r, present, decay) -> tuple[Float[Array, " pairs"], Float[Array, " pairs"]]:
-    """(1 + 3 cos θ_i cos θ_j cos θ_k) (r_ij r_ik r_jk)^−decay and cos θ_i of all pairs j < k of neighbours.
-
-    The cosines come from the scalar product d = r_ij·r_ik: cos θ_j = (r_ij² − d)/(r_ij r_jk), cos θ_k alike. Where a slot
-    is empty r_jk is 1: two empty slots are at the same place.
-    """
-    j, k = np.triu_indices(len(r), k=1)
-    product = jnp.sum(vectors[j] * vectors[k], axis=-1)
-    opposite = jnp.where(present, jnp.sum((vectors[j] - vectors[k]) ** 2, axis=-1), 1.0)
-    squares = (r**2)[j] * (r**2)[k] * opposite
-    cosines = product * (r[j] ** 2 - product) * (r[k] ** 2 - product) / squares
-    return (1.0 + 3.0 * cosines) * squares ** (-0.5 * decay), product / (r[j] * r[k])
 
 
 def _sine(cosine: Float[Array, " pairs"], blend: float | Array) -> Float[Array, " pairs"]:

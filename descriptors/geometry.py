@@ -93,6 +93,43 @@ def lengths(vectors: Float[Array, "*shape 3"]) -> Float[Array, "*shape"]:
     return jnp.sqrt(jnp.sum(vectors**2, axis=-1))
 
 
+class Triangles(NamedTuple):
+    """The triangles of an atom i with its pairs of neighbours j < k. Those with an empty slot have r_jk = 1 Å, as empty slots
+    are all in the same place: whatever a cutoff function makes vanish is then finite with all derivatives.
+
+    j, k: slots of the two neighbours, shape (pairs,).
+    opposite: r_jk², shape (pairs,), Å².
+    squares: (r_ij r_ik r_jk)², shape (pairs,), Å⁶.
+    cosine: cos θ_i, shape (pairs,).
+    far_cosines: cos θ_j cos θ_k, shape (pairs,).
+    """
+
+    j: Integer[np.ndarray, " pairs"]
+    k: Integer[np.ndarray, " pairs"]
+    opposite: Float[Array, " pairs"]
+    squares: Float[Array, " pairs"]
+    cosine: Float[Array, " pairs"]
+    far_cosines: Float[Array, " pairs"]
+
+
+def triangles(environment: Environments, r: Float[Array, " k"]) -> Triangles:
+    """Every pair of neighbours of an atom, once; the cosines from the scalar product d = r_ij·r_ik,
+
+        cos θ_i = d/(r_ij r_ik),    cos θ_j = (r_ij² − d)/(r_ij r_jk),    cos θ_k = (r_ik² − d)/(r_ik r_jk)
+
+    Arguments:
+        environment: of one atom, shapes (k, 3) and (k,).
+        r: distances of the neighbours, shape (k,), Å.
+    """
+    vectors, numbers = environment
+    j, k = np.triu_indices(len(r), k=1)
+    present = (numbers[j] != 0) & (numbers[k] != 0)
+    opposite = jnp.where(present, jnp.sum((vectors[j] - vectors[k]) ** 2, axis=-1), 1.0)
+    product, sides = jnp.sum(vectors[j] * vectors[k], axis=-1), r[j] * r[k]
+    far_cosines = (r[j] ** 2 - product) * (r[k] ** 2 - product) / (sides * opposite)
+    return Triangles(j, k, opposite, sides**2 * opposite, product / sides, far_cosines)
+
+
 def one_hot(numbers: Integer[Array, "*shape"], elements: tuple[int, ...], dtype=float) -> Float[Array, "*shape z"]:
     """1 in the channel of each atom's element, shape (…, len(elements)); zeros for elements that are not listed."""
     numbers = jnp.asarray(numbers)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 from numpy.polynomial import chebyshev, legendre
 
-from descriptors.geometry import CUTOFFS, Array, Environments, Neighbors, environments, lengths
+from descriptors.geometry import CUTOFFS, Array, Environments, Neighbors, environments, lengths, triangles
 
 TERMS = 64  # of the Chebyshev expansions
 NODES, QUADRATURE = legendre.leggauss(TERMS)
@@ -82,21 +82,16 @@ def mbdf(
 
     def atom(environment: Environments, charge: Float[Array, ""]) -> Float[Array, " d"]:
         r = lengths(environment.vectors)
-        others = environment.numbers.astype(dtype)
+        charges_seen = environment.numbers.astype(dtype)
         within = fade(r, cutoff)
         distances = jnp.minimum(r / half, 2.0) - 1.0  # beyond the cutoff the polynomials overflow
-        two = jnp.tensordot(jnp.sqrt(charge * others) * within, _series(distances, radial), 1)
+        two = jnp.tensordot(jnp.sqrt(charge * charges_seen) * within, _series(distances, radial), 1)
 
-        j, k = np.triu_indices(len(r), k=1)
-        present = (environment.numbers[j] != 0) & (environment.numbers[k] != 0)
-        product, opposite = _triangles(environment.vectors, present)
-        cubed = (
-            (charge * others[j] * others[k]) ** (1.0 / 3.0) * within[j] * within[k] * fade(jnp.sqrt(opposite), cutoff)
-        )
-        prefactor = cubed * ((r**2)[j] * (r**2)[k] * opposite) ** (-0.5 * triangle_power)
-        cosine = product / (r[j] * r[k])
-        teller = (r[j] ** 2 - product) * (r[k] ** 2 - product) / (r[j] * r[k] * opposite)
-        each = jnp.stack([prefactor * teller] + (harmonics - 1) * [prefactor], axis=-1)
+        j, k, opposite, squares, cosine, far_cosines = triangles(environment, r)
+        faded = within[j] * within[k] * fade(jnp.sqrt(opposite), cutoff)
+        decay = squares ** (-0.5 * triangle_power)
+        prefactor = (charge * charges_seen[j] * charges_seen[k]) ** (1.0 / 3.0) * faded * decay
+        each = jnp.stack([prefactor * far_cosines] + (harmonics - 1) * [prefactor], axis=-1)
         three = jnp.einsum("pl,pml->ml", each, _series(cosine, angular))
         return jnp.concatenate([two.ravel(), three.ravel()])
 
@@ -159,10 +154,3 @@ def _sum_rule(primals, tangents):
 
 
 _sum.defjvp(_sum_rule, symbolic_zeros=True)
-
-
-def _triangles(vectors: Float[Array, "k 3"], present) -> tuple[Float[Array, " pairs"], Float[Array, " pairs"]]:
-    """r_ij·r_ik and r_jk² of all pairs j < k; 1 for the latter where a slot is empty, as empty slots coincide."""
-    j, k = np.triu_indices(len(vectors), k=1)
-    opposite = jnp.sum((vectors[j] - vectors[k]) ** 2, axis=-1)
-    return jnp.sum(vectors[j] * vectors[k], axis=-1), jnp.where(present, opposite, 1.0)
