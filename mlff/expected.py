@@ -40,6 +40,15 @@ def _is_date(value) -> bool:
         return False
 
 
+def _is_datum(value) -> bool:
+    """Whether numbers are finite; a function or an object was checked when it was found or made."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biuf" and bool(np.isfinite(value).all())
+    if isinstance(value, (tuple, Mapping)):
+        return all(map(_is_datum, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, bool) or not isinstance(value, (int, float)) or _is_number(value)
+
+
 DATE = Expected("a date", _is_date)
 FLAG = Expected("true or false", lambda value: isinstance(value, bool))
 TEXT = Expected("text", lambda value: isinstance(value, str))
@@ -49,6 +58,9 @@ LEVEL = Expected("a finite number that is not negative", lambda value: _is_numbe
 WHOLE = Expected("a whole number that is not negative", _is_whole)
 COUNT = Expected("a positive whole number", lambda value: _is_whole(value) and value > 0)
 ELEMENT = Expected("an atomic number", lambda value: _is_whole(value) and 0 < value <= LAST_ELEMENT)
+
+
+DATUM = Expected("data: finite numbers, text, arrays of numbers, or tuples and mappings of them", _is_datum)
 
 
 def optional(kind: Expected) -> Expected:
@@ -75,8 +87,8 @@ def named(kind: Expected) -> Expected:
 
 
 def instance(*classes: type) -> Expected:
-    """An object of one of some classes."""
-    return Expected(" or ".join(cls.__name__ for cls in classes), lambda value: type(value) in classes)
+    """An object of one of some classes, or of one derived from them."""
+    return Expected(" or ".join(cls.__name__ for cls in classes), lambda value: isinstance(value, classes))
 
 
 def one_of(*kinds: Expected) -> Expected:

@@ -14,9 +14,9 @@ from safetensors.numpy import save as save_tensors
 
 import mlff
 from descriptors import acsf, inverse_distances
+from mlff.archive import digest
 from mlff.cli.main import show
-from mlff.potentials import model_files as archive
-from mlff.potentials.stored import FIELDS
+from mlff.potentials.stored import REGISTRY
 
 STRANGE = (None, True, -1, 0, 2.5, float("nan"), float("inf"), 1e308, 10**25, "text", [], [[1]], {}, {"array": "numbers"},
            {"function": "os:system"}, {"function": "descriptors.distances:inverse_distances"})  # fmt: skip
@@ -34,7 +34,7 @@ def signed(path, header, arrays):
     """Write a model file with a digest that fits."""
     text = json.dumps(header)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    path.write_bytes(save_tensors(arrays, {"header": text, "digest": archive._digest(arrays, text)}))
+    path.write_bytes(save_tensors(arrays, {"header": text, "digest": digest(arrays, text)}))
 
 
 def places(tree, path=()):
@@ -146,8 +146,8 @@ def test_altered_files_are_refused_or_give_the_same_energies(kind, water, tmp_pa
 
 
 def test_every_field_of_every_class_that_is_stored_is_checked():
-    for cls, kinds in FIELDS.items():
-        assert {field.name for field in dataclasses.fields(cls)} == set(kinds), cls
+    for name, stored in REGISTRY.classes.items():
+        assert {field.name for field in dataclasses.fields(stored.cls)} == set(stored.fields), name
 
 
 def test_files_of_version_2_are_read(water_model, water, tmp_path):

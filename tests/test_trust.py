@@ -13,7 +13,7 @@ from test_altered import opened, replaced, signed
 
 import mlff
 from descriptors import inverse_distances
-from mlff.trust import find_functions
+from mlff.trust import find_sources
 
 WANTED = (
     "os:spawnvp",
@@ -69,7 +69,7 @@ def test_names_of_a_stranger_are_refused_and_nothing_runs(evil):
             f"try:\n    {use}\n    sys.exit('loaded')\nexcept ValueError as error:\n    print(error)"
             for use in USES.values()
         )
-        modules = "import sys, mlff, mlff.calculator\nbefore = set(sys.modules)\n"
+        modules = "import sys, mlff, mlff.dynamics.calculator\nbefore = set(sys.modules)\n"
         done = python(folder, "-c", f"{modules}{uses}\nassert set(sys.modules) == before, set(sys.modules) - before")
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("evil.mlff: ") == len(USES)
@@ -104,20 +104,20 @@ def test_what_a_trusted_module_does_not_define_is_refused(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("system", "inverse_distances", "os", "C", "number", "absent"):
         with pytest.raises(ValueError, match=f"module borrowing defines no function {name}"):
-            find_functions([f"borrowing:{name}"], ("borrowing",))
+            find_sources([f"borrowing:{name}"], [], ("borrowing",))
     for name in ("borrowing:os.system", "borrowing", "borrowing:", ":f", "a b:c", "..x:f"):
         with pytest.raises(ValueError, match=r"no package\.module:function"):
-            find_functions([name], ("borrowing",))
+            find_sources([name], [], ("borrowing",))
 
 
 def test_trust_is_a_tuple_of_modules_of_ones_own():
     with pytest.raises(ValueError, match=r"trusted=\('mine',\)"):
-        find_functions([], "mine")
+        find_sources([], [], "mine")
     for name in ("os", "mlff", "mlff.files"):
         with pytest.raises(ValueError, match=f"trusted: {name} holds no descriptors"):
-            find_functions([], (name,))
+            find_sources([], [], (name,))
     with pytest.raises(ValueError, match="no name of a module"):
-        find_functions([], ("mine:f",))
+        find_sources([], [], ("mine:f",))
 
 
 def test_settings_are_checked_against_the_function(tmp_path, water_model):

@@ -90,7 +90,8 @@ class ForceField(struct.PyTreeNode):
         for one in (self, other):
             if numbers is not None:
                 require_atoms(one, numbers, "sum of force fields")
-        record = {"terms": [self.record, other.record], "closest": {**self.closest, **other.closest}}
+        terms = [record for one in (self, other) for record in one.record.get("terms", [one.record])]
+        record = {"terms": terms, "closest": {**self.closest, **other.closest}}
         periodic = bool(self.record.get("periodic") or other.record.get("periodic"))
         return ForceField(PotentialSum((self.model, other.model)), numbers, None, {**record, "periodic": periodic})
 

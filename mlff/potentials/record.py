@@ -43,6 +43,7 @@ RECORD = {
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
     "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
 }  # fmt: skip
+GEOMETRY = ("geometry", "geometry_numbers", "geometry_cell", "geometry_pbc", "periodic")
 MAY_LACK = ("own_operators", "unseen", "test", "charges")  # of models that others trained, untested, and of older files
 LATER_ERRORS = ("energy_mae_per_atom", "energy_rmse_per_atom", "hessian_mae")
 EVALUATION = {
@@ -115,26 +116,34 @@ def versions() -> dict[str, str]:
     return found
 
 
-def require_record(record: Mapping, label_order: int) -> None:
+def require_record(record: Mapping, label_order: int | None) -> None:
     """Refuse a record of which an entry is missing, of another kind, or at odds with another; unknown entries are let pass.
 
+    Arguments:
+        label_order: of the labels that a kernel was fitted to; None for other potentials, whose record may lack anything.
     Raises:
         ValueError: which entry, what was expected and what is there.
     """
+    if label_order is None:
+        require("record", record, RECORD, tuple(RECORD))
+        for stage in ("training", "test"):
+            if stage in record:
+                _require_evaluation(f"record.{stage}", record[stage])
+        if not set(GEOMETRY) & set(record):
+            return
+        require(
+            "record",
+            {name: record[name] for name in GEOMETRY if name in record},
+            {name: RECORD[name] for name in GEOMETRY},
+        )
+        _require_geometry(record)
+        return
     require("record", record, RECORD, MAY_LACK)
     for stage in ("training", "test"):
         if stage in record:
             _require_evaluation(f"record.{stage}", record[stage])
-    atoms, frames, own = len(record["geometry"]), record["n_train"], record.get("own_operators", ())
-    if len(record["geometry_numbers"]) != atoms:
-        raise ValueError(
-            f"record.geometry_numbers are {len(record['geometry_numbers'])}, the geometry has {atoms} atoms"
-        )
-    if any(
-        p and not (record["periodic"] and any(v))
-        for p, v in zip(record["geometry_pbc"], record["geometry_cell"], strict=True)
-    ):
-        raise ValueError("record.geometry_pbc says periodic, where record.periodic or record.geometry_cell does not")
+    _require_geometry(record)
+    frames, own = record["n_train"], record.get("own_operators", ())
     if len(record["fingerprints"]) > frames:
         raise ValueError(f"record.fingerprints are {len(record['fingerprints'])}, for {frames} training frames")
     if unknown := sorted(set(record["labels"]) - {*OPERATORS, *own}):
@@ -151,3 +160,17 @@ def _require_evaluation(where: str, summary: Mapping) -> None:
     require(where, summary, EVALUATION, (*LATER_ERRORS, "errors", "not_compared"))
     for name, errors in summary.get("errors", {}).items():
         require(f"{where}.errors.{name:.60}", errors, ERRORS)
+
+
+def _require_geometry(record: Mapping) -> None:
+    """Refuse a geometry to start from that is none."""
+    atoms = len(record["geometry"])
+    if len(record["geometry_numbers"]) != atoms:
+        raise ValueError(
+            f"record.geometry_numbers are {len(record['geometry_numbers'])}, the geometry has {atoms} atoms"
+        )
+    if any(
+        p and not (record["periodic"] and any(v))
+        for p, v in zip(record["geometry_pbc"], record["geometry_cell"], strict=True)
+    ):
+        raise ValueError("record.geometry_pbc says periodic, where record.periodic or record.geometry_cell does not")

@@ -15,7 +15,7 @@ import numpy as np
 from mlff.data.batches import Batch
 from mlff.kernels.composed import Kernel
 from mlff.kernels.surroundings import Surroundings, surroundings
-from mlff.potentials.expansion import Channel, Part
+from mlff.potentials.expansion import Channel, Expansion, Part
 from mlff.potentials.force_field import ForceField
 from mlff.precision import double_precision
 
@@ -33,22 +33,29 @@ def require_reproduced(force_field: ForceField) -> None:
     Raises:
         ValueError: naming the first of them.
     """
-    record = force_field.record
+    terms = getattr(force_field.model, "terms", (force_field.model,))
+    for model, record in zip(terms, force_field.record.get("terms", [force_field.record]), strict=True):
+        if isinstance(model, Expansion):
+            _require_of_fit(model, force_field.kernel, record)
+
+
+def _require_of_fit(model: Expansion, kernel: Kernel | None, record: dict) -> None:
+    """Refuse an expansion that is not of its fit; what an exchange does where its kernel, with its permutations, is kept."""
     numbers = np.asarray(record["geometry_numbers"], dtype=np.int32)
     x, cell, pbc = (np.array(record[f"geometry{end}"]) for end in ("", "_cell", "_pbc"))
     one = Batch(x[None].astype(np.float64), numbers, cell[None].astype(np.float64), pbc[None], {}, np.arange(1))
     tolerance = EMBEDDED if "sgdml" in record["versions"] else TOLERANCE
-    for part, own in zip(force_field.model.parts, force_field.kernel.parts, strict=True):
+    for i, part in enumerate(model.parts):
         around = surroundings(part.kernel.descriptors, one).frame(0)
         features = np.asarray(
             _features(part.kernel, numbers, one.positions[0], around, np.arange(len(numbers), dtype=np.int32))
         )
-        species = own.channels(numbers)
-        for i, channel in enumerate(part.channels):
-            if (seen := features[species == i]).size:
+        species = part.kernel.channels(numbers)
+        for k, channel in enumerate(part.channels):
+            if (seen := features[species == k]).size:
                 _require_points(part, channel, seen, tolerance)
-        if part.images is not None:
-            _require_images(part, own, one, around)
+        if part.images is not None and kernel is not None:
+            _require_images(part, kernel.parts[i], one, around)
 
 
 @functools.partial(jax.jit, compiler_options=COMPILED_QUICKLY)
