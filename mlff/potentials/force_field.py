@@ -25,6 +25,7 @@ from mlff.potentials.compiled import Prepared, arrived, on_device
 from mlff.potentials.derivatives import symmetric_tensor, unordered_choices
 from mlff.potentials.energy_function import EnergyFunction
 from mlff.potentials.potential import Potential
+from mlff.potentials.record import joined
 from mlff.potentials.sums import PotentialSum
 from mlff.precision import doubled
 from mlff.units import formula
@@ -90,10 +91,7 @@ class ForceField(struct.PyTreeNode):
         for one in (self, other):
             if numbers is not None:
                 require_atoms(one, numbers, "sum of force fields")
-        terms = [record for one in (self, other) for record in one.record.get("terms", [one.record])]
-        record = {"terms": terms, "closest": {**self.closest, **other.closest}}
-        periodic = bool(self.record.get("periodic") or other.record.get("periodic"))
-        return ForceField(PotentialSum((self.model, other.model)), numbers, None, {**record, "periodic": periodic})
+        return ForceField(PotentialSum((self.model, other.model)), numbers, None, joined(self.record, other.record))
 
     def __repr__(self) -> str:
         made_for = "any composition" if self.numbers is None else formula(self.numbers)

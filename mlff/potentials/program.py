@@ -31,7 +31,7 @@ class Programs:
     def __init__(self, header: Mapping[str, Any], exported: Mapping[str, jax.export.Exported]):
         self.header = header
         self.names = frozenset(exported)
-        self.energy_and_gradient = _differentiable(exported)
+        self.energy = _differentiable(exported)
         self.training_distance = _one_by_one(exported["training_distance"].call)
 
 
@@ -47,34 +47,35 @@ def _one_by_one(call):
 
 
 def _differentiable(exported: Mapping[str, jax.export.Exported]):
-    """(weights, positions) → energy, gradient, with the derivatives that there are programs of."""
+    """(weights, positions) → energy, with the derivatives that there are programs of."""
     batch = exported["energy_and_forces"].call
 
     @custom_vmap
     def computed(weights, positions):
         energies, forces = batch(weights, positions[None])
-        return energies[0], -forces[0]
+        return energies[0], forces[0]
 
     @computed.def_vmap
     def _(size, batched, weights, positions):
-        energies, forces = batch(weights, positions)
-        return (energies, -forces), (True, True)
+        return batch(weights, positions), (True, True)
 
-    function = jax.custom_jvp(computed)
-    hessian = _one_by_one(exported["hessian"].call) if "hessian" in exported else None
+    # what is called twice is computed once: the compiler sees that both are the same
+    energy = jax.custom_jvp(lambda weights, positions: computed(weights, positions)[0])
+    gradient = jax.custom_jvp(lambda weights, positions: -computed(weights, positions)[1])
 
-    def bend(weights, positions, step):
-        if hessian is None:  # nobody is let ask: the order of the potential is 1
-            return jnp.full_like(step, jnp.nan)
-        return (hessian(weights, positions) @ step.ravel()).reshape(step.shape)
-
-    @function.defjvp
+    @energy.defjvp
     def _(primals, tangents):
-        (weights, positions), (_, step) = primals, tangents
-        energy, gradient = function(weights, positions)
-        return (energy, gradient), (jnp.vdot(gradient, step), bend(weights, positions, step))
+        return energy(*primals), jnp.vdot(gradient(*primals), tangents[1])
 
-    return function
+    if "hessian" in exported:
+        hessian = _one_by_one(exported["hessian"].call)
+
+        @gradient.defjvp
+        def _(primals, tangents):
+            step = tangents[1]
+            return gradient(*primals), (hessian(*primals) @ step.ravel()).reshape(step.shape)
+
+    return energy
 
 
 class ExportedProgram(Potential):
@@ -118,7 +119,7 @@ class ExportedProgram(Potential):
 
     def energy(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> Float[Array, ""]:
         """Potential energy, eV; twice differentiable where the file holds a Hessian, else once."""
-        return self.programs.energy_and_gradient(list(self.weights), positions)[0]
+        return self.programs.energy(list(self.weights), positions)
 
     def require_derivative(self, order: int, what: str) -> None:
         """Refuse derivatives of which there is no program.

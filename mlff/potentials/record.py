@@ -41,10 +41,16 @@ RECORD = {
     "geometry_cell": several(several(NUMBER, 3), 3), "geometry_pbc": several(FLAG, 3),
     "indices": several(WHOLE), "seed": optional(WHOLE), "data_hash": TEXT, "fingerprints": several(TEXT),
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
-    "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
+    "training": OBJECT, "test": OBJECT, "terms": several(OBJECT), "charges": named(NUMBER), "versions": named(TEXT),
 }  # fmt: skip
 GEOMETRY = ("geometry", "geometry_numbers", "geometry_cell", "geometry_pbc", "periodic")
-MAY_LACK = ("own_operators", "unseen", "test", "charges")  # of models that others trained, untested, and of older files
+MAY_LACK = (
+    "terms",
+    "own_operators",
+    "unseen",
+    "test",
+    "charges",
+)  # of models that others trained, untested, and of older files
 LATER_ERRORS = ("energy_mae_per_atom", "energy_rmse_per_atom", "hessian_mae")
 EVALUATION = {
     **{name: optional(LEVEL) for name in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", *LATER_ERRORS)},
@@ -52,6 +58,18 @@ EVALUATION = {
     "errors": named(OBJECT), "not_compared": named(TEXT),
 }  # fmt: skip
 ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
+
+
+def joined(one: Mapping, other: Mapping) -> dict[str, Any]:
+    """The record of a sum of potentials: those of its terms, and what simulations look for in the first that says it."""
+    terms = [record for whole in (one, other) for record in whole.get("terms", [whole])]
+    start = next((record for record in terms if "geometry" in record), {})
+    return {
+        "terms": terms,
+        "closest": {**other.get("closest", {}), **one.get("closest", {})},
+        **{name: start[name] for name in GEOMETRY if name in start},
+        "periodic": any(record.get("periodic", False) for record in terms),
+    }
 
 
 def facts_of(data: Dataset, frames: LabelledFrames) -> dict[str, Any]:
@@ -129,14 +147,11 @@ def require_record(record: Mapping, label_order: int | None) -> None:
         for stage in ("training", "test"):
             if stage in record:
                 _require_evaluation(f"record.{stage}", record[stage])
-        if not set(GEOMETRY) & set(record):
-            return
-        require(
-            "record",
-            {name: record[name] for name in GEOMETRY if name in record},
-            {name: RECORD[name] for name in GEOMETRY},
-        )
-        _require_geometry(record)
+        for term in record.get("terms", ()):
+            require_record(term, None)
+        if "geometry" in record:
+            require("record", record, {name: RECORD[name] for name in GEOMETRY})
+            _require_geometry(record)
         return
     require("record", record, RECORD, MAY_LACK)
     for stage in ("training", "test"):
