@@ -3,10 +3,19 @@
 import os
 import pathlib
 
-os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"  # read when JAX is imported, here and in the tests' processes
+# Both are read when JAX is imported, here and in the tests' processes.
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+# Most of the suite's time is compilation of functions that are called a few times. Without the compiler's optimisations
+# it is a third shorter, and numbers differ by rounding at most. No test measures the speed of compiled functions. Whoever
+# wants the code that users run sets 0 before, as `.ci/run` does for the thorough tests.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import gc
 
 import ase.build
+import jax
 import numpy as np
+import psutil
 import pytest
 from ase import Atoms
 from ase.calculators.tersoff import Tersoff, TersoffParameters
@@ -15,7 +24,18 @@ from moments import moments
 import mlff
 from descriptors import inverse_distances
 
+CROWDED = 1.5e9  # bytes of a process, above which compiled functions are given up
+
 DATASETS = pathlib.Path(__file__).parent.parent / "datasets"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Compiled functions of a module are rarely those of the next: without this a process grows to several gigabytes."""
+    yield
+    if psutil.Process().memory_info().rss > CROWDED:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

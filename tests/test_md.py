@@ -92,6 +92,7 @@ def test_energy_is_conserved_to_second_order(atoms):
     assert 3.0 < spreads[0] / spreads[1] < 5.5
 
 
+@pytest.mark.thorough  # test_langevin_is_canonical asks the same of springs
 def test_thermostat_holds_the_temperature(atoms):
     run = md.run(atoms, 20_000, timestep=0.5, temperature=400.0, friction=0.05, interval=10, seed=3)
     assert run.temperatures[200:].mean() == pytest.approx(400, rel=0.12)
