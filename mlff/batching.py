@@ -27,8 +27,9 @@ def chunk_size(bytes_per_item: int, memory: int = DEFAULT_MEMORY) -> int:
 def map_chunks(function: Callable, arrays: tuple, chunk: int) -> Iterator[tuple[slice, tuple]]:
     """Apply a batched function chunk by chunk, in double precision.
 
-    Every chunk has a power of two of items (the last one is padded by repeating its last item), so that a
-    compiled function meets at most log2(chunk) + 1 shapes however many batches of whatever size it is given.
+    Every chunk has a power of two of items, and of several chunks all have the same (the last one is padded by repeating
+    its last item): one batch is one compilation, and however many batches of whatever size a compiled function is given,
+    it meets at most log2(chunk) + 1 shapes.
 
     Arguments:
         function: takes the arrays' chunks, returns a pytree of arrays with the same leading axis.
@@ -41,7 +42,7 @@ def map_chunks(function: Callable, arrays: tuple, chunk: int) -> Iterator[tuple[
     compute = double_precision(function)  # here, not around the generator: its caller runs between the chunks
     for start in range(0, total, chunk):
         stop = min(start + chunk, total)
-        size = 1 << (stop - start - 1).bit_length()
+        size = chunk if total > chunk else 1 << (total - 1).bit_length()
         index = np.minimum(np.arange(start, start + size), stop - 1)
         taken = slice(start, stop) if size == stop - start else index
         piece = jax.tree.map(lambda leaf: leaf[taken], arrays)  # noqa: B023

@@ -11,7 +11,7 @@ from mlff import GlobalKernel, Matern52, RationalQuadratic
 from mlff.arguments import checked_seed, is_number, require_positive
 from mlff.data.batches import LabelledFrames
 from mlff.operators import FORCES
-from mlff.regression.fitting import _noise
+from mlff.regression.requests import noise_levels
 
 
 @pytest.mark.parametrize("seed", [-1, True, 1.0, "1", None, 2**63, np.int64(-3)])
@@ -47,10 +47,10 @@ def test_length_scales_amplitudes_and_exponents(value):
 def test_noise(level, water):
     frames = LabelledFrames.of(water[:2])
     with pytest.raises(ValueError, match=r"noise: forces .* must be a standard deviation in eV/Å"):
-        _noise(level, frames, {"forces": FORCES})
+        noise_levels(level, frames, {"forces": FORCES})
     with pytest.raises(ValueError, match=r"noise: forces .* must be a standard deviation in eV/Å"):
-        _noise({"forces": level}, frames, {"forces": FORCES})
-    assert _noise(0.1, frames, {"forces": FORCES}) == {"forces": 0.1}
+        noise_levels({"forces": level}, frames, {"forces": FORCES})
+    assert noise_levels(0.1, frames, {"forces": FORCES}) == {"forces": 0.1}
 
 
 def test_splits_take_no_other(water):

@@ -16,8 +16,9 @@ from descriptors import acsf, exponential_distances, fchl19, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
 from mlff.potentials.errors import compare
-from mlff.regression.exact import solve
-from mlff.regression.features import carry
+from mlff.potentials.expansion import Expansion
+from mlff.regression.features import compute_features
+from mlff.regression.solution import solve
 
 SMALL_FCHL = functools.partial(fchl19, radial2=4, radial3=3, cutoff=6.0)
 SMALL_ACSF = functools.partial(acsf, cutoff=5.0)
@@ -78,23 +79,23 @@ def test_expansion_is_the_representer_sum(name, rng, water):
     """Σ_j L_j k(x, x_j) a_j by differentiating the definition, against the expansion, with weights of our own."""
     kernel = KERNELS[name].completed([8, 1, 1])
     frames = LabelledFrames.of(water[:3])
-    carried = carry(kernel, frames, {"energy": 1.0, "forces": 1.0}, lambda *_: None)
-    weights = rng.standard_normal(sum(len(row.labels) for row in carried.rows))
+    features = compute_features(kernel, frames, {"energy": 1.0, "forces": 1.0})
+    weights = rng.standard_normal(len(features.labels))
     solution = [
-        term.expand(carried.labels, part.amplitude * weights)
-        for term, part in zip(carried.terms, kernel.parts, strict=True)
+        term.expand(features.observations, part.amplitude * weights)
+        for term, part in zip(features.terms, kernel.parts, strict=True)
     ]
-    model = mlff.expansion.Expansion(tuple(solution), np.zeros(1)).arranged([8, 1, 1])
+    model = Expansion(tuple(solution), np.zeros(1)).arranged([8, 1, 1])
     x, numbers, cell = water[50].positions, water[50].numbers, np.zeros((3, 3))
     with jax.enable_x64(True):
         here, total, start = System(x, numbers, cell, np.zeros(3, bool)), 0.0, 0
         k = jax.jit(lambda y: Weighted(kernel).evaluate(here, System(y, numbers, cell, np.zeros(3, bool))))
         slope = jax.jit(jax.grad(k))
-        for frame, row in zip(water[:3], carried.rows, strict=True):
-            part = weights[start : start + len(row.labels)]
+        for frame, observed in zip(water[:3], features.observations, strict=True):
+            part = weights[start : start + observed.size]
             start += len(part)
             gradient = np.asarray(slope(frame.positions)).ravel()
-            total += part @ (row.values * float(k(frame.positions)) + row.directions @ gradient)
+            total += part @ (observed.rows.values * float(k(frame.positions)) + observed.rows.directions @ gradient)
         energy = float(model.energy(x, numbers, cell))
     assert energy == pytest.approx(total, rel=1e-10, abs=1e-10)
 

@@ -149,17 +149,18 @@ def test_search_does_not_hide_what_is_wrong(water):
 def test_falls_back_to_a_shorter_length_scale(water, monkeypatch):
     """The final fit of all frames fails at the length scale found: the next shorter one that was tried is taken."""
     from mlff.regression import fitting
-    from mlff.regression.exact import IndefiniteMatrix, solve
+    from mlff.regression.exact import IndefiniteMatrix
+    from mlff.regression.solution import solve_system
 
     refused = []
 
-    def reluctant(kernel, *args):
+    def reluctant(system, progress):
         if not refused:
-            refused.append(kernel.radial.lengthscale)
+            refused.append(system.kernel.radial.lengthscale)
             raise IndefiniteMatrix("not positive definite")
-        return solve(kernel, *args)
+        return solve_system(system, progress)
 
-    monkeypatch.setattr(fitting, "solve", reluctant)
+    monkeypatch.setattr(fitting, "solve_system", reluctant)
     force_field = mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.Matern52()), water[:40])
     tried = sorted(scale for scale, _ in force_field.record["lengthscales_tried"])
     assert force_field.kernel.radial.lengthscale == tried[tried.index(refused[0]) - 1]
@@ -167,29 +168,32 @@ def test_falls_back_to_a_shorter_length_scale(water, monkeypatch):
 
 def test_falls_back_below_the_shortest_that_was_tried(water, monkeypatch):
     """A few steps of the search further, where everything that it tried fails with all frames; not without end."""
-    from mlff.data.batches import LabelledFrames
+    from mlff.potentials.expansion import Expansion
     from mlff.regression import fitting
     from mlff.regression.exact import IndefiniteMatrix
-    from mlff.regression.validation import Trial, with_lengthscales
+    from mlff.regression.requests import Request
+    from mlff.regression.solution import Solution
+    from mlff.regression.validation import Search, Trial, with_lengthscales
 
-    seen = []
+    tried = []
 
-    def reluctant(kernel, *_):
-        seen.append(kernel.radial.lengthscale)
-        if seen[-1] > limit:
+    def reluctant(system, _):
+        tried.append(system.kernel.radial.lengthscale)
+        if tried[-1] > limit:
             raise IndefiniteMatrix("not positive definite")
+        return Solution(Expansion((), np.zeros(1)), (1.0,), system.shape[0], 0.0)
 
-    monkeypatch.setattr(fitting, "solve", reluctant)
-    searched, trials = mlff.GlobalKernel(inverse_distances, mlff.Matern52()), [Trial(8.0, 0.1), Trial(4.0, 0.2)]
-    arguments = (LabelledFrames.of(water[:5]), {"forces": 1e-3}, None, trials, lambda *_: None)
+    monkeypatch.setattr(fitting, "solve_system", reluctant)
+    request = Request.of(mlff.GlobalKernel(inverse_distances, mlff.Matern52()), water[:5], "forces", 1e-3, None)
+    search = Search(with_lengthscales(request.kernel, [8.0]), [Trial(8.0, 0.1), Trial(4.0, 0.2)], None)
     limit = 2.5
-    kernel, _ = fitting._solve_or_shorten(searched, with_lengthscales(searched, [8.0]), *arguments)
+    kernel, _ = fitting._solve_or_shorten(request, search, lambda *_: None)
     assert kernel.radial.lengthscale == pytest.approx(2.0)
-    assert seen == pytest.approx([8.0, 4.0, 4.0 / 2**0.5, 2.0])
+    assert tried == pytest.approx([8.0, 4.0, 4.0 / 2**0.5, 2.0])
     limit = 0.0
     with pytest.raises(IndefiniteMatrix):
-        fitting._solve_or_shorten(searched, with_lengthscales(searched, [8.0]), *arguments)
-    assert seen[-1] == pytest.approx(4.0 / FACTOR**fitting.SHORTENED)
+        fitting._solve_or_shorten(request, search, lambda *_: None)
+    assert tried[-1] == pytest.approx(4.0 / FACTOR**fitting.SHORTENED)
 
 
 def test_a_label_may_be_a_string(water):

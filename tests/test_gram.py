@@ -1,5 +1,6 @@
 """Kernel blocks and the whole linear system against nested differentiation of the kernel's definition."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,9 +12,10 @@ import mlff
 from descriptors import exponential_distances, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
-from mlff.regression import exact as solver
-from mlff.regression.features import carry
+from mlff.regression import kernel_blocks
+from mlff.regression.features import compute_features
 from mlff.regression.gram import radial_derivatives
+from mlff.regression.linear_system import LinearSystem
 
 RADIALS = [
     mlff.RBF(lengthscale=3.0), mlff.Matern32(lengthscale=3.0), mlff.Matern52(lengthscale=3.0),
@@ -32,17 +34,18 @@ def frames_of(geometries, numbers=(8, 1, 1)) -> LabelledFrames:
 
 def system_matrix(kernel, frames, names, rearranged=True):
     kernel = kernel.completed(np.concatenate(frames.compositions))
-    carried = carry(kernel, frames, dict.fromkeys(names, 1.0), lambda *_: None)
+    noise = dict.fromkeys(names, 1.0)
+    features = compute_features(kernel, frames, noise)
     if not rearranged:
-        for term in carried.terms:
-            term.rearranged = None
-    tiles = solver._assemble(carried, solver._shares(kernel, carried, np.ones(0, bool)), lambda *_: None)
-    full = np.zeros((tiles.size, tiles.size))
-    for i, row in enumerate(tiles.tiles):
-        for j, tile in enumerate(row):
-            a, b = slice(*tiles.offsets[i : i + 2]), slice(*tiles.offsets[j : j + 2])
-            full[a, b], full[b, a] = tile, tile.T
-    return full, carried.rows
+        terms = [dataclasses.replace(term, rearranged=None) for term in features.terms]
+        features = dataclasses.replace(features, terms=terms)
+    system = LinearSystem.of(kernel, features, noise)
+    full = np.zeros(system.shape)
+    for i, j, of_terms in system.blocks.lower():
+        a, b = slice(*system.offsets[i : i + 2]), slice(*system.offsets[j : j + 2])
+        tile = sum(share * of_term for share, of_term in zip(system.shares, of_terms, strict=True))
+        full[a, b], full[b, a] = tile, tile.T
+    return full, [frame.rows for frame in features.observations]
 
 
 def dense_matrix(kernel, frames, rows):
@@ -84,7 +87,7 @@ def test_matrix_matches_dense(radial, names, rng):
 
 def test_ragged_ranks_linear_and_bent(rng, monkeypatch):
     """A linear frame among bent ones: fewer internal directions, so fewer rows; tiles of one frame each."""
-    monkeypatch.setattr(solver, "TILE_ROWS", 4)
+    monkeypatch.setattr(kernel_blocks, "TILE_ROWS", 4)
     kernel = mlff.GlobalKernel(functools.partial(exponential_distances, decay=1.3), mlff.Matern52(lengthscale=0.7))
     frames = frames_of([WATER, LINEAR, WATER + 0.1 * rng.standard_normal((3, 3))])
     matrix, rows = system_matrix(kernel, frames, ("energy", "forces"))

@@ -12,8 +12,8 @@ from ase.calculators.morse import MorsePotential
 import mlff
 from descriptors import acsf, inverse_distances
 from mlff.data.batches import LabelledFrames
-from mlff.regression import exact as solver
-from mlff.regression.features import carry
+from mlff.regression import kernel_blocks
+from mlff.regression.features import compute_features
 
 KERNEL = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.5))
 MINIMUM = np.array([[0.0, 0, 0.0], [0, 0.78, -0.58], [0, -0.78, -0.58]])
@@ -210,15 +210,15 @@ def test_frames_of_unequal_numbers_of_labels_do_not_share_a_tile(frames):
         mlff.Frame(f.system, {"hessian": np.where(np.isnan(few), np.nan, f.labels["hessian"])}) for f in frames[1:30]
     ]
     data = mlff.Dataset([mlff.Frame(frames[0].system, {"hessian": frames[0].labels["hessian"]}), *sparse])
-    carried = carry(KERNEL.completed([8, 1, 1]), LabelledFrames.of(data), {"hessian": 1e-3}, lambda *_: None)
-    assert [label.size for label in carried.labels][:3] == [9, 1, 1]
+    features = compute_features(KERNEL.completed([8, 1, 1]), LabelledFrames.of(data), {"hessian": 1e-3})
+    assert features.row_counts[:3].tolist() == [9, 1, 1]
     for tile, most in ((4, 8), (2048, 4096)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(solver, "TILE_ROWS", tile)
-            groups = solver._groups(carried)
+            patch.setattr(kernel_blocks, "TILE_ROWS", tile)
+            groups = kernel_blocks.groups_of(features)
         assert [i for group in groups for i in range(group.start, group.stop)] == list(range(30))
         for group in groups:
-            sizes = [label.size for label in carried.labels[group]]
+            sizes = features.row_counts[group]
             assert len(sizes) == 1 or len(sizes) * max(sizes) <= most
 
 

@@ -8,7 +8,7 @@ import mlff
 from descriptors import inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.operators import FORCES, HESSIAN, functionals
-from mlff.regression.features import carry
+from mlff.regression.features import compute_features
 from mlff.regression.rows import measured, orders, pack
 
 BENT = np.array([[0.0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48], [0.8, 0.1, 0.9]])
@@ -20,8 +20,8 @@ NUMBERS = np.array([6, 1, 1, 1])
 def labels_of(x, labels, noise):
     kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.0)).completed(NUMBERS)
     frames = LabelledFrames.uniform(x[None], NUMBERS, {name: np.asarray(value)[None] for name, value in labels.items()})
-    (label,) = carry(kernel, frames, noise, lambda *_: None).labels
-    return label
+    (observed,) = compute_features(kernel, frames, noise).observations
+    return observed
 
 
 def derivatives(x):

@@ -17,7 +17,7 @@ from descriptors import coulomb_spectrum, exponential_distances, inverse_distanc
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
 from mlff.potentials.expansion import Expansion
-from mlff.regression.features import carry
+from mlff.regression.features import compute_features
 
 CO2 = np.array([[0.0, 0, -1.16], [0, 0, 0], [0, 0, 1.16]])
 KINDS = ("energy", "forces", "hessian", "hessian_products", "curvatures")
@@ -69,11 +69,11 @@ def labelled(geometries, numbers=(8, 1, 1)) -> LabelledFrames:
     return LabelledFrames.uniform(x, np.array(numbers), labels)
 
 
-def coefficients(label) -> np.ndarray:
+def coefficients(observed) -> np.ndarray:
     """Every row as one vector of weights of (u, ∇u, ∇∇u)."""
-    matrices = label.basis.T @ label.rows.matrices @ label.basis
+    matrices, rows = observed.basis.T @ observed.rows.matrices @ observed.basis, observed.rows
     count = len(matrices)
-    return np.concatenate([label.rows.values[:, None], label.rows.directions, matrices.reshape(count, -1)], axis=1)
+    return np.concatenate([rows.values[:, None], rows.directions, matrices.reshape(count, -1)], axis=1)
 
 
 def taylor(function):
@@ -107,8 +107,8 @@ def dense(kernel, frames, labels) -> np.ndarray:
         return np.block([[p @ np.asarray(every(x, y)) @ q.T for y, q in own] for x, p in own])
 
 
-def carried_of(kernel, frames):
-    return carry(kernel, frames, dict.fromkeys(KINDS, 1.0), lambda *_: None)
+def features_of(kernel, frames):
+    return compute_features(kernel, frames, dict.fromkeys(KINDS, 1.0))
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -116,23 +116,23 @@ def test_blocks_and_expansion_match_nested_differentiation(name, rng):
     """Every pair of label operators, frames against themselves too; and the representer sum of random weights."""
     kernel = KERNELS[name].completed([8, 1, 1])
     frames = labelled([WATER, WATER + 0.1 * rng.standard_normal((3, 3))])
-    carried = carried_of(kernel, frames)
-    expected = dense(kernel, frames, carried.labels)
+    features = features_of(kernel, frames)
+    expected = dense(kernel, frames, features.observations)
     matrix, _ = system_matrix(kernel, frames, KINDS)
     properties.assert_matches_dense(matrix, expected, 1e-10)
 
     weights = rng.standard_normal(len(matrix))
     parts = [
-        term.expand(carried.labels, part.amplitude * weights)
-        for term, part in zip(carried.terms, kernel.parts, strict=True)
+        term.expand(features.observations, part.amplitude * weights)
+        for term, part in zip(features.terms, kernel.parts, strict=True)
     ]
     model = Expansion(tuple(parts), np.zeros(1)).arranged([8, 1, 1])
     numbers, cell = frames.batches[0].numbers, np.zeros((3, 3))
     with jax.enable_x64(True):
         predict = jax.jit(taylor(lambda z: model.energy(z.reshape(3, 3), numbers, cell)))
         found = [
-            coefficients(label) @ predict(x.ravel())
-            for label, x in zip(carried.labels, frames.batches[0].positions, strict=True)
+            coefficients(observed) @ predict(x.ravel())
+            for observed, x in zip(features.observations, frames.batches[0].positions, strict=True)
         ]
     wanted = expected @ weights
     # the expansion's |a|² + |b|² − 2a·b costs a Matérn-5/2 half of its digits in the fourth derivative at coincidence
@@ -148,7 +148,7 @@ def test_linear_molecules(geometry, numbers, rng):
     kernel = kernel.completed(numbers)
     frames = labelled([geometry, geometry + 0.1 * rng.standard_normal((3, 3))], numbers)
     matrix, _ = system_matrix(kernel, frames, KINDS)
-    properties.assert_matches_dense(matrix, dense(kernel, frames, carried_of(kernel, frames).labels), 1e-10)
+    properties.assert_matches_dense(matrix, dense(kernel, frames, features_of(kernel, frames).observations), 1e-10)
 
 
 # -- coincident frames, in multiprecision ---------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_coincident_frames_in_multiprecision(name, geometry):
     labels = {"curvatures": np.zeros((1, 3)), "curvature_vectors": PAIRS[None]}
     frames = LabelledFrames.uniform(geometry[None], np.array([8, 1, 1]), labels)
     matrix, rows = system_matrix(kernel, frames, ("curvatures",))
-    (label,) = carry(kernel, frames, {"curvatures": 1.0}, lambda *_: None).labels
+    (label,) = compute_features(kernel, frames, {"curvatures": 1.0}).observations
     # the rows are an orthonormal mixture of the labels, which is undone by their coefficients
     wanted = np.array([0.5 * (np.outer(v, w) + np.outer(w, v)) for v, w in PAIRS.reshape(3, 2, 9)])
     mixture = np.linalg.lstsq(coefficients(label)[:, 10:].T, wanted.reshape(3, -1).T, rcond=None)[0].T
@@ -242,7 +242,7 @@ def test_planar_benzene_keeps_its_modes_out_of_the_plane():
     frame = mlff.Frame(system, {"energy": energy, "forces": -gradient.reshape(12, 3), "hessian": hessian})
     noise = {"forces": 1e-6, "hessian": 1e-6}
     frames = LabelledFrames.of(mlff.Dataset([frame]))
-    (label,) = carry(kernel.completed(BENZENE_NUMBERS), frames, noise, lambda *_: None).labels
+    (label,) = compute_features(kernel.completed(BENZENE_NUMBERS), frames, noise).observations
     assert np.sum(label.rows.noise == 1e-6) == len(label.rows.labels) == 21 + 297
     force_field = mlff.fit(kernel, mlff.Dataset([frame]), ("forces", "hessian"), noise)
     found = force_field.hessian(BENZENE)
@@ -279,7 +279,7 @@ def test_stresses_and_operators_of_ones_own_match_nested_differentiation(rng):
     frames = LabelledFrames.uniform(x, np.array([14, 14]), labels, cells)
     kernel = mlff.LocalKernel(crowding, mlff.RBF(lengthscale=2.0), amplitude=1.0).completed([14, 14])
     noise = dict.fromkeys(("energy", "forces", "stress", "hessian", mixed), 1.0)
-    carried = carry(kernel, frames, noise, lambda *_: None)
+    features = compute_features(kernel, frames, noise)
     found, _ = system_matrix(kernel, frames, tuple(noise))
     (batch,) = frames.batches
 
@@ -299,11 +299,16 @@ def test_stresses_and_operators_of_ones_own_match_nested_differentiation(rng):
         slopes, bends = jax.jacfwd(of_second)(q), jax.jacfwd(jax.jacfwd(of_second))(q)
         return jnp.concatenate([of_second(q)[:, None], slopes, bends.reshape(len(slopes), -1)], axis=1)
 
-    own = [coefficients(label) for label in carried.labels]
+    functionals = [coefficients(observed) for observed in features.observations]
     with jax.enable_x64(True):
         whole = [
-            [own[i] @ np.asarray(jax.jit(every, static_argnums=(0, 1))(i, j)) @ own[j].T for j in (0, 1)]
+            [
+                functionals[i] @ np.asarray(jax.jit(every, static_argnums=(0, 1))(i, j)) @ functionals[j].T
+                for j in (0, 1)
+            ]
             for i in (0, 1)
         ]
     properties.assert_matches_dense(found, np.block(whole), 1e-10)
-    assert len(own[0]) == 1 + 3 + 6 + 1 + 6  # energy, relative forces, stresses, mixture, relative second derivatives
+    assert (
+        len(functionals[0]) == 1 + 3 + 6 + 1 + 6
+    )  # energy, relative forces, stresses, mixture, relative second derivatives

@@ -8,8 +8,8 @@ from test_gram import WATER, dense_matrix, frames_of
 import mlff
 from descriptors import inverse_distances
 from mlff.data.system import System
-from mlff.regression.exact import solve
 from mlff.regression.rows import Rows
+from mlff.regression.solution import solve
 
 GROUP = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
 
@@ -100,11 +100,11 @@ def test_singular_system_says_what_to_do(water):
 
 
 def test_many_tiles_and_one_tile_agree(water, monkeypatch):
-    from mlff.regression import exact as solver
+    from mlff.regression import kernel_blocks
 
     kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), GROUP)
     whole = mlff.fit(kernel, water[:30])
-    monkeypatch.setattr(solver, "TILE_ROWS", 20)
+    monkeypatch.setattr(kernel_blocks, "TILE_ROWS", 20)
     tiled = mlff.fit(kernel, water[:30])
     x = water[70:].uniform_positions()
     np.testing.assert_allclose(tiled.forces(x), whole.forces(x), atol=1e-7)
@@ -127,8 +127,8 @@ def test_descriptor_that_is_not_finite_is_named(water):
 
 
 def test_a_matrix_that_cannot_fit_is_refused_before_the_work():
-    from mlff.regression.exact import _require_memory
+    from mlff.regression.exact import require_memory
 
-    _require_memory(10_000)
+    require_memory(10_000)
     with pytest.raises(ValueError, match=r"10000000 linear equations need .* GiB.*fewer frames"):
-        _require_memory(10_000_000)
+        require_memory(10_000_000)

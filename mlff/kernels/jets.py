@@ -26,12 +26,25 @@ _MEMORY = 64 * 2**20
 _COLUMNS_MEMORY = 512 * 2**20  # of the arrays inside of one descriptor, for all columns of a Jacobian at once
 
 
-@double_precision
 def _shapes(part, numbers, positions, around: Surroundings) -> tuple[tuple[int, int], ...]:
     """Of the features of every block of one part: (environments, features)."""
-    first = around.frame(0)
-    results = jax.eval_shape(lambda x, a: part.feature_blocks(x, numbers, *a), positions[0], first)
-    return tuple(result.shape for result in results)
+    return _traced_shapes(*_abstract((part, numbers, positions[0], around.frame(0))))
+
+
+@functools.lru_cache(maxsize=256)
+@double_precision
+def _traced_shapes(structure, leaves: tuple) -> tuple[tuple[int, int], ...]:
+    def blocks(*arrays):
+        part, numbers, x, around = jax.tree.unflatten(structure, arrays)
+        return part.feature_blocks(x, numbers, *around)
+
+    return tuple(result.shape for result in jax.eval_shape(blocks, *leaves))
+
+
+def _abstract(tree) -> tuple:
+    """Structure, and shapes and types of the arrays: what a trace depends on."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves)
 
 
 @double_precision
@@ -57,6 +70,21 @@ def _displaced(part, numbers, x, around: Surroundings, q, permutation=None):
     if permutation is None:
         return part.features(moved, numbers, *around)
     return part.features(moved[permutation], numbers, *around.exchanged(permutation))
+
+
+@jax.jit
+def _values(parts, numbers, positions, around):
+    return jax.vmap(lambda x, a: tuple(part.features(x, numbers, *a) for part in parts))(positions, around)
+
+
+def feature_values(kernel: Kernel, batch: Batch) -> tuple[Float[np.ndarray, "m e D"], ...]:
+    """Features φ/ℓ of all frames of a batch, without derivatives: an array for every part of the kernel."""
+    parts = tuple(part.bare() for part in kernel.parts)
+    around = surroundings(kernel.descriptors, batch)
+    size = chunk_size(_column_bytes(parts, batch.numbers, batch.positions[0], around.frame(0)), _MEMORY)
+    function = functools.partial(_values, parts, batch.numbers)
+    pieces = [piece for _, piece in map_chunks(function, (batch.positions, around), size)]
+    return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
 
 
 @functools.partial(jax.jit, static_argnames=("coordinates", "forward", "at_once"))
@@ -85,9 +113,7 @@ def _by_columns(features, origin, at_once: int):
 
 def _column_bytes(parts, numbers, x, around) -> int:
     """Of the arrays between the coordinates of a frame and its features' derivatives along one of them."""
-    leaves, structure = jax.tree.flatten((parts, numbers, x, around))
-    leaves = tuple(jax.ShapeDtypeStruct(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves)
-    return _traced_column_bytes(structure, leaves)
+    return _traced_column_bytes(*_abstract((parts, numbers, x, around)))
 
 
 @functools.lru_cache(maxsize=256)

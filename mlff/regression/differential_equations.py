@@ -23,7 +23,7 @@ from mlff.kernels.radial import Radial, require_order
 from mlff.operators import Operator, order_of
 from mlff.potentials.expansion import Expansion
 from mlff.precision import Array, doubled
-from mlff.regression.exact import solve
+from mlff.regression.solution import solve
 
 NOISE = 1e-6  # of a condition that states none
 _NO_CELL, _ONE = np.zeros((3, 3)), np.zeros(1, dtype=np.int32)

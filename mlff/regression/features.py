@@ -1,12 +1,14 @@
-"""Labelled frames carried to descriptor space: the rows of the linear system, and what each does to the features."""
+"""Labelled frames in descriptor space: their features, and what every row of the linear system does to these."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.composed import Kernel
@@ -14,87 +16,123 @@ from mlff.kernels.exchange import feature_permutations
 from mlff.kernels.jets import block_sizes, jets
 from mlff.operators import find_operator
 from mlff.regression.linalg.threads import map_threads
-from mlff.regression.observations import Labels, Noise, carried_labels, measured_rows
-from mlff.regression.rows import Rows
+from mlff.regression.observations import FrameObservations, Noise, observe, rows_of_frames
 from mlff.regression.terms import Term
 
 
-@dataclasses.dataclass
-class Carried:
-    """The labels of all frames, in the order of the batches, and the terms of the kernel.
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Labelled frames in descriptor space. Neither the choice of rows nor anything else but a factor depends on a length scale.
 
-    `sections` holds the frames that may share a tile of the matrix, as slices: those with the same kinds of labels.
+    Attributes:
+        frames: the frames themselves.
+        observations: of every frame, in the order of the batches.
+        terms: the parts of the kernel, each with the features of all frames under it.
     """
 
-    labels: list[Labels]
+    frames: LabelledFrames
+    observations: list[FrameObservations]
     terms: list[Term]
-    sections: list[slice]
+
+    @functools.cached_property
+    def row_counts(self) -> np.ndarray:
+        """How many rows of the linear system every frame has."""
+        return np.array([frame.size for frame in self.observations])
 
     @property
-    def rows(self) -> list[Rows]:
-        """The rows of every frame."""
-        return [label.rows for label in self.labels]
+    def ends(self) -> np.ndarray:
+        """The row after the last of every frame."""
+        return np.cumsum(self.row_counts)
+
+    @property
+    def labels(self) -> Float[np.ndarray, " rows"]:
+        """The labels of all rows."""
+        return np.concatenate([frame.rows.labels for frame in self.observations])
+
+    @property
+    def noise(self) -> Float[np.ndarray, " rows"]:
+        """The standard deviations of all labels."""
+        return np.concatenate([frame.rows.noise for frame in self.observations])
+
+    @functools.cached_property
+    def sections(self) -> list[slice]:
+        """The frames that may share a tile of the matrix: those with the same kinds of labels; of one batch where images are
+        computed batch by batch."""
+        batches = self.frames.batches
+        split = any(term.computes_images for term in self.terms)
+        ends = np.cumsum([0, *(len(batch) for batch in batches)])
+        cuts = [0]
+        for i in range(1, len(batches)):
+            if split or set(batches[i].labels) != set(batches[i - 1].labels):
+                cuts.append(i)
+        return [slice(int(ends[a]), int(ends[b])) for a, b in itertools.pairwise([*cuts, len(batches)])]
+
+    def take(self, places: Sequence[int] | np.ndarray) -> Features:
+        """Those of some frames, by their places in ascending order; nothing is copied."""
+        frames = self.frames.take(self.frames.index[np.asarray(places, dtype=int)])
+        terms = [term.take(places, frames.batches) for term in self.terms]
+        return Features(frames, [self.observations[i] for i in places], terms)
+
+    def scaled(self, kernel: Kernel) -> Features:
+        """Under the same kernel with other length scales; nothing is computed or copied."""
+        terms = [term.scaled(part) for term, part in zip(self.terms, kernel.parts, strict=True)]
+        return Features(self.frames, self.observations, terms)
 
 
-def carry(kernel: Kernel, frames: LabelledFrames, noise: Noise, progress: Callable[[str, float], None]) -> Carried:
+def compute_features(
+    kernel: Kernel,
+    frames: LabelledFrames,
+    noise: Noise,
+    progress: Callable[[str, float], None] = lambda stage, fraction: None,
+) -> Features:
     """Features, their derivatives and the rows of all frames.
 
     Arguments:
+        kernel: with length scales and elements.
         noise: standard deviation of every kind of label that enters, by name or operator.
     Raises:
         ValueError: a descriptor or its derivative is not finite, or an operator is no label operator.
     """
     operators = {find_operator(label): level for label, level in noise.items()}
-    terms = [
-        Term(part, [], [], [], [], block_sizes(part, frames.batches[0]), None, frames.batches) for part in kernel.parts
-    ]
-    labels: list[Labels] = []
+    terms = [Term.empty(part, block_sizes(part, frames.batches[0]), frames.batches) for part in kernel.parts]
+    observations: list[FrameObservations] = []
     progress("descriptors", 0.0)
     for batch in frames.batches:
         channels = [part.channels(batch.numbers) for part in kernel.parts]
         present = {op: level for op, level in operators.items() if op.name in batch.labels}
         coordinates = batch.positions[0].size + 9 * any(operator.strain for operator in present)
+        rows = rows_of_frames(batch, present, coordinates)
         for piece, (features, jacobians) in jets(kernel, batch, coordinates):
             _require_finite(kernel, batch.index[piece], features, jacobians)
-            progress("descriptors", len(labels) / len(frames))
-            found = measured_rows(batch, piece, present, coordinates)
-            own = [[jacobian[k] for jacobian in jacobians] for k in range(piece.stop - piece.start)]
+            progress("descriptors", len(observations) / len(frames))
+            of_piece = list(itertools.islice(rows, piece.stop - piece.start))
 
-            def carried(k: int, piece=piece, found=found, own=own, batch=batch):
-                return carried_labels(kernel, batch, piece.start + k, found[k], own[k])
+            def frame(k: int, batch=batch, start=piece.start, of_piece=of_piece, jacobians=jacobians):
+                return observe(kernel, batch, start + k, of_piece[k], [jacobian[k] for jacobian in jacobians])
 
             # derivatives of second order are JAX's own work, threads would only wait for it
-            second = any(part.matrices.shape[1] for part in found[0])
-            each = map(carried, range(len(found))) if second else map_threads(carried, range(len(found)))
-            for k, (label, tangents, curved) in enumerate(each):
-                labels.append(label)
+            second = any(part.matrices.shape[1] for part in of_piece[0].values())
+            observed = map(frame, range(len(of_piece))) if second else map_threads(frame, range(len(of_piece)))
+            for k, (of_frame, tangents, curved) in enumerate(observed):
+                observations.append(of_frame)
                 for i, term in enumerate(terms):
-                    term.points.append(features[i][k])
-                    term.tangents.append(tangents[i])
-                    term.curved.append(curved[i])
-                    term.channels.append(channels[i])
+                    term.append(features[i][k], tangents[i], curved[i], channels[i])
     progress("descriptors", 1.0)
-    for term in terms:
-        if term.kernel.permutations_used is not None:
-            term.rearranged = feature_permutations(term.kernel, frames.batches[0])
-    return Carried(labels, terms, _sections(frames, split=any(term.computes_images for term in terms)))
+    return Features(frames, observations, [_with_exchange(term) for term in terms])
 
 
-def _sections(frames: LabelledFrames, split: bool) -> list[slice]:
-    """Consecutive batches with the same labels; every batch by itself where images are computed batch by batch."""
-    ends = np.cumsum([0, *(len(batch) for batch in frames.batches)])
-    cuts = [0]
-    for i in range(1, len(frames.batches)):
-        if split or set(frames.batches[i].labels) != set(frames.batches[i - 1].labels):
-            cuts.append(i)
-    return [slice(int(ends[a]), int(ends[b])) for a, b in itertools.pairwise([*cuts, len(frames.batches)])]
+def _with_exchange(term: Term) -> Term:
+    """The term with what an exchange of atoms does to its features, where that is a rearrangement."""
+    if term.kernel.permutations_used is None:
+        return term
+    return dataclasses.replace(term, rearranged=feature_permutations(term.kernel, term.batches[0]))
 
 
 def _require_finite(kernel: Kernel, index: np.ndarray, features, jacobians) -> None:
-    for leaf_part, values, slopes in zip(kernel.parts, features, jacobians, strict=True):
+    for part, values, slopes in zip(kernel.parts, features, jacobians, strict=True):
         broken = ~(np.isfinite(values).all(axis=(1, 2)) & np.isfinite(slopes).all(axis=(1, 2, 3)))
         if broken.any():
             raise ValueError(
-                f"descriptor {leaf_part.leaves[0].descriptor.name} or its first derivative is not finite at training frame "
+                f"descriptor {part.leaves[0].descriptor.name} or its first derivative is not finite at training frame "
                 f"{index[int(np.argmax(broken))]}; guard its square roots, norms and divisions there"
             )

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import logging
-import numbers
 import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlff.arguments import LARGEST, checked_seed, is_number, unwrapped
-from mlff.data.batches import LabelledFrames, arguments_of
-from mlff.data.cells import volume
+from mlff.arguments import checked_seed
+from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
-from mlff.data.hessian_checks import require_unprojected
-from mlff.data.permutations import Permutations
 from mlff.kernels.composed import Kernel, SumKernel
-from mlff.kernels.exchange import check_symmetry
-from mlff.kernels.radial import require_order
-from mlff.operators import ENERGY, FORCES, HESSIAN, OPERATORS, STRESS, Operator, find_operator, order_of
+from mlff.operators import ENERGY, FORCES, STRESS, Operator
 from mlff.potentials.errors import compare
-from mlff.potentials.expansion import Expansion, composition, constant_elements
+from mlff.potentials.expansion import Expansion, composition
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import facts_of
-from mlff.regression.exact import IndefiniteMatrix, Progress, solve
+from mlff.regression.exact import IndefiniteMatrix, Progress
+from mlff.regression.features import compute_features
+from mlff.regression.linear_system import LinearSystem
+from mlff.regression.requests import Request
 from mlff.regression.slopes import warn_of_slopes
-from mlff.regression.validation import FACTOR, Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
-from mlff.units import atomic_numbers, symbols
+from mlff.regression.solution import Solution, solve_system
+from mlff.regression.training_record import record_of
+from mlff.regression.validation import FACTOR, Search, Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
 
 logger = logging.getLogger(__name__)
 
-RELATIVE_NOISE = 3e-5  # of the labels' root mean square, where no noise is given
 UNSEEN_TOLERANCE = 1e-4  # share of the squared forces; a residual net force of a rough reference is smaller
 SHORTENED = 4  # steps of the search that the final fit may go below the shortest length scale tried
 
@@ -69,47 +66,15 @@ def fit(
     """
     started = time.perf_counter()
     seed = checked_seed(seed)
-    _require_kernel_and_data(model, data)
-    operators = _operators(labels)
-    labels = tuple(operators)
-    frames = _labelled(model, data, operators)
-    facts = facts_of(data, frames)
-    kernel = model.completed(np.concatenate(frames.compositions))
-    atoms = _atomic_energies(kernel, atomic_energies, labels)
-    stated = _noise(noise, frames, operators)
-    levels = {operators[name]: level for name, level in stated.items()}
-    order = _highest_order(frames, operators)
-    for radial in kernel.radials:
-        require_order(radial, order, 1, f"a force field from {' and '.join(labels)}")
-    if operators.get("hessian") is HESSIAN:
-        require_unprojected(frames)
-    trials = []
-    ones = [1.0] * len(kernel.leaves)
-    for part in with_lengthscales(kernel, ones).parts:
-        if part.permutations_used is not None:
-            check_symmetry(part, frames.batches[0])
-    searched = kernel
-    if lacks_lengthscale(kernel):
-        kernel, trials = search_lengthscale(kernel, frames, levels, seed, atoms, progress)
-    kernel, solution = _solve_or_shorten(searched, kernel, frames, levels, atoms, trials, progress)
+    request = Request.of(model, data, labels, noise, atomic_energies)
+    facts = facts_of(data, request.frames)
+    search = _hyperparameters(request, seed, progress)
+    kernel, solution = _solve_or_shorten(request, search, progress)
     fitted = ForceField(
-        model=_with_constant(solution.model, kernel, frames, labels),
-        numbers=frames.numbers,
+        model=_with_constant(solution.model, kernel, request.frames, request.labels),
+        numbers=request.frames.numbers,
         kernel=_with_amplitudes(kernel, solution.amplitudes),
-        record={
-            **facts,
-            "labels": list(labels),
-            "own_operators": [name for name, operator in operators.items() if OPERATORS.get(name) is not operator],
-            "noise": stated,
-            "rows": solution.rows,
-            "unseen": solution.unseen,
-            "seed": seed,
-            "lengthscales_tried": [
-                [trial.lengthscale, trial.error if np.isfinite(trial.error) else None] for trial in trials
-            ],
-            "energy_constant": "energy" in frames.names,
-            "fit_seconds": time.perf_counter() - started,
-        },
+        record=record_of(request, facts, seed, search.trials, solution, time.perf_counter() - started),
     )
     progress("training errors", 0.0)
     examined = _examined(fitted, data)
@@ -117,41 +82,43 @@ def fit(
     return examined
 
 
-def _require_kernel_and_data(model, data) -> None:
-    """Refuse what `fit` is given in the wrong place or form."""
-    if not isinstance(model, Kernel):
-        descriptor = getattr(model, "__name__", "descriptor") if callable(model) else "descriptor"
-        raise ValueError(
-            f"model: expected a kernel, received {_kind(model)}; write fit(GlobalKernel({descriptor}, Matern52()), data)"
-        )
-    if not isinstance(data, Dataset):
-        raise ValueError(
-            f"data: expected a Dataset, received {_kind(data)}; Dataset.read(path) and Dataset(frames) make one"
-        )
+def _hyperparameters(request: Request, seed: int, progress: Progress) -> Search:
+    """The kernel with all its length scales, searched where one is missing."""
+    if not lacks_lengthscale(request.kernel):
+        return Search(request.kernel, [], None)
+    return search_lengthscale(request.kernel, request.frames, request.levels, seed, request.atomic_energies, progress)
 
 
-def _kind(value) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-
-
-def _solve_or_shorten(searched, kernel, frames, levels, atoms, trials: list[Trial], progress: Progress):
+def _solve_or_shorten(request: Request, search: Search, progress: Progress) -> tuple[Kernel, Solution]:
     """All frames may be too many for the length scale that some of them chose: take the next shorter one tried, or a step of
     the search less than the shortest."""
-    try:
-        return kernel, solve(kernel, frames, levels, atoms, progress)
-    except IndefiniteMatrix:
-        first = next((i for i, radial in enumerate(searched.radials) if radial.lengthscale is None), None)
-        if first is None:
-            raise
-        now = kernel.radials[first].lengthscale
-        tried = [trial.lengthscale for trial in trials]
-        if now <= min(tried, default=np.inf) / FACTOR**SHORTENED * (1 + 1e-9):
-            raise
-        shorter = max((scale for scale in tried if scale < now * (1 - 1e-9)), default=now / FACTOR)
+    kernel, features = search.kernel, search.features
+    if features is None:
+        features = compute_features(kernel, request.frames, request.levels, progress)
+    while True:
+        system = LinearSystem.of(kernel, features.scaled(kernel), request.levels, request.atomic_energies)
+        try:
+            return kernel, solve_system(system, progress)
+        except IndefiniteMatrix:
+            shorter = _shorter(request.kernel, kernel, search.trials)
+            if shorter is None:
+                raise
+            kernel = shorter
+
+
+def _shorter(searched: Kernel, kernel: Kernel, trials: list[Trial]) -> Kernel | None:
+    """The kernel with the next shorter length scale that was tried, or a step of the search less than the shortest; None
+    where none was searched, or that leads too far."""
+    first = next((i for i, radial in enumerate(searched.radials) if radial.lengthscale is None), None)
+    if first is None:
+        return None
+    now = kernel.radials[first].lengthscale
+    tried = [trial.lengthscale for trial in trials]
+    if now <= min(tried, default=np.inf) / FACTOR**SHORTENED * (1 + 1e-9):
+        return None
+    shorter = max((scale for scale in tried if scale < now * (1 - 1e-9)), default=now / FACTOR)
     logger.info("length scale %.4g: the matrix of all frames is not positive definite", now)
-    scales = [radial.lengthscale for radial in kernel.radials]
-    kernel = with_lengthscales(searched, scales, shorter / now)
-    return _solve_or_shorten(searched, kernel, frames, levels, atoms, trials, progress)
+    return with_lengthscales(searched, [radial.lengthscale for radial in kernel.radials], shorter / now)
 
 
 def _with_amplitudes(kernel: Kernel, amplitudes: tuple[float, ...]) -> Kernel:
@@ -159,161 +126,6 @@ def _with_amplitudes(kernel: Kernel, amplitudes: tuple[float, ...]) -> Kernel:
     if not isinstance(kernel, SumKernel):
         return kernel.replace(amplitude=amplitudes[0])
     return SumKernel(tuple(part.replace(amplitude=a) for part, a in zip(kernel.parts, amplitudes, strict=True)))
-
-
-def _atomic_energies(kernel: Kernel, given, labels: Sequence[str]) -> dict[int, float] | None:
-    elements = constant_elements(kernel.parts)
-    if given is None:
-        return None
-    if elements is None:
-        raise ValueError("atomic_energies: a global kernel has one constant for the molecule; use a local kernel")
-    if not isinstance(given, Mapping):
-        raise ValueError(f"atomic_energies={given!r:.60} must be energies by symbol, {{'H': -13.6}}, eV")
-    if unknown := [symbol for symbol in given if symbol not in atomic_numbers]:
-        raise ValueError(f"atomic_energies: {unknown[0]!r} is no element; write {{'H': -13.6}}")
-    energies = {symbol: unwrapped(energy) for symbol, energy in given.items()}
-    if broken := [symbol for symbol, energy in energies.items() if not (is_number(energy) and np.isfinite(energy))]:
-        raise ValueError(f"atomic_energies: that of {broken[0]} is {given[broken[0]]}; give a number, eV")
-    known = {atomic_numbers[symbol]: float(energy) for symbol, energy in energies.items()}
-    if missing := sorted(set(elements) - set(known)):
-        raise ValueError(f"atomic_energies: those of {', '.join(symbols(missing))} are missing, eV")
-    if "energy" not in labels:
-        raise ValueError(
-            f"atomic_energies: the labels {', '.join(labels)} say nothing of the energy that molecules have beside their atoms; "
-            "fit 'energy' too, labels=('energy', 'forces'), or leave atomic_energies out"
-        )
-    return {z: known[z] for z in elements}
-
-
-def _operators(labels) -> dict[str, Operator]:
-    """The operators of what the user asked for, by the names of their labels."""
-    if not isinstance(labels, (str, Operator)) and not np.iterable(labels):
-        raise ValueError(
-            f"labels={labels!r:.60} must be names of labels; give 'forces', or several, ('energy', 'forces')"
-        )
-    chosen = [labels] if isinstance(labels, (str, Operator)) else list(labels)
-    if not chosen:
-        raise ValueError("labels: nothing is to be fitted; give 'forces', or several, ('energy', 'forces')")
-    operators = {operator.name: operator for operator in map(find_operator, chosen)}
-    if len(operators) < len(chosen):
-        raise ValueError(f"labels: {', '.join(operators)} are asked for more than once")
-    return operators
-
-
-def _highest_order(frames: LabelledFrames, operators: dict[str, Operator]) -> int:
-    orders = []
-    for name, operator in operators.items():
-        orders += [order_of(operator, b.positions, arguments_of(b, operator)) for b in frames.having(name).batches]
-    return max(orders)
-
-
-def _labelled(model: Kernel, data: Dataset, operators: dict[str, Operator]) -> LabelledFrames:
-    labels = tuple(operators)
-    for name in labels:
-        data.require_some(name)
-    for i, frame in zip(data.indices, data, strict=True):
-        for name in ("energy", "forces", "stress"):
-            if not np.isfinite(frame.labels.get(name, 0.0)).all():
-                raise ValueError(f"{data.source}: {name} of frame {i} is not finite; leave the label out of the frame")
-        hessian = frame.labels.get("hessian", 0.0)  # NaN stands for entries that were not calculated
-        if "hessian" in labels and (np.isinf(hessian).any() or np.isnan(hessian).all()):
-            raise ValueError(
-                f"{data.source}: hessian of frame {i} holds no number or an infinite one; leave it out of the frame"
-            )
-        if not set(labels) & set(frame.labels):
-            raise ValueError(
-                f"{data.source}: frame {i} has none of the labels that are fitted ({', '.join(labels)}); leave it out"
-            )
-    if not model.transferable:
-        data.uniform_numbers()
-    require_seen_cells(model, data)
-    frames = LabelledFrames.of(data)
-    if operators.get("stress") is STRESS:
-        _require_stressed(data)
-    if all(len(numbers) < 2 for numbers in frames.compositions):
-        raise ValueError(f"{data.source}: a single atom has no internal coordinates to fit")
-    for leaf in model.leaves:
-        _require_fitting_group(getattr(leaf, "permutations", None), frames.compositions[0], data.source)
-    return frames
-
-
-def require_seen_cells(model: Kernel, data: Dataset) -> None:
-    """Refuse periodic frames for descriptors that take no cell.
-
-    Raises:
-        ValueError: naming the first of the frames, and what takes a cell.
-    """
-    blind = next((leaf.descriptor.name for leaf in model.leaves if "cell" not in leaf.descriptor.uses), None)
-    periodic = next((i for i, frame in zip(data.indices, data, strict=True) if frame.system.pbc.any()), None)
-    if periodic is not None and blind is not None:
-        raise ValueError(
-            f"{data.source}: frame {periodic} is periodic, but descriptor {blind} takes no cell; use one that does (recipe "
-            "soap-gpr or fchl19-gpr), or set pbc=False in the file if the molecule is isolated"
-        )
-
-
-def _require_stressed(data: Dataset) -> None:
-    """Refuse stresses of frames that have none: no direction is periodic, or the cell has no volume."""
-    for i, frame in zip(data.indices, data, strict=True):
-        if "stress" in frame.labels and not (frame.system.pbc.any() and volume(frame.cell)):
-            raise ValueError(
-                f"{data.source}: frame {i} has a stress, but pbc={[bool(p) for p in frame.system.pbc]} and a cell of "
-                f"{volume(frame.cell):.3g} Å³; set pbc and the cell in the file, or leave stress out of labels"
-            )
-
-
-def _require_fitting_group(group: Permutations | None, atomic: np.ndarray, source: str) -> None:
-    if group is not None and group.indices.shape[1] != len(atomic):
-        raise ValueError(
-            f"permutations are of {group.indices.shape[1]} atoms, the frames of {source} have {len(atomic)}"
-        )
-    if group is not None and (atomic[group.indices] != atomic).any():
-        raise ValueError(f"permutations exchange unlike atoms of {source}; find_permutations(data) gives fitting ones")
-
-
-def _without_atoms(frames: LabelledFrames, energies: np.ndarray) -> np.ndarray:
-    """The part of the energies that constants per element explain, by least squares."""
-    elements = tuple(sorted({int(z) for numbers in frames.compositions for z in numbers}))
-    design = np.concatenate(
-        [np.tile(composition(elements, batch.numbers), (len(batch), 1)) for batch in frames.batches]
-    )
-    return design @ np.linalg.lstsq(design, energies, rcond=1e-10)[0]
-
-
-def _noise(noise, frames: LabelledFrames, operators: dict[str, Operator]) -> dict[str, float]:
-    labels = tuple(operators)
-    if noise is None:
-        levels = {}
-        for name in labels:
-            values = frames.values(name)
-            if name == "energy":
-                values = values - _without_atoms(frames.having(name), values)
-            scale = float(np.sqrt(np.nanmean(values**2)))
-            levels[name] = RELATIVE_NOISE * scale or RELATIVE_NOISE
-        return levels
-    noise = unwrapped(noise)
-    if isinstance(noise, numbers.Real):
-        if len(labels) > 1:
-            raise ValueError(
-                f"noise={noise}: with labels {', '.join(labels)} give one each, noise={{'energy': …, 'forces': …}}"
-            )
-        noise = {labels[0]: noise}
-    if not isinstance(noise, Mapping):
-        example = ", ".join(f"'{name}': 0.001" for name in labels)
-        raise ValueError(f"noise={noise!r:.60} must be a number, 0.001, or numbers by label, {{{example}}}")
-    noise = {
-        find_operator(label).name if label not in operators else label: unwrapped(level)
-        for label, level in noise.items()
-    }
-    if set(noise) != set(labels):
-        raise ValueError(f"noise is given for {', '.join(noise) or 'nothing'}, the labels are {', '.join(labels)}")
-    for name, value in noise.items():
-        if not (is_number(value) and 0 <= float(value) <= LARGEST):
-            raise ValueError(
-                f"noise: {name} {value} must be a standard deviation in {operators[name].unit}, not negative and finite "
-                f"(at most {LARGEST:g})"
-            )
-    return {name: float(noise[name]) for name in labels}
 
 
 def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, labels: tuple[str, ...]):

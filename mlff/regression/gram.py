@@ -26,7 +26,7 @@ from mlff.kernels.radial import Radial
 from mlff.precision import double_precision
 from mlff.regression.linalg.threads import map_threads, processors
 
-_CHUNK = 1 << 16  # elements of s a call: one shape, one compilation
+_CHUNK, _FEW = 1 << 16, 1 << 12  # elements of s a call: two shapes, two compilations
 _CACHE = 4 * 2**20  # bytes of the factors of one product that should stay in cache
 
 
@@ -57,10 +57,11 @@ def radial_derivatives(radial: Radial, s: np.ndarray, order: int = 2) -> tuple[n
     """f, ∂f/∂s_b, ∂²f/∂s_b∂s_c, … elementwise, as NumPy arrays, of s of shape (b, …)."""
     count, flat = len(s), s.reshape(len(s), -1)
     found = tuple(np.empty((*(count,) * k, flat.shape[1])) for k in range(order + 1))
-    for start in range(0, flat.shape[1], _CHUNK):
-        piece = flat[:, start : start + _CHUNK]
+    chunk = _FEW if flat.shape[1] <= _FEW else _CHUNK
+    for start in range(0, flat.shape[1], chunk):
+        piece = flat[:, start : start + chunk]
         width = piece.shape[1]
-        padded = np.zeros((count, _CHUNK))
+        padded = np.zeros((count, chunk))
         padded[:, :width] = piece
         for result, values in zip(found, _derivatives(radial, padded, order), strict=True):
             result[..., start : start + width] = np.asarray(values)[..., :width]
@@ -83,17 +84,17 @@ def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> 
     result = np.empty((m, r, n, q))
     inner = D + len(parts) * k + with_values
     step = max(1, min(-(-m // processors()), _CACHE // (8 * e * (r + q) * inner)))
-    own = [_along(columns.tangents[..., part], columns.points[..., part]) for part in parts]
+    offsets = [_along(columns.tangents[..., part], columns.points[..., part]) for part in parts]
 
     def fill(start: int) -> None:
-        some = slice(start, start + step)
+        frames = slice(start, start + step)
         _fill(
-            result[some],
-            Side(*(array[some] for array in rows)),
+            result[frames],
+            Side(*(array[frames] for array in rows)),
             columns,
             parts,
-            own,
-            (f[some], f1[:, some], f2[:, :, some]),
+            offsets,
+            (f[frames], f1[:, frames], f2[:, :, frames]),
             with_values,
         )
 
@@ -136,7 +137,7 @@ def _fill(result, rows: Side, columns: Side, parts, offsets, derivatives, with_v
     left[..., :D] = rows.tangents.transpose(0, 2, 1, 3)
     if with_values:
         left[..., -1] = rows.values.transpose(0, 2, 1)
-    own = [_along(rows.tangents[..., part], rows.points[..., part]) for part in parts]
+    here = [_along(rows.tangents[..., part], rows.points[..., part]) for part in parts]  # T·φ
     features = rows.points.reshape(m * e, D)
     tangents = rows.tangents.reshape(m * e * r, D)
     for j in range(n):
@@ -146,11 +147,11 @@ def _fill(result, rows: Side, columns: Side, parts, offsets, derivatives, with_v
             w = (features[:, part] @ theirs[..., part].reshape(k * q, -1).T).reshape(m, e, k, q)
             w -= offsets[b][j]
             along.append(w)
-            across = own[b][..., None] - (tangents[:, part] @ points[:, part].T).reshape(m, e, r, k)  # T·δ
+            across = here[b][..., None] - (tangents[:, part] @ points[:, part].T).reshape(m, e, r, k)  # T·δ
             left[..., D + b * k : D + (b + 1) * k] = across.transpose(0, 2, 1, 3)
             slopes = (-2.0 * f1[b, :, :, j]).reshape(m * e, k)
-            seen = (slopes @ theirs[..., part].reshape(k, -1)).reshape(m, e, q, -1)
-            right[..., part] = seen.transpose(0, 2, 1, 3)
+            summed = (slopes @ theirs[..., part].reshape(k, -1)).reshape(m, e, q, -1)
+            right[..., part] = summed.transpose(0, 2, 1, 3)
         for b in range(count):
             mixed = sum(-4.0 * f2[b, c, :, :, j, :, None] * along[c] for c in range(count))
             if with_values:

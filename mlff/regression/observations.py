@@ -1,31 +1,36 @@
-"""The labels of one frame, measured by operators and carried to descriptor space."""
+"""What was observed of one frame: its labels as rows of the linear system, and how they act in descriptor space."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from mlff.batching import machine_memory
+from mlff.batching import chunk_size, machine_memory, map_chunks
 from mlff.data.batches import Batch, arguments_of
 from mlff.kernels.composed import Kernel
 from mlff.kernels.jets import bends
-from mlff.operators import Operator, find_operator, functionals, order_of
-from mlff.regression.rows import Rows, measured, pack, restricted, seen, span, stack, visible
+from mlff.operators import Functionals, Operator, find_operator, functionals, order_of
+from mlff.regression.rows import Rows, measured, pack, restricted, seen_coordinates, span, stack, visible_labels
 
 Noise = Mapping[str | Operator, float]
+_MEMORY = 64 * 2**20  # bytes of the coefficients of labels of first order that are computed at once
 
 
-@dataclasses.dataclass
-class Labels:
-    """The labels of one frame as rows, and how they see its coordinates.
+@dataclasses.dataclass(frozen=True)
+class FrameObservations:
+    """The labels of one frame as rows, and how these see its coordinates.
 
     Attributes:
         rows: the functionals, with their matrices in a basis of the frame's coordinates.
         basis: that basis, (k, c); without labels of second order k = 0.
         inner: combinations of it that the first derivatives of descriptors see, (s, k).
         weights: W of every row in those, packed, off-diagonal entries doubled, (rows, s(s+1)/2).
+        places: which of the rows are of which operator, by its name.
+        outside: the sum of squares of the labels of an operator that lie outside the space of its rows, by its name: no
+            function of the descriptors says anything there but zero.
         unseen: share of the squared forces that no direction of the descriptor can express.
     """
 
@@ -33,10 +38,13 @@ class Labels:
     basis: np.ndarray
     inner: np.ndarray
     weights: np.ndarray
+    places: dict[str, slice]
+    outside: dict[str, float]
     unseen: float
 
     @property
     def size(self) -> int:
+        """How many rows there are."""
         return len(self.rows.labels)
 
 
@@ -45,39 +53,53 @@ def describe(noise: Noise) -> str:
     return ", ".join(f"{find_operator(label).name} {value:.3g}" for label, value in noise.items())
 
 
-def measured_rows(batch: Batch, piece: slice, operators: dict[Operator, float], coordinates: int) -> list[list[Rows]]:
-    """The labels of some frames of a batch, operator by operator, in the coordinates of the frame."""
-    rows: list[list[Rows]] = [[] for _ in range(piece.stop - piece.start)]
-    for operator, level in operators.items():
-        arguments = tuple(argument[piece] for argument in arguments_of(batch, operator))
-        positions = batch.positions[piece]
-        order = order_of(operator, positions, arguments)
-        if order > 1:
-            _require_memory(operator, batch.labels[operator.name][0].size, coordinates)
-        # of second order, a frame has (3n)⁴ coefficients at most: one at a time
-        step = len(positions) if order < 2 else 1
-        for start in range(0, len(positions), step):
-            some = slice(start, start + step)
-            own = tuple(argument[some] for argument in arguments)
-            found = functionals(operator, order, coordinates, positions[some], own)
-            values = batch.labels[operator.name][piece][some].reshape(len(found.values), -1)
-            finite = [np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in found if part is not None]
-            if not (whole := np.all(finite, axis=0)).all():
-                i = batch.index[piece][some][int(np.argmin(whole))]
-                raise ValueError(f"labels: operator {operator.name} is not finite at frame {i}; are its arguments?")
-            if found.values.shape != values.shape:
-                raise ValueError(
-                    f"labels: operator {operator.name} returns {found.values.shape[1]} numbers for frame "
-                    f"{batch.index[piece][start]}, its label {operator.name} has {values.shape[1]}"
-                )
-            for k, value in enumerate(values):
-                there = measured(found, k, value, level)
-                if len(there.labels):
-                    rows[start + k].append(there)
-    for i, parts in zip(batch.index[piece], rows, strict=True):
-        if not parts:
-            raise ValueError(f"labels: frame {i} has none of {', '.join(op.name for op in operators)}; leave it out")
-    return rows
+def rows_of_frames(batch: Batch, operators: dict[Operator, float], coordinates: int) -> Iterator[dict[str, Rows]]:
+    """The labels of the frames of a batch, one frame after another, by the names of their operators, in the coordinates of
+    the frame.
+
+    Arguments:
+        operators: with the standard deviation of their labels.
+        coordinates: 3n, or 3n + 9 with a strain.
+    Raises:
+        ValueError: a frame has no label, or an operator is not finite or returns another number of labels.
+    """
+    of_operators = {op.name: _rows_of_operator(batch, op, level, coordinates) for op, level in operators.items()}
+    for i in batch.index:
+        of_frame = {name: next(rows) for name, rows in of_operators.items()}
+        present = {name: rows for name, rows in of_frame.items() if len(rows.labels)}
+        if not present:
+            raise ValueError(f"labels: frame {i} has none of {', '.join(of_operators)}; leave it out")
+        yield present
+
+
+def _rows_of_operator(batch: Batch, operator: Operator, noise: float, coordinates: int) -> Iterator[Rows]:
+    """The labels of one operator, frame by frame."""
+    arguments = arguments_of(batch, operator)
+    order = order_of(operator, batch.positions, arguments)
+    size = batch.labels[operator.name][0].size
+    if order > 1:
+        _require_memory(operator, size, coordinates)
+    # of second order, a frame has (3n)⁴ coefficients at most: one at a time
+    at_once = 1 if order > 1 else chunk_size(8 * size * coordinates, _MEMORY)
+    compute = functools.partial(functionals, operator, order, coordinates)
+    for piece, coefficients in map_chunks(compute, (batch.positions, arguments), at_once):
+        labels = batch.labels[operator.name][piece].reshape(len(coefficients.values), -1)
+        _require_answers(operator, coefficients, labels.shape[1], batch.index[piece])
+        for k, of_frame in enumerate(labels):
+            yield measured(coefficients, k, of_frame, noise)
+
+
+def _require_answers(operator: Operator, coefficients: Functionals, labels: int, index: np.ndarray) -> None:
+    """Refuse an operator that is not finite at a frame, or has another number of labels than the frames."""
+    finite = [np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in coefficients if part is not None]
+    if not (whole := np.all(finite, axis=0)).all():
+        i = index[int(np.argmin(whole))]
+        raise ValueError(f"labels: operator {operator.name} is not finite at frame {i}; are its arguments?")
+    if coefficients.values.shape[1] != labels:
+        raise ValueError(
+            f"labels: operator {operator.name} returns {coefficients.values.shape[1]} numbers for frame "
+            f"{index[0]}, its label {operator.name} has {labels}"
+        )
 
 
 def _require_memory(operator: Operator, rows: int, coordinates: int) -> None:
@@ -90,35 +112,58 @@ def _require_memory(operator: Operator, rows: int, coordinates: int) -> None:
         )
 
 
-def carried_labels(kernel: Kernel, batch: Batch, i: int, parts: list[Rows], jacobians: list[np.ndarray]):
+def observe(
+    kernel: Kernel, batch: Batch, i: int, of_operators: dict[str, Rows], jacobians: list[np.ndarray]
+) -> tuple[FrameObservations, list[np.ndarray], list[np.ndarray]]:
     """One frame: its labels in the basis of those that descriptors see, and for every part of the kernel the tangents of
-    their rows and the first derivatives that second-order labels see."""
-    basis = span(parts)
-    bent = [bends(part, batch, i, basis) for part in kernel.parts] if len(basis) else None
-    for part, second in zip(kernel.parts, bent or (), strict=bent is not None):
-        if not np.isfinite(second).all():
+    their rows, (e, r, D), and the first derivatives that second-order labels see, (e, s, D).
+
+    Arguments:
+        of_operators: the rows of every operator.
+        jacobians: ∂φ/∂q/ℓ of every part of the kernel, (e, D, c).
+    """
+    basis = span(list(of_operators.values()))
+    second = _second_derivatives(kernel, batch, i, basis) if len(basis) else None
+    along = [(jacobian @ basis.T).transpose(0, 2, 1) for jacobian in jacobians]  # (e, k, D)
+    inner = seen_coordinates(along)
+    kept, tangents, outside, unseen = {}, [[] for _ in jacobians], {}, 0.0
+    for name, part in of_operators.items():
+        rows = restricted(part, basis)
+        slopes = [rows.directions @ jacobian.transpose(0, 2, 1) for jacobian in jacobians]  # (e, r, D)
+        if second is not None:
+            folded = pack(rows.matrices, 2.0)
+            slopes = [t + folded @ bend.transpose(0, 2, 1) for t, bend in zip(slopes, second, strict=True)]
+        mixing = visible_labels(rows, slopes, inner)
+        kept[name] = rows.mixed(mixing)
+        for target, t in zip(tangents, slopes, strict=True):
+            target.append(mixing @ t)
+        outside[name] = float(np.sum((rows.labels - mixing.T @ kept[name].labels) ** 2))
+        unseen = max(unseen, _unseen(rows, kept[name]))
+    rows = stack(list(kept.values()))
+    weights = pack(inner @ rows.matrices @ inner.T, 2.0)
+    observations = FrameObservations(rows, basis, inner, weights, _places(kept), outside, unseen)
+    return observations, [np.concatenate(part, axis=1) for part in tangents], [inner @ part for part in along]
+
+
+def _second_derivatives(kernel: Kernel, batch: Batch, i: int, basis: np.ndarray) -> list[np.ndarray]:
+    """∂²φ/∂q²/ℓ of every part along the pairs of a basis, (e, D, pairs)."""
+    second = [bends(part, batch, i, basis) for part in kernel.parts]
+    for part, bend in zip(kernel.parts, second, strict=True):
+        if not np.isfinite(bend).all():
             raise ValueError(
                 f"descriptor {part.leaves[0].descriptor.name} has a second derivative that is not finite at training frame "
                 f"{batch.index[i]}; guard its square roots, norms and divisions there"
             )
-    along = [(jacobian @ basis.T).transpose(0, 2, 1) for jacobian in jacobians]  # (e, k, D)
-    inner = seen(along)
-    kept, tangents, unseen = [], [[] for _ in jacobians], 0.0
-    for part in parts:
-        rows = restricted(part, basis)
-        folded = pack(rows.matrices, 2.0)
-        own = [rows.directions @ jacobian.transpose(0, 2, 1) for jacobian in jacobians]  # (e, r, D)
-        if bent is not None:
-            own = [t + folded @ second.transpose(0, 2, 1) for t, second in zip(own, bent, strict=True)]
-        mixing = visible(rows, own, inner)
-        kept.append(rows.mixed(mixing))
-        for target, t in zip(tangents, own, strict=True):
-            target.append(mixing @ t)
-        unseen = max(unseen, _unseen(rows, kept[-1]))
-    rows = stack(kept)
-    weights = pack(inner @ rows.matrices @ inner.T, 2.0)
-    curved = [inner @ part for part in along]
-    return Labels(rows, basis, inner, weights, unseen), [np.concatenate(part, axis=1) for part in tangents], curved
+    return second
+
+
+def _places(kept: dict[str, Rows]) -> dict[str, slice]:
+    """Where the rows of every operator are, below each other."""
+    places, start = {}, 0
+    for name, rows in kept.items():
+        places[name] = slice(start, start + len(rows.labels))
+        start = places[name].stop
+    return places
 
 
 def _unseen(rows: Rows, kept: Rows) -> float:

@@ -15,7 +15,7 @@ from mlff.kernels.jets import feature_shape
 from mlff.kernels.kernels import GlobalKernel, LocalKernel
 from mlff.kernels.radial import RBF, Matern52, Radial
 from mlff.potentials.training import train_schnet
-from mlff.regression.fitting import require_seen_cells
+from mlff.regression.training_frames import require_seen_cells
 
 Progress = Callable[[str, float], None]
 

@@ -38,7 +38,7 @@ class Rows(NamedTuple):
     labels: Float[np.ndarray, " rows"]
     noise: Float[np.ndarray, " rows"]
 
-    def mixed(self, basis: Float[np.ndarray, "some rows"]) -> Rows:
+    def mixed(self, basis: Float[np.ndarray, "kept rows"]) -> Rows:
         """The labels, of one noise, in another orthonormal basis or a part of one."""
         matrices = np.tensordot(basis, self.matrices, 1)
         return Rows(
@@ -87,7 +87,7 @@ def restricted(rows: Rows, basis: Float[np.ndarray, "k c"]) -> Rows:
     return rows._replace(matrices=basis @ rows.matrices @ basis.T)
 
 
-def seen(curved: list[Float[np.ndarray, "_ k _"]]) -> Float[np.ndarray, "s k"]:
+def seen_coordinates(curved: list[Float[np.ndarray, "_ k _"]]) -> Float[np.ndarray, "s k"]:
     """Orthonormal combinations of the coordinates of a basis that the first derivatives of all parts see."""
     k = curved[0].shape[1]
     if not k:
@@ -95,12 +95,12 @@ def seen(curved: list[Float[np.ndarray, "_ k _"]]) -> Float[np.ndarray, "s k"]:
     return _row_space(np.concatenate([part.transpose(0, 2, 1).reshape(-1, k) for part in curved]))
 
 
-def visible(rows: Rows, tangents: list[Float[np.ndarray, "_ rows _"]], inner: Float[np.ndarray, "s k"]):
-    """The orthonormal basis of the labels of one operator that descriptors can answer, shape (some, rows).
+def visible_labels(rows: Rows, tangents: list[Float[np.ndarray, "_ rows _"]], inner: Float[np.ndarray, "s k"]):
+    """The orthonormal basis of the labels of one operator that descriptors can answer, shape (kept, rows).
 
     Arguments:
         tangents: t of every label, of every part of the kernel.
-        inner: what `seen` returned.
+        inner: what `seen_coordinates` returned.
     """
     count = len(rows.values)
     curvatures = pack(inner @ rows.matrices @ inner.T, np.sqrt(2.0))
@@ -127,7 +127,7 @@ def stack(parts: list[Rows]) -> Rows:
     return Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def pack(matrices: Float[np.ndarray, "*some k k"], weight: float) -> Float[np.ndarray, "*some pairs"]:
+def pack(matrices: Float[np.ndarray, "*rows k k"], weight: float) -> Float[np.ndarray, "*rows pairs"]:
     """The upper triangles of symmetric matrices in a row, off-diagonal entries times a weight."""
     first, second = pairs(matrices.shape[-1])
     return matrices[..., first, second] * np.where(first == second, 1.0, weight)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 
 import numpy as np
 from scipy.spatial.distance import pdist
 
 from mlff.arguments import checked_seed
+from mlff.batching import machine_memory
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.composed import Kernel
-from mlff.kernels.jets import jets
+from mlff.kernels.jets import feature_values
 from mlff.kernels.kernels import GlobalKernel, LocalKernel
 from mlff.operators import find_operator
-from mlff.potentials.force_field import ForceField
-from mlff.regression.exact import IndefiniteMatrix, Progress, solve
+from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
+from mlff.regression.features import Features, compute_features
+from mlff.regression.kernel_blocks import KernelBlocks
+from mlff.regression.linear_system import LinearSystem, constants_design
 from mlff.regression.observations import Noise, describe
+from mlff.regression.solution import find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +29,7 @@ FACTOR = 2**0.5  # between neighbours of the geometric grid
 START = 8.0  # of the data's own scale: smooth kernels of descriptors want to look far
 STEPS = 12  # the grid reaches this many factors either way
 MAX_FIT, MAX_VALIDATION = 300, 200  # frames used by the search
+MAX_SCALED = 200  # frames among which distances give the data's scale
 MAX_ENVIRONMENTS = 1000  # of one species, whose distances give the scale
 ENOUGH = 40  # validation frames; with fewer in a fifth, several fifths take turns
 MIN_FRAMES = 5
@@ -39,15 +45,30 @@ class Trial:
     error: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What the search for a length scale found.
+
+    Attributes:
+        kernel: with the best length scale.
+        trials: all, in the order they were made.
+        features: of all frames, up to their length scale, where the search needed those of all; else None.
+    """
+
+    kernel: Kernel
+    trials: list[Trial]
+    features: Features | None
+
+
 def data_scale(kernel: GlobalKernel | LocalKernel, frames: LabelledFrames) -> float:
     """Median distance between the descriptors of two environments of one species (of two frames, of a global kernel)."""
     unit = kernel.replace(radial=kernel.radial.replace(lengthscale=1.0))
-    chosen = frames.take(frames.index[np.linspace(0, len(frames) - 1, min(len(frames), 200)).astype(int)])
+    chosen = frames.take(frames.index[np.linspace(0, len(frames) - 1, min(len(frames), MAX_SCALED)).astype(int)])
     features, channels = [], []
     for batch in chosen.batches:
-        for piece, ((points,), _) in jets(unit, batch):
-            features.append(points.reshape(-1, points.shape[-1]))
-            channels.append(np.tile(unit.channels(batch.numbers), piece.stop - piece.start))
+        (points,) = feature_values(unit, batch)
+        features.append(points.reshape(-1, points.shape[-1]))
+        channels.append(np.tile(unit.channels(batch.numbers), len(batch)))
     points, species = np.concatenate(features), np.concatenate(channels)
     distances = [pdist(points[species == channel][:MAX_ENVIRONMENTS]) for channel in np.unique(species)]
     scale = float(np.median(np.concatenate(distances)))
@@ -76,36 +97,22 @@ def with_lengthscales(kernel: Kernel, scales, factor: float = 1.0) -> Kernel:
     )
 
 
-def search_lengthscale(
-    kernel: Kernel,
-    frames: LabelledFrames,
-    noise: Noise,
-    seed: int = 0,
-    atomic_energies=None,
-    progress: Progress = lambda stage, fraction: None,
-) -> tuple[Kernel, list[Trial]]:
-    """The length scale with the smallest validation error, over the geometric grid scale · 8 · √2^k.
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """A division of the frames: which are fitted, and which are held out and predicted; by their indices."""
 
-    Several length scales (of the terms of a sum, the factors of a product) keep their ratio, that of the data's scales.
+    training: np.ndarray
+    held_out: np.ndarray
 
-    A fifth of the frames (at most 200) is held out, the rest (at most 300) is fitted, with as many of those at most that lack
-    the label whose errors are compared; of small sets several fifths are
-    held out in turn, until 40 frames or all have been predicted. From the middle of the grid the
-    search walks downhill, a step of 2 first, then of √2, until both neighbours of the best are worse. Where the middle gives
-    no positive definite matrix it begins at the first shorter length scale that does. Of those that are
-    as good as the best to half a percent the shortest is taken: the best conditioned, and no worse in its energies.
 
-    Returns:
-        the kernel with the best length scale, and all trials in the order they were made.
+def folds_of(frames: LabelledFrames, validated: str, seed: int) -> list[Fold]:
+    """A fifth of the frames that have the validated label (at most 200) is held out, the rest (at most 300) is fitted, with
+    as many of the frames without it at most; of small sets several fifths are held out in turn, until 40 frames or all
+    have been predicted.
+
     Raises:
-        ValueError: fewer than 5 frames, or no length scale gives a positive definite matrix.
+        ValueError: fewer than 5 frames have the label.
     """
-    fitted = {find_operator(label).name for label in noise}
-    validated = next((name for name in VALIDATED if name in fitted), None)
-    if validated is None:
-        raise ValueError(
-            "lengthscale: it is found by the errors of forces or energies, and neither is fitted; give one"
-        )
     # frames without the label that tells how good a length scale is are of use in training alone
     telling = frames.having(validated)
     if len(telling) < MIN_FRAMES:
@@ -119,57 +126,152 @@ def search_lengthscale(
     others = rng.permutation(np.setdiff1d(frames.index, telling.index))[:MAX_FIT]
     held = max(1, min(MAX_VALIDATION, len(telling) // 5))
     turns = min(5, -(-ENOUGH // held), len(telling) // held)
-    folds = [np.roll(order, -turn * held) for turn in range(turns)]
-    splits = [
-        (frames.take(np.concatenate([fold[held : held + MAX_FIT], others])), frames.take(fold[:held])) for fold in folds
-    ]
+    turned = [np.roll(order, -turn * held) for turn in range(turns)]
+    return [Fold(np.concatenate([turn[held : held + MAX_FIT], others]), turn[:held]) for turn in turned]
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Frames in descriptor space and their folds: all that does not depend on the length scale, computed once.
+
+    Attributes:
+        features: of all frames of all folds.
+        folds: each with the places of its frames among those.
+        name: of the label whose errors are compared.
+        noise: standard deviation of every kind of label.
+        atomic_energies: given constants, eV; None where least squares finds them.
+    """
+
+    features: Features
+    folds: list[Fold]
+    name: str
+    noise: Noise
+    atomic_energies: dict[int, float] | None
+
+    @classmethod
+    def of(
+        cls, kernel: Kernel, frames: LabelledFrames, folds: list[Fold], name: str, noise: Noise, atomic_energies
+    ) -> Validation:
+        """Of frames under a kernel with some length scales, and folds by the indices of their frames."""
+        used = np.concatenate([np.concatenate([fold.training, fold.held_out]) for fold in folds])
+        features = compute_features(kernel, frames.take(used), noise)
+        index = features.frames.index
+        places = [
+            Fold(np.flatnonzero(np.isin(index, fold.training)), np.flatnonzero(np.isin(index, fold.held_out)))
+            for fold in folds
+        ]
+        return cls(features, places, name, noise, atomic_energies)
+
+    def error(self, kernel: Kernel) -> float:
+        """RMSE of the held-out labels under the same kernel with other length scales; infinite where the matrix of a fold is
+        not positive definite."""
+        features = self.features.scaled(kernel)
+        blocks = KernelBlocks(features)
+        if len(self.folds) > 1 and self._fits(blocks):
+            blocks = blocks.kept()  # the folds have most frames in common
+        squares = []
+        for fold in self.folds:
+            try:
+                squares.append(self._fold_error(kernel, features, blocks, fold) ** 2)
+            except IndefiniteMatrix:
+                return np.inf  # no candidate
+        return float(np.sqrt(np.mean(squares)))
+
+    def _fits(self, blocks: KernelBlocks) -> bool:
+        """Whether the matrices of all terms leave room for the factor of a fold, and for others."""
+        rows = int(blocks.offsets[-1])
+        return 8 * rows**2 * (1 + len(self.features.terms)) <= machine_memory() / 4
+
+    def _fold_error(self, kernel: Kernel, features: Features, blocks, fold: Fold) -> float:
+        training = features.take(fold.training)
+        system = LinearSystem.of(kernel, training, self.noise, self.atomic_energies, blocks.take(fold.training))
+        weights = find_weights(system, factorise(system))
+        held_out = features.take(fold.held_out)
+        predicted = blocks.product(fold.held_out, fold.training, system.shares, weights.rows[:, None])[:, 0]
+        predicted += constants_design(held_out, system.elements) @ weights.constants
+        squares, count = 0.0, 0
+        for frame, of_frame in zip(held_out.observations, np.split(predicted, held_out.ends[:-1]), strict=True):
+            if self.name in frame.places:
+                rows = frame.places[self.name]
+                squares += float(np.sum((of_frame[rows] - frame.rows.labels[rows]) ** 2)) + frame.outside[self.name]
+        for batch in held_out.frames.having(self.name).batches:
+            count += batch.labels[self.name].size
+        return float(np.sqrt(squares / count))
+
+
+def search_lengthscale(
+    kernel: Kernel,
+    frames: LabelledFrames,
+    noise: Noise,
+    seed: int = 0,
+    atomic_energies=None,
+    progress: Progress = lambda stage, fraction: None,
+) -> Search:
+    """The length scale with the smallest validation error, over the geometric grid scale · 8 · √2^k.
+
+    Several length scales (of the terms of a sum, the factors of a product) keep their ratio, that of the data's scales.
+
+    Frames are held out in the folds of `folds_of`. Their features and Jacobians are computed once; a trial scales them,
+    solves, and predicts held-out labels from what is known of them. From the middle of the grid the
+    search walks downhill, a step of 2 first, then of √2, until both neighbours of the best are worse. Where the middle gives
+    no positive definite matrix it begins at the first shorter length scale that does. Of those that are
+    as good as the best to half a percent the shortest is taken: the best conditioned, and no worse in its energies.
+
+    Raises:
+        ValueError: fewer than 5 frames, or no length scale gives a positive definite matrix.
+    """
+    fitted = {find_operator(label).name for label in noise}
+    validated = next((name for name in VALIDATED if name in fitted), None)
+    if validated is None:
+        raise ValueError(
+            "lengthscale: it is found by the errors of forces or energies, and neither is fitted; give one"
+        )
+    folds = folds_of(frames, validated, seed)
     starts = [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in kernel.leaves]
     start = next(s for s, leaf in zip(starts, kernel.leaves, strict=True) if leaf.radial.lengthscale is None)
-    errors: dict[int, float] = {}
-    trials: list[Trial] = []
+    progress("length scale", 0.0)
+    validation = Validation.of(with_lengthscales(kernel, starts), frames, folds, validated, noise, atomic_energies)
+    tried: dict[int, Trial] = {}
 
     def error(k: int) -> float:
-        if k not in errors:
-            progress("length scale", min(0.95, len(errors) / 9))
-            trial = with_lengthscales(kernel, starts, FACTOR**k)
-            mistakes = [_validation_error(trial, *split, noise, atomic_energies, validated) for split in splits]
-            errors[k] = float(np.sqrt(np.mean(np.square(mistakes))))
-            trials.append(Trial(start * FACTOR**k, errors[k]))
-            logger.info("length scale %.4g: validation RMSE %.4g", trials[-1].lengthscale, errors[k])
-        return errors[k]
+        if k not in tried:
+            progress("length scale", min(0.95, len(tried) / 9))
+            tried[k] = Trial(start * FACTOR**k, validation.error(with_lengthscales(kernel, starts, FACTOR**k)))
+            logger.info("length scale %.4g: validation RMSE %.4g", tried[k].lengthscale, tried[k].error)
+        return tried[k].error
 
+    best = _downhill(error)
+    progress("length scale", 1.0)
+    trials = list(tried.values())
+    _report_singular(trials, noise)
+    good = min(k for k, trial in tried.items() if trial.error <= (1.0 + TIE) * error(best))
+    known = validation.features if len(validation.features.observations) == len(frames) else None
+    return Search(with_lengthscales(kernel, starts, FACTOR**good), trials, known)
+
+
+def _downhill(error: Callable[[int], float]) -> int:
+    """The place of a minimum of a function on the grid, whose beginning may be infinite."""
     best = 0
     while not np.isfinite(error(best)) and best > -STEPS:
         best -= 2
-    if best and np.isfinite(error(best)):
-        logger.warning(
-            "length scales: with noise %s no matrix from %.3g to %.3g is positive definite, the search begins at %.3g",
-            describe(noise), trials[-2].lengthscale, start, trials[-1].lengthscale,
-        )  # fmt: skip
     for stride in (2, 1):
         for direction in (1, -1):
             while abs(best + direction * stride) <= STEPS and error(best + direction * stride) < error(best):
                 best += direction * stride
-    progress("length scale", 1.0)
-    if not np.isfinite(errors[best]):
+    return best
+
+
+def _report_singular(trials: list[Trial], noise: Noise) -> None:
+    """Say where the search found no positive definite matrix at first; refuse where it found none at all."""
+    first = next((i for i, trial in enumerate(trials) if np.isfinite(trial.error)), None)
+    start, shortest = trials[0].lengthscale, min(trial.lengthscale for trial in trials)
+    if first is None:
         raise ValueError(
-            f"lengthscale: no kernel matrix from {start:.3g} down to {trials[-1].lengthscale:.3g} is positive definite with "
+            f"lengthscale: no kernel matrix from {start:.3g} down to {shortest:.3g} is positive definite with "
             f"noise {describe(noise)}; raise noise, or remove near-duplicate frames"
         )
-    good = [k for k, value in errors.items() if value <= (1.0 + TIE) * errors[best]]
-    return with_lengthscales(kernel, starts, FACTOR ** min(good)), trials
-
-
-def _validation_error(
-    kernel, training: LabelledFrames, validation: LabelledFrames, noise, atomic_energies, name: str
-) -> float:
-    try:
-        solution = solve(kernel, training, noise, atomic_energies)
-    except IndefiniteMatrix:
-        return np.inf  # no candidate
-    squares = []
-    for batch in validation.having(name).batches:
-        force_field = ForceField(solution.model, batch.numbers, kernel)
-        energies, forces = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc)
-        squares.append(((forces if name == "forces" else energies) - batch.labels[name]).ravel() ** 2)
-    return float(np.sqrt(np.mean(np.concatenate(squares))))
+    if first:
+        logger.warning(
+            "length scales: with noise %s no matrix from %.3g to %.3g is positive definite, the search begins at %.3g",
+            describe(noise), trials[first - 1].lengthscale, start, trials[first].lengthscale,
+        )  # fmt: skip

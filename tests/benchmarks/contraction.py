@@ -31,7 +31,7 @@ from descriptors.schnet import schnet_parameters
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
 from mlff.potentials.expansion import Expansion
-from mlff.regression.features import carry
+from mlff.regression.features import compute_features
 
 BUDGET = 6.0  # s a measurement of a slow route may take
 FEW = 3  # frames on which the three routes are compared
@@ -89,11 +89,12 @@ def model_of(kernel, atoms, positions, rng):
     """A force field with random weights on its labels, and those weights as directions of the frames."""
     frames = LabelledFrames.uniform(positions, atoms.numbers, {"forces": np.zeros_like(positions)})
     kernel = kernel.completed(atoms.numbers)
-    carried = carry(kernel, frames, {"forces": 1.0}, lambda *_: None)
-    weights = rng.standard_normal(sum(len(row.labels) for row in carried.rows))
-    per_frame = np.split(weights, np.cumsum([len(row.labels) for row in carried.rows])[:-1])
-    directions = np.stack([w @ row.directions for w, row in zip(per_frame, carried.rows, strict=True)])
-    model = Expansion(tuple(term.expand(carried.labels, weights) for term in carried.terms), np.zeros(1))
+    features = compute_features(kernel, frames, {"forces": 1.0})
+    observations = features.observations
+    weights = rng.standard_normal(len(features.labels))
+    per_frame = np.split(weights, features.ends[:-1])
+    directions = np.stack([w @ frame.rows.directions for w, frame in zip(per_frame, observations, strict=True)])
+    model = Expansion(tuple(term.expand(observations, weights) for term in features.terms), np.zeros(1))
     force_field = mlff.ForceField(model, np.asarray(atoms.numbers), kernel)
     return force_field, kernel, directions.reshape(positions.shape)
 
@@ -204,9 +205,10 @@ def main():
 def model_of_first(kernel, atoms, positions, weights):
     """The force field of a few frames with given weights in coordinates, for the comparison of the routes."""
     frames = LabelledFrames.uniform(positions, atoms.numbers, {"forces": np.zeros_like(positions)})
-    carried = carry(kernel, frames, {"forces": 1.0}, lambda *_: None)
-    rows = [row.directions @ w.ravel() for row, w in zip(carried.rows, weights, strict=True)]
-    model = Expansion(tuple(term.expand(carried.labels, np.concatenate(rows)) for term in carried.terms), np.zeros(1))
+    features = compute_features(kernel, frames, {"forces": 1.0})
+    observations = features.observations
+    rows = np.concatenate([frame.rows.directions @ w.ravel() for frame, w in zip(observations, weights, strict=True)])
+    model = Expansion(tuple(term.expand(observations, rows) for term in features.terms), np.zeros(1))
     return mlff.ForceField(model, np.asarray(atoms.numbers), kernel)
 
 

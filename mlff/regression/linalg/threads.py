@@ -26,7 +26,16 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def one_blas_thread():
+    """BLAS on one thread inside of a `with` block."""
+    return _controller().limit(limits=1, user_api="blas")
+
+
 def map_threads(function: Callable, items: Iterable) -> list:
     """`function` of every item, in order, on as many threads as there are processors; NumPy releases the lock."""
-    with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(processors()) as pool:
+    items = list(items)
+    if len(items) == 1:  # starting a thread costs as much as a small product
+        with one_blas_thread():
+            return [function(items[0])]
+    with one_blas_thread(), ThreadPoolExecutor(processors()) as pool:
         return list(pool.map(function, items))

@@ -7,6 +7,7 @@ some threaded builds of them fail beyond 20 000 rows.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -14,9 +15,12 @@ from jaxtyping import Float
 from scipy.linalg.blas import dgemm, dtrsm
 from scipy.linalg.lapack import dpotrf
 
+from mlff.regression.linalg.threads import one_blas_thread
+
 # A pivot that is left with 2 ε √n of its diagonal entry is rounding. Measured: predicted energies depend on the order of the
 # training frames, by a tenth of their error and less above that, by several times their error at a tenth of it.
 LOST = 2 * np.finfo(float).eps
+_SMALL = 1024  # rows, up to which one thread takes milliseconds, and several, beside other processes, up to a second
 
 
 class NotPositiveDefinite(ValueError):
@@ -54,6 +58,17 @@ class SymmetricTiles:
         for row, part in zip(self.tiles, np.split(values, self.offsets[1:-1]), strict=True):
             row[-1].flat[:: len(part) + 1] += part
 
+    def product(self, vectors: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        """The matrix times vectors."""
+        parts = np.split(vectors, self.offsets[1:-1])
+        results = [np.zeros_like(part) for part in parts]
+        for i, row in enumerate(self.tiles):
+            for j, tile in enumerate(row):
+                results[i] += tile @ parts[j]
+                if i != j:
+                    results[j] += tile.T @ parts[i]
+        return np.concatenate(results)
+
     def cholesky(self, progress: Callable[[float], None] = lambda fraction: None) -> None:
         """Replace the matrix A by its factor L, A = L Lᵀ; n³/3 multiply-adds.
 
@@ -71,7 +86,8 @@ class SymmetricTiles:
                         -1.0, self.tiles[j][k].T, self.tiles[i][k].T, 1.0, self.tiles[i][j].T,
                         trans_a=True, overwrite_c=True,
                     )  # fmt: skip
-            _, info = dpotrf(self.tiles[j][j].T, lower=False, clean=True, overwrite_a=True)
+            with one_blas_thread() if self.size <= _SMALL else contextlib.nullcontext():
+                _, info = dpotrf(self.tiles[j][j].T, lower=False, clean=True, overwrite_a=True)
             if info > 0:
                 raise NotPositiveDefinite(int(self.offsets[j]) + info - 1)
             lost = np.diagonal(self.tiles[j][j]) ** 2 < needed[self.offsets[j] : self.offsets[j + 1]]

@@ -1,0 +1,294 @@
+"""The kernel between the labels of frames, in blocks of frames whose rows together fill a tile: computed on demand, or kept.
+
+Blocks are those of every term of the kernel by itself, without amplitude; what the terms are multiplied by is the linear
+system's to say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mlff.regression.features import Features
+from mlff.regression.gram import Side, block
+from mlff.regression.linalg.tiles import SymmetricTiles
+from mlff.regression.second_order import add_second_order
+from mlff.regression.terms import Term
+
+TILE_ROWS = 2048
+_SPLIT_FRAMES = 8  # from which a block on the diagonal is computed in parts, of which those above it are left out
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelBlocks:
+    """Blocks that are computed when they are asked for; nothing of the matrix is held."""
+
+    features: Features
+
+    @functools.cached_property
+    def groups(self) -> list[slice]:
+        """The frames of every block."""
+        return groups_of(self.features)
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """The first row of every group, and the number of rows; shape (groups + 1,)."""
+        counts = self.features.row_counts
+        return np.concatenate([[0], np.cumsum([counts[group].sum() for group in self.groups], dtype=int)])
+
+    @functools.cached_property
+    def diagonals(self) -> Float[np.ndarray, "terms rows"]:
+        """Of every term's matrix, from the blocks of every frame with itself."""
+        return np.array([self._diagonal(term) for term in self.features.terms])
+
+    def _diagonal(self, term: Term) -> Float[np.ndarray, " rows"]:
+        pieces = [np.zeros(0)]
+        for group in self.groups:
+            columns = term.columns(self.features.observations, group)
+            rows = _rows(term, self.features, group)
+            for k, count in enumerate(self.features.row_counts[group]):
+                one = slice(k, k + 1)
+                itself = _kernel(term, _some(rows, one), _some(columns, one))[0, :, 0]
+                pieces.append(np.diagonal(itself)[:count])
+        return np.concatenate(pieces)
+
+    def lower(self) -> Iterator[tuple[int, int, list[np.ndarray]]]:
+        """All blocks on the diagonal and below it, column by column: (row of blocks, column of blocks, one a term)."""
+        for j, group in enumerate(self.groups):
+            columns = [term.columns(self.features.observations, group) for term in self.features.terms]
+            for i in range(j, len(self.groups)):
+                yield i, j, self._blocks(i, j, columns)
+
+    def block(self, i: int, j: int) -> list[np.ndarray]:
+        """One block of every term, (rows of i, rows of j)."""
+        columns = [term.columns(self.features.observations, self.groups[j]) for term in self.features.terms]
+        return self._blocks(i, j, columns)
+
+    def _blocks(self, i: int, j: int, columns: list[list[Side]]) -> list[np.ndarray]:
+        return [
+            kernel_block(term, self.features, self.groups[i], side, self.features, self.groups[j], i == j)
+            for term, side in zip(self.features.terms, columns, strict=True)
+        ]
+
+    def take(self, places: np.ndarray) -> KernelBlocks:
+        """Those of some frames, by their places in ascending order."""
+        return KernelBlocks(self.features.take(places))
+
+    def product(self, ours: np.ndarray, theirs: np.ndarray, shares: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """The kernel between some frames and others, by their places, times vectors: `kernel_product`."""
+        return kernel_product(self.features.take(ours), self.features.take(theirs), shares, vectors)
+
+    def kept(self) -> KeptBlocks:
+        """All blocks, computed once."""
+        tiles = [SymmetricTiles(self.offsets) for _ in self.features.terms]
+        for i, j, of_terms in self.lower():
+            for matrix, tile in zip(tiles, of_terms, strict=True):
+                matrix.tiles[i][j] = tile
+        return KeptBlocks(self, tiles)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptBlocks:
+    """Blocks that were computed once, from which those of some of the frames are cut.
+
+    Attributes:
+        computed: the blocks of all frames.
+        matrices: one for every term.
+        chosen: which of the rows are taken; None for all.
+    """
+
+    computed: KernelBlocks
+    matrices: list[SymmetricTiles]
+    chosen: Bool[np.ndarray, " rows"] | None = None
+
+    @functools.cached_property
+    def _masks(self) -> list[np.ndarray]:
+        rows = np.ones(self.computed.offsets[-1], dtype=bool) if self.chosen is None else self.chosen
+        return np.split(rows, self.computed.offsets[1:-1])
+
+    @property
+    def _kept_groups(self) -> list[int]:
+        """The groups of which a row is taken."""
+        return [g for g, mask in enumerate(self._masks) if mask.any()]
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """The first row of every group, and the number of rows; shape (groups + 1,)."""
+        return np.concatenate([[0], np.cumsum([self._masks[g].sum() for g in self._kept_groups], dtype=int)])
+
+    @property
+    def diagonals(self) -> Float[np.ndarray, "terms rows"]:
+        """Of every term's matrix."""
+        return np.array([matrix.diagonal()[np.concatenate(self._masks)] for matrix in self.matrices])
+
+    def lower(self) -> Iterator[tuple[int, int, list[np.ndarray]]]:
+        """All blocks on the diagonal and below it, column by column: (row of blocks, column of blocks, one a term)."""
+        count = len(self._kept_groups)
+        for j in range(count):
+            for i in range(j, count):
+                yield i, j, self.block(i, j)
+
+    def block(self, i: int, j: int) -> list[np.ndarray]:
+        """One block of every term, (rows of i, rows of j); a copy, of those above the diagonal the transposed."""
+        if i < j:
+            return [tile.T for tile in self.block(j, i)]
+        a, b = self._kept_groups[i], self._kept_groups[j]
+        places = np.ix_(self._masks[a], self._masks[b])
+        return [matrix.tiles[a][b][places] for matrix in self.matrices]
+
+    def take(self, places: np.ndarray) -> KeptBlocks:
+        """Those of some frames of all, by their places in ascending order."""
+        return dataclasses.replace(self, chosen=self._rows_at(places))
+
+    def product(self, ours: np.ndarray, theirs: np.ndarray, shares: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """The kernel between some frames of all and others, by their places, times vectors."""
+        everywhere = np.zeros((int(self.computed.offsets[-1]), vectors.shape[1]))
+        everywhere[self._rows_at(theirs)] = vectors
+        products = [share * matrix.product(everywhere) for share, matrix in zip(shares, self.matrices, strict=True)]
+        return sum(products)[self._rows_at(ours)]
+
+    def _rows_at(self, places: np.ndarray) -> Bool[np.ndarray, " rows"]:
+        """Which rows of all belong to some frames."""
+        counts = self.computed.features.row_counts
+        return np.repeat(np.isin(np.arange(len(counts)), places), counts)
+
+
+Blocks = KernelBlocks | KeptBlocks  # what a linear system asks of its matrix
+
+
+def groups_of(features: Features) -> list[slice]:
+    """Consecutive frames of one section whose rows together fill a tile."""
+    counts, groups = features.row_counts, []
+    for section in features.sections:
+        start = section.start
+        while start < section.stop:
+            left = counts[start : section.stop]
+            # frames with fewer rows are padded to the fullest, which must not cost more than a tile again
+            padded = np.arange(1, len(left) + 1) * np.maximum.accumulate(left)
+            fitting = (np.cumsum(left) <= TILE_ROWS) & (padded <= 2 * TILE_ROWS)
+            stop = start + max(1, len(left) if fitting.all() else int(np.argmin(fitting)))
+            groups.append(slice(start, stop))
+            start = stop
+    return [group for group in groups if counts[group].any()]
+
+
+def kernel_block(
+    term: Term,
+    ours: Features,
+    group: slice,
+    columns: list[Side],
+    theirs: Features,
+    other: slice,
+    diagonal: bool = False,
+) -> Float[np.ndarray, "rows columns"]:
+    """The kernel of one term between the labels of two groups of frames, without what pads the frames to equal sizes.
+
+    Arguments:
+        columns: the sides of the second group.
+        diagonal: the groups are the same frames, so the block is symmetric.
+    """
+    counts, others = ours.row_counts[group], theirs.row_counts[other]
+    rows = _rows(term, ours, group)
+    padded = _symmetric(term, rows, columns) if diagonal else _kernel(term, rows, columns)
+    m, r, n, q = padded.shape
+    flat = padded.reshape(m * r, n * q)
+    mine, his = ((np.arange(size) < count[:, None]).ravel() for size, count in ((r, counts), (q, others)))
+    return flat if mine.all() and his.all() else np.ascontiguousarray(flat[mine][:, his])
+
+
+def kernel_between(
+    ours: Features, theirs: Features, shares: np.ndarray | Sequence[float]
+) -> Float[np.ndarray, "rows columns"]:
+    """The kernel between all labels of some frames and those of others, the terms times their shares."""
+    found = np.zeros((int(ours.row_counts.sum()), int(theirs.row_counts.sum())))
+    for share, term, others in zip(shares, ours.terms, theirs.terms, strict=True):
+        for there in groups_of(theirs):
+            columns = others.columns(theirs.observations, there)
+            for here in groups_of(ours):
+                found[_rows_of(ours, here), _rows_of(theirs, there)] += share * kernel_block(
+                    term, ours, here, columns, theirs, there
+                )
+    return found
+
+
+def kernel_product(
+    ours: Features, theirs: Features, shares: np.ndarray | Sequence[float], vectors: Float[np.ndarray, "columns v"]
+) -> Float[np.ndarray, "rows v"]:
+    """The kernel between the labels of some frames and those of others, times vectors, without the matrix.
+
+    The kernel is linear in the labels: those of a frame are first summed with their weights into as many as there are
+    vectors, so that a product costs less than its blocks. At no time there is more than a block.
+    """
+    result = np.zeros((int(ours.row_counts.sum()), vectors.shape[1]))
+    for share, term, others in zip(shares, ours.terms, theirs.terms, strict=True):
+        for there in groups_of(theirs):
+            weights = _padded(vectors[_rows_of(theirs, there)], theirs.row_counts[there])
+            columns = [_contracted(side, weights) for side in others.columns(theirs.observations, there)]
+            for here in groups_of(ours):
+                products = _kernel(term, _rows(term, ours, here), columns).sum(axis=2)  # (m, r, v)
+                mask = np.arange(products.shape[1]) < ours.row_counts[here][:, None]
+                result[_rows_of(ours, here)] += share * products[mask]
+    return result
+
+
+def _rows_of(features: Features, group: slice) -> slice:
+    start = int(features.row_counts[: group.start].sum())
+    return slice(start, start + int(features.row_counts[group].sum()))
+
+
+def _padded(vectors: Float[np.ndarray, "rows v"], counts: np.ndarray) -> Float[np.ndarray, "n q v"]:
+    """The entries of vectors, frame by frame, zeros where a frame has fewer rows than the fullest."""
+    padded = np.zeros((len(counts), int(counts.max()), vectors.shape[1]))
+    padded[np.arange(padded.shape[1]) < counts[:, None]] = vectors
+    return padded
+
+
+def _contracted(side: Side, weights: Float[np.ndarray, "n q v"]) -> Side:
+    """Sums of the labels of every frame with weights, in place of the labels."""
+    return Side(
+        side.points,
+        side.values @ weights,
+        np.swapaxes(weights, 1, 2)[:, None] @ side.tangents,
+        side.curved,
+        np.swapaxes(weights, 1, 2) @ side.weights,
+    )
+
+
+def _rows(term: Term, features: Features, group: slice) -> list[Side]:
+    return [term.row(features.observations, group, channel) for channel in range(term.channel_count)]
+
+
+def _some(sides: list[Side], frames: slice) -> list[Side]:
+    return [Side(*(array[frames] for array in side)) for side in sides]
+
+
+def _kernel(term: Term, rows: list[Side], columns: list[Side]) -> Float[np.ndarray, "m r n q"]:
+    """The kernel of one term between two groups of frames, padded as the sides are."""
+    (m, _, r), (n, _, q) = rows[0].values.shape, columns[0].values.shape
+    total = np.zeros((m, r, n, q))
+    if not total.size:
+        return total  # a lone atom has no row of forces
+    for row, column in zip(rows, columns, strict=True):
+        if row.points.shape[1] and column.points.shape[1]:
+            total += block(term.kernel.radial, row, column, term.sizes)
+            add_second_order(total, term.kernel.radial, row, column, term.sizes)
+    return total
+
+
+def _symmetric(term: Term, rows: list[Side], columns: list[Side]) -> Float[np.ndarray, "m r m r"]:
+    """The kernel of one term between a group of frames and itself; one half of it is computed."""
+    m, _, r = rows[0].values.shape
+    if m < _SPLIT_FRAMES:
+        return _kernel(term, rows, columns)
+    total, half = np.empty((m, r, m, r)), m // 2
+    first, second = slice(0, half), slice(half, m)
+    for part in (first, second):
+        total[part, :, part] = _symmetric(term, _some(rows, part), _some(columns, part))
+    below = _kernel(term, _some(rows, second), _some(columns, first))
+    total[second, :, first] = below
+    total[first, :, second] = below.transpose(2, 3, 0, 1)
+    return total

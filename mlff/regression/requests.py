@@ -1,0 +1,188 @@
+"""What is asked of a fit, checked and completed: the kernel, the labels with their noise, the constants that are given."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mlff.arguments import LARGEST, is_number, unwrapped
+from mlff.data.batches import LabelledFrames, arguments_of
+from mlff.data.dataset import Dataset
+from mlff.data.hessian_checks import require_unprojected
+from mlff.kernels.composed import Kernel
+from mlff.kernels.exchange import check_symmetry
+from mlff.kernels.radial import require_order
+from mlff.operators import HESSIAN, Operator, find_operator, order_of
+from mlff.potentials.expansion import composition, constant_elements
+from mlff.regression.training_frames import labelled_frames
+from mlff.regression.validation import with_lengthscales
+from mlff.units import atomic_numbers, symbols
+
+RELATIVE_NOISE = 3e-5  # of the labels' root mean square, where no noise is given
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a fit is to do.
+
+    Attributes:
+        kernel: completed with the elements of the frames; a length scale may be missing.
+        frames: with their labels.
+        operators: what is fitted, by the names of the labels.
+        noise: standard deviation of every kind of label, by name.
+        atomic_energies: constants that are given, by atomic number, eV; None where they are found.
+        order: the highest derivative among the labels.
+    """
+
+    kernel: Kernel
+    frames: LabelledFrames
+    operators: dict[str, Operator]
+    noise: dict[str, float]
+    atomic_energies: dict[int, float] | None
+    order: int
+
+    @classmethod
+    def of(cls, model, data, labels, noise, atomic_energies) -> Request:
+        """From the arguments of `fit`.
+
+        Raises:
+            ValueError: data, labels, noise and kernel that do not fit together, each with the remedy.
+        """
+        _require_kernel_and_data(model, data)
+        operators = _operators(labels)
+        data.charges()  # refuses those that differ
+        frames = labelled_frames(model, data, operators)
+        kernel = model.completed(np.concatenate(frames.compositions))
+        atoms = _atomic_energies(kernel, atomic_energies, tuple(operators))
+        levels = noise_levels(noise, frames, operators)
+        order = _highest_order(frames, operators)
+        for radial in kernel.radials:
+            require_order(radial, order, 1, f"a force field from {' and '.join(operators)}")
+        if operators.get("hessian") is HESSIAN:
+            require_unprojected(frames)
+        for part in with_lengthscales(kernel, [1.0] * len(kernel.leaves)).parts:
+            if part.permutations_used is not None:
+                check_symmetry(part, frames.batches[0])
+        return cls(kernel, frames, operators, levels, atoms, order)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of what is fitted."""
+        return tuple(self.operators)
+
+    @property
+    def levels(self) -> dict[Operator, float]:
+        """The noise by operator, as the solve takes it."""
+        return {self.operators[name]: level for name, level in self.noise.items()}
+
+
+def _require_kernel_and_data(model, data) -> None:
+    """Refuse what `fit` is given in the wrong place or form."""
+    if not isinstance(model, Kernel):
+        descriptor = getattr(model, "__name__", "descriptor") if callable(model) else "descriptor"
+        raise ValueError(
+            f"model: expected a kernel, received {_kind(model)}; write fit(GlobalKernel({descriptor}, Matern52()), data)"
+        )
+    if not isinstance(data, Dataset):
+        raise ValueError(
+            f"data: expected a Dataset, received {_kind(data)}; Dataset.read(path) and Dataset(frames) make one"
+        )
+
+
+def _kind(value) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def _operators(labels) -> dict[str, Operator]:
+    """The operators of what the user asked for, by the names of their labels."""
+    if not isinstance(labels, (str, Operator)) and not np.iterable(labels):
+        raise ValueError(
+            f"labels={labels!r:.60} must be names of labels; give 'forces', or several, ('energy', 'forces')"
+        )
+    chosen = [labels] if isinstance(labels, (str, Operator)) else list(labels)
+    if not chosen:
+        raise ValueError("labels: nothing is to be fitted; give 'forces', or several, ('energy', 'forces')")
+    operators = {operator.name: operator for operator in map(find_operator, chosen)}
+    if len(operators) < len(chosen):
+        raise ValueError(f"labels: {', '.join(operators)} are asked for more than once")
+    return operators
+
+
+def _highest_order(frames: LabelledFrames, operators: dict[str, Operator]) -> int:
+    orders = []
+    for name, operator in operators.items():
+        orders += [order_of(operator, b.positions, arguments_of(b, operator)) for b in frames.having(name).batches]
+    return max(orders)
+
+
+def _atomic_energies(kernel: Kernel, given, labels: Sequence[str]) -> dict[int, float] | None:
+    elements = constant_elements(kernel.parts)
+    if given is None:
+        return None
+    if elements is None:
+        raise ValueError("atomic_energies: a global kernel has one constant for the molecule; use a local kernel")
+    if not isinstance(given, Mapping):
+        raise ValueError(f"atomic_energies={given!r:.60} must be energies by symbol, {{'H': -13.6}}, eV")
+    if unknown := [symbol for symbol in given if symbol not in atomic_numbers]:
+        raise ValueError(f"atomic_energies: {unknown[0]!r} is no element; write {{'H': -13.6}}")
+    energies = {symbol: unwrapped(energy) for symbol, energy in given.items()}
+    if broken := [symbol for symbol, energy in energies.items() if not (is_number(energy) and np.isfinite(energy))]:
+        raise ValueError(f"atomic_energies: that of {broken[0]} is {given[broken[0]]}; give a number, eV")
+    known = {atomic_numbers[symbol]: float(energy) for symbol, energy in energies.items()}
+    if missing := sorted(set(elements) - set(known)):
+        raise ValueError(f"atomic_energies: those of {', '.join(symbols(missing))} are missing, eV")
+    if "energy" not in labels:
+        raise ValueError(
+            f"atomic_energies: the labels {', '.join(labels)} say nothing of the energy that molecules have beside their atoms; "
+            "fit 'energy' too, labels=('energy', 'forces'), or leave atomic_energies out"
+        )
+    return {z: known[z] for z in elements}
+
+
+def noise_levels(noise, frames: LabelledFrames, operators: dict[str, Operator]) -> dict[str, float]:
+    """The standard deviation of every kind of label, by name: what is stated, or a small share of the labels' size."""
+    labels = tuple(operators)
+    if noise is None:
+        levels = {}
+        for name in labels:
+            values = frames.values(name)
+            if name == "energy":
+                values = values - _without_atoms(frames.having(name), values)
+            scale = float(np.sqrt(np.nanmean(values**2)))
+            levels[name] = RELATIVE_NOISE * scale or RELATIVE_NOISE
+        return levels
+    noise = unwrapped(noise)
+    if isinstance(noise, numbers.Real):
+        if len(labels) > 1:
+            raise ValueError(
+                f"noise={noise}: with labels {', '.join(labels)} give one each, noise={{'energy': …, 'forces': …}}"
+            )
+        noise = {labels[0]: noise}
+    if not isinstance(noise, Mapping):
+        example = ", ".join(f"'{name}': 0.001" for name in labels)
+        raise ValueError(f"noise={noise!r:.60} must be a number, 0.001, or numbers by label, {{{example}}}")
+    noise = {
+        find_operator(label).name if label not in operators else label: unwrapped(level)
+        for label, level in noise.items()
+    }
+    if set(noise) != set(labels):
+        raise ValueError(f"noise is given for {', '.join(noise) or 'nothing'}, the labels are {', '.join(labels)}")
+    for name, value in noise.items():
+        if not (is_number(value) and 0 <= float(value) <= LARGEST):
+            raise ValueError(
+                f"noise: {name} {value} must be a standard deviation in {operators[name].unit}, not negative and finite "
+                f"(at most {LARGEST:g})"
+            )
+    return {name: float(noise[name]) for name in labels}
+
+
+def _without_atoms(frames: LabelledFrames, energies: np.ndarray) -> np.ndarray:
+    """The part of the energies that constants per element explain, by least squares."""
+    elements = tuple(sorted({int(z) for numbers in frames.compositions for z in numbers}))
+    design = np.concatenate(
+        [np.tile(composition(elements, batch.numbers), (len(batch), 1)) for batch in frames.batches]
+    )
+    return design @ np.linalg.lstsq(design, energies, rcond=1e-10)[0]
