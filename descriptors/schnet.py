@@ -173,13 +173,13 @@ def _cast(parameters: Mapping[str, Any], dtype) -> dict[str, Any]:
 
 
 def _check_sizes(parameters: Mapping[str, Any], features: int, interactions: int, radial: int) -> None:
-    found = {
+    sizes = {
         "features": parameters["embedding"]["embedding"].shape[-1],
         "interactions": sum(name.startswith("interaction_") for name in parameters),
         "radial": parameters["interaction_0"]["filter_hidden"]["kernel"].shape[-2],
     }
     for name, given in (("features", features), ("interactions", interactions), ("radial", radial)):
-        if found[name] != given:
+        if sizes[name] != given:
             raise ValueError(
-                f"parameters are those of a network of {name}={found[name]}, not {given}; give {name}={found[name]}"
+                f"parameters are those of a network of {name}={sizes[name]}, not {given}; give {name}={sizes[name]}"
             )

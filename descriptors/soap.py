@@ -63,7 +63,7 @@ def soap(
     overlap = (jnp.pi / (exponents + eta)) ** 1.5 * (eta / (exponents + eta)) ** degrees
     mixing, exponents = mixing * overlap[:, None, :], exponents * eta / (exponents + eta)
     width = len(elements) * n_max
-    own = one_hot(numbers, elements, positions.dtype)
+    centers = one_hot(numbers, elements, positions.dtype)
     index, factors = _independent_entries(len(elements), n_max, l_max)
     factors = jnp.asarray(factors, positions.dtype) * unit**3
 
@@ -83,7 +83,7 @@ def soap(
             spectra.append(coefficients @ coefficients.T)
         return jnp.stack(spectra).ravel()[index] * factors
 
-    return jax.vmap(atom)(environments(positions, numbers, cell, neighbors, cutoff), own)
+    return jax.vmap(atom)(environments(positions, numbers, cell, neighbors, cutoff), centers)
 
 
 def solid_harmonics(vectors: Float[Array, "k 3"], squares: Float[Array, " k"], l_max: int) -> list[Float[Array, "k m"]]:

@@ -12,7 +12,7 @@ LARGEST = 1e100  # of a number whose square, and what is divided by it, must be 
 
 
 def checked_seed(seed) -> int:
-    """A seed of random numbers.
+    """Check a seed of random numbers.
 
     Raises:
         ValueError: no integer, or a negative one.

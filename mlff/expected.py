@@ -64,12 +64,12 @@ DATUM = Expected("data: finite numbers, text, arrays of numbers, or tuples and m
 
 
 def optional(kind: Expected) -> Expected:
-    """Or nothing."""
+    """A kind of value, or None in its place."""
     return Expected(f"{kind.text}, or nothing", lambda value: value is None or kind.holds(value), kind.axes)
 
 
 def several(kind: Expected, count: int | None = None, least: int = 0) -> Expected:
-    """A row of them: as many as `count`, or at least so many."""
+    """A row of values of a kind: as many as `count`, or at least so many."""
     length = f"{least} or more" if count is None else str(count)
 
     def holds(value) -> bool:
@@ -80,7 +80,7 @@ def several(kind: Expected, count: int | None = None, least: int = 0) -> Expecte
 
 
 def named(kind: Expected) -> Expected:
-    """Some of them by name."""
+    """Values of a kind by name."""
     return Expected(
         f"by name {kind.text}", lambda value: isinstance(value, Mapping) and all(map(kind.holds, value.values()))
     )
@@ -92,7 +92,7 @@ def instance(*classes: type) -> Expected:
 
 
 def one_of(*kinds: Expected) -> Expected:
-    """Any of some kinds."""
+    """A value of any of some kinds."""
     return Expected(" or ".join(kind.text for kind in kinds), lambda value: any(kind.holds(value) for kind in kinds))
 
 
@@ -138,13 +138,13 @@ def require(where: str, values: Mapping[str, Any], kinds: Mapping[str, Expected]
                 )
 
 
-def require_known(where: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
+def require_known(where: str, values: Mapping[str, Any], names: Iterable[str]) -> None:
     """Refuse names that are not known.
 
     Raises:
         ValueError: naming the first.
     """
-    if unknown := sorted(set(values) - set(known)):
+    if unknown := sorted(set(values) - set(names)):
         raise ValueError(f"{where} has {unknown[0]!r:.60}, which is not known")
 
 

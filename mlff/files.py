@@ -81,12 +81,12 @@ def reserved(
                 raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first")
             if (use := taken.setdefault(_real(path), f"{option} writes it")) != f"{option} writes it":
                 raise ValueError(f"{option} {path}: would replace a file that is in use ({use}); name another file")
-            _require_own(option, path, marks or {})
+            _require_earlier_output(option, path, marks or {})
             held.enter_context(_locked(option, path))
         yield
 
 
-def _require_own(option: str, path: pathlib.Path, marks: Mapping[str, bytes]) -> None:
+def _require_earlier_output(option: str, path: pathlib.Path, marks: Mapping[str, bytes]) -> None:
     """Refuse to replace a file that is none of an earlier run."""
     mark = marks.get(option, marks.get(path.name))
     if mark is None or not path.is_file() or not os.access(path, os.R_OK):

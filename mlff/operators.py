@@ -159,7 +159,7 @@ def order_of(operator: Operator, positions: np.ndarray, arguments: tuple, highes
     """
     try:
         function = functools.partial(_answers, operator)
-        answers = [found for _, found in map_chunks(function, (positions, arguments), _AT_ONCE)]
+        answers = [answer for _, answer in map_chunks(function, (positions, arguments), _AT_ONCE)]
     except Exception as error:  # whatever the user's own function raises
         raise ValueError(
             f"labels: operator {operator.name} cannot be applied to a smooth function ({error})"
@@ -218,7 +218,7 @@ def _coordinates(x, y, strain):
 def _coefficients(operator: Operator, order: int, coordinates: int, positions, arguments):
     shapes = [(coordinates,) * k for k in range(order + 1)]
 
-    def single(x, own):
+    def single(x, given):
         def labels(*theta):
             def energy(y, strain=None):
                 q = _coordinates(x, y, strain)
@@ -230,7 +230,7 @@ def _coefficients(operator: Operator, order: int, coordinates: int, positions, a
                     terms.append(0.5 * q @ theta[2] @ q)
                 return sum(terms)
 
-            return jnp.ravel(operator.function(energy, x, *own))
+            return jnp.ravel(operator.function(energy, x, *given))
 
         return jax.jacrev(labels, argnums=tuple(range(order + 1)))(*(jnp.zeros(shape) for shape in shapes))
 
@@ -248,7 +248,7 @@ def functionals(operator: Operator, order: int, coordinates: int, positions, arg
         coordinates: 3n, or 3n + 9 with a strain.
         positions: shape (m, n, 3); arguments: what the operator takes beside them, with the same leading axis.
     """
-    found = _coefficients(operator, order, coordinates, positions, arguments)
-    values, *rest = (np.asarray(array) for array in found)
+    coefficients = _coefficients(operator, order, coordinates, positions, arguments)
+    values, *rest = (np.asarray(array) for array in coefficients)
     directions = rest[0] if order > 0 else np.zeros((*values.shape, coordinates))
     return Functionals(values, directions, rest[1] if order > 1 else None)

@@ -105,7 +105,7 @@ def _imported(name: str, kind: str) -> Callable | type:
     """
     module, _, attribute = name.partition(":")
     if _covered(name, (OWN,)):
-        _require_own()
+        _require_our_descriptors()
     try:
         content = vars(importlib.import_module(module)).get(attribute)
     except Exception as error:  # whatever the module does when it is run
@@ -118,7 +118,7 @@ def _imported(name: str, kind: str) -> Callable | type:
     return content
 
 
-def _require_own() -> None:
+def _require_our_descriptors() -> None:
     """Refuse a folder that hides the package beside mlff, such as one of the same name in the current folder."""
     place = pathlib.Path(importlib.import_module(OWN).__file__).resolve().parent
     if place != HOME / OWN:

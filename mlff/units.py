@@ -92,10 +92,10 @@ def agreed_units(where: str, given: str | None, inside: str | None) -> tuple[flo
         return *_parsed_at(where, inside), f"{inside} (as stated by the file)"
     factors = parse_units(given)
     try:
-        theirs = factors if inside is None else parse_units(inside)
+        stated = factors if inside is None else parse_units(inside)
     except ValueError:
-        theirs = factors  # what the user says is the remedy for words that are not known
-    if not np.allclose(theirs, factors, rtol=1e-4):
+        stated = factors  # what the user says is the remedy for words that are not known
+    if not np.allclose(stated, factors, rtol=1e-4):
         raise ValueError(
             f"{where}: states units {inside!r}, and units={given!r} says otherwise; leave units= out, or correct the file"
         )

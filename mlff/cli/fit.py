@@ -123,7 +123,7 @@ def _default_target(data: pathlib.Path) -> pathlib.Path:
 def _read(
     data: pathlib.Path, test: pathlib.Path | None, frames: str, train: int | None, seed: int, stated: dict, labels
 ):
-    """Training frames, and frames to test on or None."""
+    """Read training frames, and frames to test on or None."""
     from mlff.data.dataset import Dataset
 
     everything = Dataset.read(data, labels=labels, index=frames, **stated)
@@ -185,7 +185,7 @@ def _require_drawn(seed: int | None, train: int | None, model, recipe: Recipe | 
 
 
 def _require_comparable(model, training, held) -> None:
-    """Before the work, not after it."""
+    """Refuse frames to test on that the model cannot be compared with, before the work and not after it."""
     import numpy as np
 
     from mlff.potentials.arguments import require_elements, require_same_order
@@ -194,9 +194,9 @@ def _require_comparable(model, training, held) -> None:
     require_disjoint(training.fingerprints(), held)
     if not model.transferable:
         return require_same_order(training.uniform_numbers(), held.uniform_numbers(), held.source)
-    known = model.completed(np.concatenate([frame.numbers for frame in training])).leaves[0].elements
+    elements = model.completed(np.concatenate([frame.numbers for frame in training])).leaves[0].elements
     for frame in held:
-        require_elements(known, frame.numbers, held.source)
+        require_elements(elements, frame.numbers, held.source)
 
 
 def _checks(force_field, data):

@@ -139,17 +139,17 @@ def audit(
         progress("read", 0.0)
         read = Dataset.read(data, units=units, keys=parse_keys(key), index=frames)
         progress("audit", 0.0)
-        found = examine(descriptor, read, seed=seed)
+        outcome = examine(descriptor, read, seed=seed)
         progress("audit", 1.0)
     if as_json:
-        terminal.print_json(found.to_json())
+        terminal.print_json(outcome.to_json())
     else:
-        terminal.say(f"{found.descriptor} on {', '.join(found.frames)} of {data.name}")
-        terminal.table(("property", "verdict", "measured", "limit", "what was found"), found.table())
+        terminal.say(f"{outcome.descriptor} on {', '.join(outcome.frames)} of {data.name}")
+        terminal.table(("property", "verdict", "measured", "limit", "what was found"), outcome.table())
         terminal.say(
-            "passed" if found.passed else "failed: " + ", ".join(f.name for f in found.findings if not f.passed)
+            "passed" if outcome.passed else "failed: " + ", ".join(f.name for f in outcome.findings if not f.passed)
         )
-    if not found.passed:
+    if not outcome.passed:
         raise typer.Exit(1)
 
 

@@ -93,7 +93,7 @@ def _nothing_to_go_on_from(out: pathlib.Path) -> bool:
 
 
 def _resumed(force_field, out: pathlib.Path, steps: int, typed: dict, nve: bool):
-    """The last frame of a run, if what was typed is what it was made with."""
+    """Read the last frame of a run, if what was typed is what it was made with."""
     from mlff.dynamics.calculator import Calculator
     from mlff.dynamics.checkpoints import resume
 
@@ -121,7 +121,7 @@ def _resumed(force_field, out: pathlib.Path, steps: int, typed: dict, nve: bool)
 
 
 def _begun(force_field, start: pathlib.Path | None, out: pathlib.Path, typed: dict, nve: bool):
-    """A run at step 0, its velocities drawn."""
+    """Begin a run at step 0, its velocities drawn."""
     import numpy as np
 
     from mlff.dynamics import md as dynamics

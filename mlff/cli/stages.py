@@ -23,7 +23,7 @@ class Lines:
         self._stage, self._share, self._since = "", 1.0, time.monotonic()
 
     def update(self, stage: str, fraction: float) -> None:
-        """As a stage calls it, with the share of it that is done."""
+        """Take what a stage reports: its name, and the share of it that is done."""
         with self._lock:
             running = stage == self._stage and self._share < 1.0
             if fraction >= 1.0:
@@ -35,7 +35,7 @@ class Lines:
             self._share = fraction
 
     def watch(self, stop: threading.Event) -> None:
-        """A line every 30 s until the event is set, whether or not the stage says anything."""
+        """Write a line every 30 s until the event is set, whether or not the stage says anything."""
         while not stop.wait(EVERY):
             with self._lock:
                 seconds = time.monotonic() - self._since
@@ -45,7 +45,7 @@ class Lines:
                 )
 
     def end(self) -> None:
-        """The last stage is over."""
+        """End the last stage."""
         with self._lock:
             self._end()
 

@@ -15,17 +15,17 @@ from mlff.cli import stages, wording
 
 
 def say(text: str) -> None:
-    """One line on standard output."""
+    """Write one line on standard output."""
     typer.echo(text)
 
 
 def say_line(text: str) -> None:
-    """`say` what others wrote, on one line: characters that are not printed, line breaks too, as spaces."""
+    """Write what others wrote, on one line: characters that are not printed, line breaks too, become spaces."""
     say("".join(character if character.isprintable() else " " for character in text))
 
 
 def print_json(content: dict) -> None:
-    """One JSON object on one line of standard output; numbers that are not finite are null, which JSON knows."""
+    """Write one JSON object on one line of standard output; numbers that are not finite are null, which JSON knows."""
     typer.echo(json.dumps(_finite(content), ensure_ascii=False, allow_nan=False))
 
 
@@ -38,7 +38,7 @@ def _finite(content):
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under a header on standard output, as wide as the terminal; the last column is wrapped."""
+    """Write rows under a header on standard output, as wide as the terminal; the last column is wrapped."""
     from rich.console import Console
     from rich.table import Table
 
@@ -50,7 +50,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def progress():
-    """Stages on standard error: a bar on a terminal, else lines."""
+    """Show stages on standard error: a bar on a terminal, else lines."""
     return stages.bar() if sys.stderr.isatty() else stages.lines(lambda text: typer.echo(text, err=True))
 
 

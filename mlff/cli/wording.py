@@ -13,27 +13,27 @@ VALUE = r"'[^']*'|\{[^{}]*\}|[^\s,;:(){}'\"]*[^\s,;:.(){}'\"]|"
 
 def options(command: TyperCommand | None) -> dict[str, str]:
     """The options of a command by the arguments of the library that they set: {"units": "--units", "keys": "--key", …}."""
-    own = {
+    by_parameter = {
         parameter.name: parameter.opts[0]
         for parameter in getattr(command, "params", ())
         if parameter.opts[0].startswith("--")
     }
-    return own | {argument: own[name] for argument, name in ARGUMENTS.items() if name in own}
+    return by_parameter | {argument: by_parameter[name] for argument, name in ARGUMENTS.items() if name in by_parameter}
 
 
 def as_typed(message: str, command: TyperCommand | None) -> str:
     """A message with `units='eV'` as `--units 'eV'`, `keys={'energy': …}` as `--key energy=…`, and `noise: …` as `--noise: …`."""
-    known = options(command)
-    if not known:
+    option_of = options(command)
+    if not option_of:
         return message
-    names = "|".join(sorted(known, key=len, reverse=True))
+    names = "|".join(sorted(option_of, key=len, reverse=True))
     # an argument where it is assigned, also inside a call such as Matern52(lengthscale=10.0), or leads the sentence
     message = re.sub(
         rf"\b\w+\(({names})=({VALUE})\)|(?<![\w.-])({names})=({VALUE})",
-        lambda match: _option(known[match[1] or match[3]], match[2] if match[1] else match[4]),
+        lambda match: _option(option_of[match[1] or match[3]], match[2] if match[1] else match[4]),
         message,
     )
-    return re.sub(rf"^({names})(?=: | is )", lambda match: known[match[1]], message)
+    return re.sub(rf"^({names})(?=: | is )", lambda match: option_of[match[1]], message)
 
 
 def _option(name: str, value: str) -> str:

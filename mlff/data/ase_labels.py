@@ -37,7 +37,7 @@ def scales(energy: float, length: float) -> dict[str, float]:
 
 
 def find_labels(where: str, atoms: Atoms, keys: Mapping[str, str]) -> tuple[dict[str, Label], dict[str, str]]:
-    """The labels of a frame by name, and for those that cannot be trusted why not.
+    """Find the labels of a frame, by name, and say of those that cannot be trusted why not.
 
     A key that is named wins over `REF_energy`, `REF_forces`, … (or `ref_…`), and these over a calculator's results. Stress may be
     given as virial instead, σ = −W/V, 3×3 or as xx yy zz yz xz xy.
@@ -45,37 +45,37 @@ def find_labels(where: str, atoms: Atoms, keys: Mapping[str, str]) -> tuple[dict
     Raises:
         ValueError: beginning with `where`; a label is no array of real numbers, or of another shape.
     """
-    found, doubts = {}, {}
+    labels, doubts = {}, {}
     for name in LABELS:
         if name != "stress" and (label := _first(atoms, name, keys.get(name))):
             value = _shaped(where, name, label.value, len(atoms))
-            found[name] = label._replace(value=sign(name, keys) * value)
+            labels[name] = label._replace(value=sign(name, keys) * value)
     stresses = _stresses(where, atoms, keys)
     if stresses:
-        found["stress"] = stresses[0]
+        labels["stress"] = stresses[0]
         doubts |= _doubtful_stress(where, atoms, stresses)
-    return found, doubts | _foreign(where, atoms, found)
+    return labels, doubts | _foreign(where, atoms, labels)
 
 
-def own_labels(atoms: Atoms) -> dict[str, Label]:
-    """Labels of operators of the user's own, which are under REF_ and their names."""
-    found = {}
+def operator_labels(atoms: Atoms) -> dict[str, Label]:
+    """The labels of operators that the user defined, which stand under REF_ and their names."""
+    labels = {}
     for held in (atoms.info, atoms.arrays):
         for key, value in held.items():
             name = key.removeprefix(PREFIX)
             usual = name in LABELS or name in VIRIALS or is_charge(name)
             if key.startswith(PREFIX) and not usual and np.asarray(value).dtype.kind in "fiu" and np.size(value):
-                found[name] = Label(np.asarray(value, dtype=np.float64), REFERENCE, (key,))
-    return found
+                labels[name] = Label(np.asarray(value, dtype=np.float64), REFERENCE, (key,))
+    return labels
 
 
 def without_labels(atoms: Atoms, labels: Iterable[Label]) -> Atoms:
-    """Everything else that the atoms hold."""
-    rest = atoms.copy()
+    """A copy of the atoms from which the labels are removed."""
+    unlabelled = atoms.copy()
     for key in {key for label in labels for key in label.keys}:
-        rest.info.pop(key, None)
-        rest.arrays.pop(key, None)
-    return rest
+        unlabelled.info.pop(key, None)
+        unlabelled.arrays.pop(key, None)
+    return unlabelled
 
 
 def by_convention(atoms: Atoms, key: str) -> bool:
@@ -115,9 +115,9 @@ def _stresses(where: str, atoms: Atoms, keys: Mapping[str, str]) -> list[Label]:
         named = _first(atoms, "stress", key)
         return [_as_stress(where, atoms, named, virial)] if named else []
     for origin, places in _usual_places(atoms):
-        found = [_as_stress(where, atoms, label, virial) for label, virial in places if label]
-        if found:
-            return [label._replace(origin=origin) for label in found]
+        stresses = [_as_stress(where, atoms, label, virial) for label, virial in places if label]
+        if stresses:
+            return [label._replace(origin=origin) for label in stresses]
     return []
 
 
@@ -165,18 +165,18 @@ def _doubtful_stress(where: str, atoms: Atoms, stresses: list[Label]) -> dict[st
 # -- one method -----------------------------------------------------------------------------------------------------
 
 
-def _foreign(where: str, atoms: Atoms, found: Mapping[str, Label]) -> dict[str, str]:
+def _foreign(where: str, atoms: Atoms, labels: Mapping[str, Label]) -> dict[str, str]:
     """Doubts about results of a calculator that contradict a REF_ key of the same frame: they are another method's."""
     results = getattr(atoms.calc, "results", {})
-    for name, label in found.items():
+    for name, label in labels.items():
         if label.origin == REFERENCE and name in results:
-            theirs = _shaped(where, name, results[name], len(atoms))
-            if not np.allclose(theirs, label.value, rtol=AGREEMENT, atol=1e-6, equal_nan=True):
+            result = _shaped(where, name, results[name], len(atoms))
+            if not np.allclose(result, label.value, rtol=AGREEMENT, atol=1e-6, equal_nan=True):
                 return {
                     other: f"{where}: {other} would come from a calculator whose {name} is not {label.keys[0]}, so from another "
                     f"method; name its key if it is the right one, keys={{'{other}': '{other}'}}"
-                    for other, second in found.items()
-                    if second.origin == RESULT
+                    for other, doubtful in labels.items()
+                    if doubtful.origin == RESULT
                 }
     return {}
 

@@ -122,10 +122,10 @@ def arguments_of(batch: Batch, operator: Operator) -> tuple[np.ndarray, ...]:
     Raises:
         ValueError: frames lack an entry, naming the first of them.
     """
-    known = {**batch.labels, "cell": batch.cells, "numbers": np.tile(batch.numbers, (len(batch), 1))}
+    available = {**batch.labels, "cell": batch.cells, "numbers": np.tile(batch.numbers, (len(batch), 1))}
     for name in operator.arguments:
-        if name not in known:
+        if name not in available:
             raise ValueError(
                 f"labels: {operator.name} needs {name} beside it; frame {batch.index[0]} has {', '.join(batch.labels)}"
             )
-    return tuple(known[name] for name in operator.arguments)
+    return tuple(available[name] for name in operator.arguments)

@@ -59,15 +59,15 @@ def keep_bonds(
         carried.append((place[first, second] * len(first) + place[image])[moved])
         differences.append(((matrices[i][first, second] - matrices[j][image]) / scale)[moved])
         whose.append(np.full(moved.sum(), k))
-    medians, counts, which = _medians(np.concatenate(carried), np.concatenate(differences))
+    medians, counts, kind_of_each = _medians(np.concatenate(carried), np.concatenate(differences))
     changed = np.abs(medians) > SYSTEMATIC + RANDOM / np.sqrt(counts)
     sound = np.ones(len(pairs), dtype=bool)
-    sound[np.concatenate(whose)[changed[which]]] = False
+    sound[np.concatenate(whose)[changed[kind_of_each]]] = False
     return sound
 
 
 def _variances(matrices: np.ndarray, close: np.ndarray) -> np.ndarray:
-    """Of every distance in the frames in which it is a bond, or of bonds on average where that is more, Å²; of bonds that
+    """The variance of every distance in the frames in which it is a bond, or of bonds on average where that is more, Å²; of bonds that
     are rigid, that of digits that files round to."""
     count = np.maximum(close.sum(axis=0), 1)
     mean = np.sum(matrices * close, axis=0) / count
@@ -77,7 +77,7 @@ def _variances(matrices: np.ndarray, close: np.ndarray) -> np.ndarray:
 
 def _medians(kinds: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The median of the values of every kind, how many there are, and the kind of each value."""
-    _, which, counts = np.unique(kinds, return_inverse=True, return_counts=True)
-    ordered = values[np.lexsort((values, which))]
+    _, kind_of_each, counts = np.unique(kinds, return_inverse=True, return_counts=True)
+    ordered = values[np.lexsort((values, kind_of_each))]
     start = np.cumsum(counts) - counts
-    return 0.5 * (ordered[start + (counts - 1) // 2] + ordered[start + counts // 2]), counts, which
+    return 0.5 * (ordered[start + (counts - 1) // 2] + ordered[start + counts // 2]), counts, kind_of_each

@@ -84,5 +84,5 @@ def volume(cell: Float[np.ndarray, "3 3"]) -> float:
     Of slabs and wires that is the volume with the vacuum, as the cell states it.
     """
     size = float(np.prod(np.linalg.norm(cell, axis=1)))
-    found = float(abs(np.linalg.det(cell)))
-    return found if found > FLAT * size else 0.0
+    determinant = float(abs(np.linalg.det(cell)))
+    return determinant if determinant > FLAT * size else 0.0

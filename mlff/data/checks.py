@@ -105,7 +105,7 @@ def warn_of_close_atoms(frames: Sequence[Frame], source: str) -> None:
     said, as those in Å are when they are read as bohr."""
     isolated = [i for i, frame in enumerate(frames) if len(frame.numbers) > 1 and not frame.system.pbc.any()]
     isolated = isolated[:: max(1, len(isolated) // SLOPE_FRAMES)]
-    close = [found for i in isolated if (found := _closest_by_radii(frames[i]))[-1] < CLOSE]
+    close = [closest for i in isolated if (closest := _closest_by_radii(frames[i]))[-1] < CLOSE]
     if 2 * len(close) > len(isolated):
         pair, distance, share = close[0]
         logger.warning(
@@ -151,12 +151,12 @@ def force_energy_slope(frames: Sequence[Frame]) -> tuple[float, float, float]:
     apart[np.arange(len(chosen)), chosen] = np.inf
     measured, predicted = [], []
     for i, j in zip(chosen, np.argmin(apart, axis=1), strict=True):
-        here, there = positions[i] - positions[i].mean(axis=0), positions[j] - positions[j].mean(axis=0)
-        u, _, vt = np.linalg.svd(there.T @ here)
+        start, end = positions[i] - positions[i].mean(axis=0), positions[j] - positions[j].mean(axis=0)
+        u, _, vt = np.linalg.svd(end.T @ start)
         u[:, -1] *= np.sign(np.linalg.det(u @ vt))
         rotation = u @ vt
         mean_force = 0.5 * (forces[i] + forces[j] @ rotation)
-        predicted.append(-np.sum(mean_force * (there @ rotation - here)))
+        predicted.append(-np.sum(mean_force * (end @ rotation - start)))
         measured.append(energies[j] - energies[i])
     measured, predicted = np.array(measured), np.array(predicted)
     useful = np.abs(predicted) > 0

@@ -97,11 +97,11 @@ class Dataset(Sequence[Frame]):
                 f"labels: {unknown[0]!r} is not known; there are {', '.join(LABELS)}, and in a file in eV and Å those of your own "
                 f"operators under REF_{unknown[0]}"
             )
-        here = [name for name in LABELS if name in have]
-        if wanted is None and not {"energy", "forces", "hessian", "hessian_products", "curvatures"} & set(here):
+        present = [name for name in LABELS if name in have]
+        if wanted is None and not {"energy", "forces", "hessian", "hessian_products", "curvatures"} & set(present):
             wanted = ("energy",)  # for its message: there is nothing to learn from
         named = ["stress" if name == VIRIAL else name for name in named if name in (*LABELS, VIRIAL)]
-        for name in dict.fromkeys([*(here if wanted is None else wanted), *named]):
+        for name in dict.fromkeys([*(present if wanted is None else wanted), *named]):
             self._require_label(name, wanted, content)
         for i, frame in zip(self.indices, self.frames, strict=True):
             check_frame(f"{self.source}: frame {i}", frame, content.doubts)
@@ -127,7 +127,7 @@ class Dataset(Sequence[Frame]):
             )
 
     def _trusted(self, wanted: Sequence[str] | None, doubts: Mapping[str, str]) -> Dataset:
-        """Without the labels that cannot be trusted, which must not be among the wanted ones."""
+        """The data set without the labels that cannot be trusted, which must not be among the wanted ones."""
         empty = {name: f"{self.source}: {what}" for name, what in find_placeholders(self.frames).items()}
         doubts = {**empty, **doubts}
         for name, reason in doubts.items():
@@ -176,24 +176,24 @@ class Dataset(Sequence[Frame]):
                 frames.append(frame)
                 continue
             place.append(place[at])
-            known = frames[place[at]]
-            if both := sorted(set(frame.labels) & set(known.labels)):
+            earlier = frames[place[at]]
+            if repeated := sorted(set(frame.labels) & set(earlier.labels)):
                 raise ValueError(
                     f"{other.source}: frame {i} repeats the geometry of frame {place[at]} of {self.source}, and both have "
-                    f"{', '.join(both)}; remove one of them"
+                    f"{', '.join(repeated)}; remove one of them"
                 )
-            one, two = known.stated_charge, frame.stated_charge
-            if one is not None and two is not None and one != two:
+            stated, charge = earlier.stated_charge, frame.stated_charge
+            if stated is not None and charge is not None and stated != charge:
                 raise ValueError(
-                    f"{other.source}: frame {i} has the geometry of frame {place[at]} of {self.source} and the total charge {two:+g}, not "
-                    f"{one:+g}; labels of different charges make no frame: keep the sets apart, or mend what they state"
+                    f"{other.source}: frame {i} has the geometry of frame {place[at]} of {self.source} and the total charge {charge:+g}, "
+                    f"not {stated:+g}; labels of different charges make no frame: keep the sets apart, or mend what they state"
                 )
-            labels = {**known.labels, **frame.labels}
-            frames[place[at]] = dataclasses.replace(known, labels=labels, atoms=joined(known.atoms, frame.atoms))
+            labels = {**earlier.labels, **frame.labels}
+            frames[place[at]] = dataclasses.replace(earlier, labels=labels, atoms=joined(earlier.atoms, frame.atoms))
         units = self.units if self.units == other.units else f"{self.units}; {other.units}"
-        both = Dataset(frames, f"{self.source} + {other.source}", units=units)
-        warn_of_copies(both.frames, both.source)
-        return both
+        union = Dataset(frames, f"{self.source} + {other.source}", units=units)
+        warn_of_copies(union.frames, union.source)
+        return union
 
     def __repr__(self) -> str:
         charges = {(formula(frame.numbers), frame.charge) for frame in self.frames}

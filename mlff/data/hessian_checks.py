@@ -35,16 +35,16 @@ def require_unprojected(frames: LabelledFrames) -> None:
     for batch in frames.having("hessian").batches:
         size = batch.positions[0].size
         for i, hessian in enumerate(batch.labels["hessian"].reshape(len(batch), size, size)):
-            known = ~np.isnan(hessian) & ~np.isnan(hessian.T)
-            if not known.any():
+            given = ~np.isnan(hessian) & ~np.isnan(hessian.T)
+            if not given.any():
                 continue
-            asymmetry = np.abs(np.where(known, hessian - hessian.T, 0.0)).max()
+            asymmetry = np.abs(np.where(given, hessian - hessian.T, 0.0)).max()
             if not asymmetry <= ASYMMETRY * np.nanmax(np.abs(hessian)):
                 raise ValueError(
                     f"labels: the Hessian of frame {batch.index[i]} is not symmetric (by {asymmetry:.2g} eV/Å²); "
                     "converge its finite differences, or symmetrise it"
                 )
-            if "forces" in batch.labels and known.all() and not batch.pbc[i].any():
+            if "forces" in batch.labels and given.all() and not batch.pbc[i].any():
                 verdict = _verdict(batch.positions[i], batch.labels["forces"][i], hessian)
                 if verdict:
                     verdicts[verdict] += 1
@@ -66,13 +66,13 @@ def require_unprojected(frames: LabelledFrames) -> None:
 def _verdict(x: np.ndarray, forces: np.ndarray, hessian: np.ndarray) -> str | None:
     """What the action on rotations shows: "right", "projected", "turned", or nothing."""
     centred = x - x.mean(axis=0)
-    found = np.stack([hessian @ np.cross(axis, centred).ravel() for axis in np.eye(3)])
+    actual = np.stack([hessian @ np.cross(axis, centred).ravel() for axis in np.eye(3)])
     expected = np.stack([np.cross(axis, -forces).ravel() for axis in np.eye(3)])
     size = np.linalg.norm(expected)
     if size < NOISE * np.linalg.norm(hessian) * np.linalg.norm(centred) / len(x) ** 0.5 / 3:
         return None  # near a stationary point all of them agree
     distances = {
-        name: np.linalg.norm(found - k * expected) for name, k in (("right", 1), ("projected", 0), ("turned", -1))
+        name: np.linalg.norm(actual - k * expected) for name, k in (("right", 1), ("projected", 0), ("turned", -1))
     }
     nearest = min(distances, key=distances.get)
     return nearest if distances[nearest] < TOLERANCE * size else None

@@ -62,25 +62,25 @@ def _first(frames: Sequence[Frame], numbers: Callable[[Frame], np.ndarray]) -> n
     return first
 
 
-def among(frames: Sequence[Frame], known: Iterable[str]) -> np.ndarray:
-    """Which frames have a geometry whose fingerprint is known, shape (m,) of bool.
+def among(frames: Sequence[Frame], texts: Iterable[str]) -> np.ndarray:
+    """Which frames have a geometry whose fingerprint is among some texts, shape (m,) of bool.
 
     Fingerprints of sixteen characters, which models of earlier versions hold, are hashes of exact coordinates.
     """
-    known = list(known)
-    hashes = {text for text in known if len(text) == 16}
-    found = np.array([hashes != set() and exact_hash(frame) in hashes for frame in frames], dtype=bool)
-    known = [text for text in known if len(text) != 16]
-    if not known:
-        return found
-    bound = _bound([int(text[_KEY]) for text in known] + [_digits(frames)])
+    texts = list(texts)
+    hashes = {text for text in texts if len(text) == 16}
+    present = np.array([hashes != set() and exact_hash(frame) in hashes for frame in frames], dtype=bool)
+    texts = [text for text in texts if len(text) != 16]
+    if not texts:
+        return present
+    bound = _bound([int(text[_KEY]) for text in texts] + [_digits(frames)])
     keys = [_key(frame) for frame in frames]
-    for key in set(keys) & {text[:_KEY] for text in known}:
-        theirs = np.array([_parsed(text) for text in known if text.startswith(key)])
+    for key in set(keys) & {text[:_KEY] for text in texts}:
+        means_of_texts = np.array([_parsed(text) for text in texts if text.startswith(key)])
         members = np.flatnonzero(np.array(keys) == key)
-        ours = np.array([_means(_numbers(frames[i])) for i in members])
-        found[members] |= _near(theirs, ours, bound, 1)[:, 0] < len(theirs)
-    return found
+        means_of_frames = np.array([_means(_numbers(frames[i])) for i in members])
+        present[members] |= _near(means_of_texts, means_of_frames, bound, 1)[:, 0] < len(means_of_texts)
+    return present
 
 
 def exact_hash(frame: Frame) -> str:
@@ -104,7 +104,7 @@ def _groups(keys: Sequence[str]) -> Iterator[np.ndarray]:
 
 
 def _key(frame: Frame) -> str:
-    """Atoms in their order, and periodic directions."""
+    """A hash of the atoms in their order and of the periodic directions."""
     system = frame.system
     content = np.asarray(system.numbers, dtype=np.int32).tobytes() + np.asarray(system.pbc, dtype=bool).tobytes()
     return hashlib.sha256(content).hexdigest()[:_KEY]

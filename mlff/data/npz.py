@@ -40,7 +40,7 @@ UNITS = ("units", "unit", "e_unit", "r_unit")
 def read_npz(
     path: pathlib.Path, units: str | None, keys: Mapping[str, str], choose: Callable[[int], np.ndarray]
 ) -> Content:
-    """Frames of an npz file. Only arrays that are needed are read, after their shapes were checked.
+    """Read the frames of an npz file. Only arrays that are needed are read, after their shapes were checked.
 
     Raises:
         ValueError: naming the file; no plain arrays, arrays missing or of wrong shape or kind, units not stated.
@@ -50,19 +50,19 @@ def read_npz(
     try:
         with zipfile.ZipFile(path) as archive:
             headers = _headers(path, archive)
-            found = _found(path, headers, keys)
-            frames = _checked_shapes(path, headers, found)
+            names = _array_names(path, headers, keys)
+            frames = _checked_shapes(path, headers, names)
             stated = {
                 name: _text(_read(archive, name).item()) for name in UNITS if headers.get(name, ((1,), None))[0] == ()
             }
             energy, length, said = agreed_units(path.name, units, _statement(stated))
             _require_parts(path, stated, (energy, length))
-            arrays = {kind: _read(archive, name) for kind, name in found.items()}
+            arrays = {kind: _read(archive, name) for kind, name in names.items()}
     except (OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path.name}: cannot be read as an npz file of plain arrays ({error})") from error
     factors = {**scales(energy, length), "positions": length, "cell": length}
-    arrays = {kind: _whole(frames, kind, found[kind], array) for kind, array in arrays.items()}
-    _require_elements(path, found["numbers"], arrays["numbers"])
+    arrays = {kind: _per_frame(frames, kind, names[kind], array) for kind, array in arrays.items()}
+    _require_elements(path, names["numbers"], arrays["numbers"])
     for kind in set(arrays) & set(factors):
         arrays[kind] = arrays[kind].astype(np.float64) * (sign(kind, keys) * factors[kind])
     if unread := sorted(name for name in headers if name.lower().startswith(("stress", VIRIAL))):
@@ -100,43 +100,45 @@ def _headers(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, tuple[tu
     return headers
 
 
-def _found(path: pathlib.Path, headers: Mapping, keys: Mapping[str, str]) -> dict[str, str]:
-    """The names of the arrays by what they hold."""
+def _array_names(path: pathlib.Path, headers: Mapping, keys: Mapping[str, str]) -> dict[str, str]:
+    """The name of the array that holds the positions, the numbers, …"""
     names = {kind: (keys[kind],) if kind in keys else usual for kind, usual in NAMES.items()}
-    found = {kind: [name for name in options if name in headers] for kind, options in names.items()}
+    present = {kind: [name for name in options if name in headers] for kind, options in names.items()}
     if "charge" not in keys:
-        found["charge"] = [name for name in found["charge"] if _one_a_frame(headers, found["positions"], name)]
-    for kind, several in found.items():
+        present["charge"] = [
+            name for name in present["charge"] if _has_one_a_frame(headers, present["positions"], name)
+        ]
+    for kind, several in present.items():
         if len(several) > 1:
             raise ValueError(
                 f"{path.name}: holds {' and '.join(several)}, which are names of {kind}; say which one, keys={{'{kind}': …}}"
             )
     for kind in dict.fromkeys(("positions", "numbers", *keys)):
-        if not found[kind]:
+        if not present[kind]:
             raise ValueError(
                 f"{path.name}: no {kind} (looked for {', '.join(names[kind])}); the file holds {', '.join(sorted(headers))}"
             )
-    return {kind: several[0] for kind, several in found.items() if several}
+    return {kind: several[0] for kind, several in present.items() if several}
 
 
-def _one_a_frame(headers: Mapping, positions: list[str], name: str) -> bool:
+def _has_one_a_frame(headers: Mapping, positions: list[str], name: str) -> bool:
     """Whether an array holds a number, or one for each frame: others of the name hold charges of atoms, or atomic numbers."""
     frames = headers[positions[0]][0][:1] if positions else ()
     return headers[name][0] in ((), (1,), frames, (*frames, 1))
 
 
-def _checked_shapes(path: pathlib.Path, headers: Mapping, found: Mapping[str, str]) -> int:
-    """The number of frames; every array has to be of real numbers and to have its shape."""
-    positions = headers[found["positions"]][0]
+def _checked_shapes(path: pathlib.Path, headers: Mapping, names: Mapping[str, str]) -> int:
+    """Check that every array is of real numbers and has its shape, and count the frames."""
+    positions = headers[names["positions"]][0]
     if len(positions) != 3 or positions[2] != 3:
-        raise ValueError(f"{path.name}: {found['positions']} has shape {positions}, expected (frames, atoms, 3)")
+        raise ValueError(f"{path.name}: {names['positions']} has shape {positions}, expected (frames, atoms, 3)")
     frames, atoms, _ = positions
     allowed = {
         "positions": [positions], "numbers": [(atoms,), (frames, atoms)], "energy": [(frames,), (frames, 1)],
         "forces": [positions], "hessian": [(frames, 3 * atoms, 3 * atoms)], "cell": [(frames, 3, 3), (3, 3)],
         "pbc": [(frames, 3), (3,), ()], "charge": [(frames,), (), (1,), (frames, 1)],
     }  # fmt: skip
-    for kind, name in found.items():
+    for kind, name in names.items():
         shape, dtype = headers[name]
         if dtype.hasobject:
             raise ValueError(
@@ -148,7 +150,7 @@ def _checked_shapes(path: pathlib.Path, headers: Mapping, found: Mapping[str, st
             raise ValueError(f"{path.name}: {name} is of {dtype}, expected {expected} as {kind}")
         if shape not in allowed[kind]:
             raise ValueError(f"{path.name}: {name} has shape {shape}, expected {allowed[kind][0]}")
-    needed = sum(math.prod(headers[name][0]) * 8 for name in found.values())
+    needed = sum(math.prod(headers[name][0]) * 8 for name in names.values())
     if needed > machine_memory() / 4:
         raise ValueError(
             f"{path.name}: holds {needed / 2**30:.2g} GiB of labelled frames, more than a quarter of this machine's memory; give a "
@@ -162,17 +164,17 @@ def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _whole(frames: int, kind: str, name: str, array: np.ndarray) -> np.ndarray:
-    """With one entry a frame."""
+def _per_frame(frames: int, kind: str, name: str, array: np.ndarray) -> np.ndarray:
+    """The array with one entry a frame, where it holds one for all of them."""
     if kind == "cell" and name == COLUMNS:
         array = np.swapaxes(array, -1, -2)
     if kind == "energy":
         return array.reshape(frames)
     if kind == "charge":
         return np.broadcast_to(array.reshape(-1), (frames,))
-    own = {"numbers": 1, "cell": 2, "pbc": 1}
-    if kind in own and array.ndim <= own[kind]:
-        return np.broadcast_to(array, (frames, *(array.shape or (3,) * own[kind])))
+    entry_axes = {"numbers": 1, "cell": 2, "pbc": 1}
+    if kind in entry_axes and array.ndim <= entry_axes[kind]:
+        return np.broadcast_to(array, (frames, *(array.shape or (3,) * entry_axes[kind])))
     return array
 
 

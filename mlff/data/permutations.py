@@ -85,12 +85,14 @@ class Permutations:
 
     def intersection(self, other: Permutations) -> Permutations:
         """The permutations that both groups have, with what was measured of them here."""
-        theirs = {tuple(p) for p in other.indices}
-        both = np.array([tuple(p) in theirs for p in self.indices])
-        if both.all():
+        permutations_of_other = {tuple(p) for p in other.indices}
+        common = np.array([tuple(p) in permutations_of_other for p in self.indices])
+        if common.all():
             return self
-        elements = self.indices[both]
-        return Permutations(elements, _independent(elements, len(elements)), self.residuals[both], self.support[both])
+        elements = self.indices[common]
+        return Permutations(
+            elements, _independent(elements, len(elements)), self.residuals[common], self.support[common]
+        )
 
     def certificate(self) -> dict:
         """Order, generators in cycle notation (atoms counted from 0), and how well each is borne out by the frames."""
@@ -171,26 +173,28 @@ def find_permutations(dataset: Dataset, reach: str = "dynamics", max_order: int 
     if reach == "dynamics":
         near = fits <= _limit(fits, pairs)
         matched = [p for p, chosen in zip(matches, near, strict=True) if chosen]
-        found = _reached(matched, fits[near], keep_bonds(matched, pairs[near], matrices, numbers))
+        generators = _reached(matched, fits[near], keep_bonds(matched, pairs[near], matrices, numbers))
     else:
-        found = _automorphisms(bond_graph(matrices, numbers), numbers)
+        generators = _automorphisms(bond_graph(matrices, numbers), numbers)
     try:
-        elements = _close(found, ENUMERATION_LIMIT)
+        elements = _close(generators, ENUMERATION_LIMIT)
         order = str(len(elements))
     except ValueError:
         elements, order = None, f"more than {ENUMERATION_LIMIT}"
     if elements is None or len(elements) > max_order:
-        listed = "; ".join(cycles(p) for p in _independent(found, max_order + 1)[:8])
+        listed = "; ".join(cycles(p) for p in _independent(generators, max_order + 1)[:8])
         raise ValueError(
             f"permutations of {formula(numbers)}: the group has {order} elements, and time and memory of fit and model grow "
             f"in proportion; choose a subgroup, Permutations.generate([…], numbers), from generators such as {listed}, "
             f"or accept the cost with max_order (now {max_order})"
         )
-    one, two = centred[pairs[:, 0]], centred[pairs[:, 1]]
-    residuals = np.array([min(_misfits(one, two[:, p]).min(), _misfits(one[:, p], two).min()) for p in elements])
+    first, second = centred[pairs[:, 0]], centred[pairs[:, 1]]
+    residuals = np.array(
+        [min(_misfits(first, second[:, p]).min(), _misfits(first[:, p], second).min()) for p in elements]
+    )
     counts = collections.Counter(tuple(p) for p in matches)
     support = np.array([counts[tuple(p)] for p in elements])
-    return Permutations(elements, _independent(found, len(elements)), residuals, support)
+    return Permutations(elements, _independent(generators, len(elements)), residuals, support)
 
 
 def _check(permutations, numbers) -> np.ndarray:
@@ -251,8 +255,8 @@ def _neighbours(matrices: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     invariant = np.concatenate([np.sort(flat[:, kinds == kind], axis=1) for kind in np.unique(kinds)], axis=1)
     count = min(frames - 1, max(3, PAIRS // frames))
     _, neighbours = cKDTree(invariant).query(invariant, k=count + 1)
-    here = np.repeat(np.arange(frames), count + 1)
-    pairs = np.sort(np.stack([here, neighbours.ravel()], axis=1), axis=1)
+    frame_of_each = np.repeat(np.arange(frames), count + 1)
+    pairs = np.sort(np.stack([frame_of_each, neighbours.ravel()], axis=1), axis=1)
     return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
 
 
@@ -291,7 +295,7 @@ def _misfits(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 
 def _limit(misfits: np.ndarray, pairs: np.ndarray) -> float:
-    """Up to what misfit a match counts, Å: that of frames' best matches, typically."""
+    """The misfit up to which a match counts, Å: that of frames' best matches, typically."""
     nearest = np.full(pairs.max() + 1, np.inf)
     for column in (0, 1):
         np.minimum.at(nearest, pairs[:, column], misfits)
@@ -314,20 +318,20 @@ def _automorphisms(bonded: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """
     atoms = len(numbers)
     kinds = np.stack([numbers, bonded.sum(axis=1), bonded @ (numbers * 1000 + bonded.sum(axis=1))], axis=1)
-    like = (kinds[:, None] == kinds[None]).all(axis=-1)
+    exchangeable = (kinds[:, None] == kinds[None]).all(axis=-1)
 
     def extend(partial: list[int]) -> Iterable[list[int]]:
         a = len(partial)
         if a == atoms:
             yield partial
             return
-        for b in np.flatnonzero(like[a]):
+        for b in np.flatnonzero(exchangeable[a]):
             if b not in partial and np.array_equal(bonded[a, :a], bonded[b, partial]):
                 yield from extend([*partial, int(b)])
 
-    found = []
+    permutations = []
     for p in extend([]):
-        found.append(p)
-        if len(found) > ENUMERATION_LIMIT:
+        permutations.append(p)
+        if len(permutations) > ENUMERATION_LIMIT:
             break
-    return np.array(found)
+    return np.array(permutations)

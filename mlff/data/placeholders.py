@@ -13,7 +13,7 @@ SAME = 1e-6  # of the larger one: forces of two frames whose norms agree so well
 
 
 def find_placeholders(frames: Sequence[Frame]) -> dict[str, str]:
-    """Labels that are none, by name, and what shows it.
+    """Find labels that are none, by name, and say what shows it.
 
     Among frames of one composition energies that are all equal are none where the norms of the forces differ (or where they
     are all zero): geometries with other forces lie elsewhere on the surface. Forces, stresses and second derivatives that are
@@ -22,17 +22,17 @@ def find_placeholders(frames: Sequence[Frame]) -> dict[str, str]:
     kinds: dict[bytes, list[int]] = {}
     for i, frame in enumerate(frames):
         kinds.setdefault(np.sort(frame.numbers).tobytes(), []).append(i)
-    found: dict[str, str] = {}
+    placeholders: dict[str, str] = {}
     for members in kinds.values():
         group = [frames[i] for i in members]
         if len(group[0].numbers) < 2:
             continue
-        found |= _energies(group)
+        placeholders |= _energies(group)
         for name in FILLED:
             having = [frame.labels[name] for frame in group if name in frame.labels]
             if len(having) > 1 and not any(np.any(value) for value in having):
-                found[name] = f"{name} of {len(having)} frames are all zero, at geometries that differ"
-    return found
+                placeholders[name] = f"{name} of {len(having)} frames are all zero, at geometries that differ"
+    return placeholders
 
 
 def _energies(group: Sequence[Frame]) -> dict[str, str]:

@@ -12,7 +12,16 @@ import numpy as np
 from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 
-from mlff.data.ase_labels import PREFIX, VIRIAL, Label, by_convention, find_labels, own_labels, scales, without_labels
+from mlff.data.ase_labels import (
+    PREFIX,
+    VIRIAL,
+    Label,
+    by_convention,
+    find_labels,
+    operator_labels,
+    scales,
+    without_labels,
+)
 from mlff.data.content import Content
 from mlff.data.frames import LABELS, Frame
 from mlff.data.system import System
@@ -31,7 +40,7 @@ OWN = ("traj", "bundletrajectory", "json", "db")  # ASE's own forms, in eV and �
 def read_ase(
     path: pathlib.Path, units: str | None, keys: Mapping[str, str], choose: Callable[[int], np.ndarray]
 ) -> Content:
-    """Frames of any file that ASE reads.
+    """Read the frames of any file that ASE reads.
 
     Raises:
         ValueError: naming file and frame; ASE cannot read it, labels of wrong shape, units not stated or contradictory.
@@ -73,7 +82,7 @@ def is_vibrations(path: pathlib.Path) -> bool:
 def read_vibrations(
     path: pathlib.Path, units: str | None, keys: Mapping[str, str], choose: Callable[[int], np.ndarray]
 ) -> Content:
-    """The Hessian of a file that ASE's `VibrationsData.write` made, a frame in eV and Å.
+    """Read the Hessian of a file that ASE's `VibrationsData.write` made, as a frame in eV and Å.
 
     Rows of atoms that it leaves out are missing entries, NaN.
 
@@ -99,7 +108,7 @@ def read_vibrations(
 
 
 def read_geometry(path: pathlib.Path) -> Atoms:
-    """The last geometry of a file that ASE reads, whole (masses, constraints, momenta, charges, tags, info), without calculator.
+    """Read the last geometry of a file that ASE reads, whole (masses, constraints, momenta, charges, tags, info), without calculator.
 
     Positions and cell are put in Å by the units that the file states, which no longer stand in `info`.
 
@@ -176,22 +185,22 @@ def _statements(path: pathlib.Path, where: list[str], images: list[Atoms], units
         if form in OWN:
             raise ValueError(f"{path.name}: files of the form {form} are ASE's own, in eV and Å; leave units= out")
         raise ValueError(f"{path.name}: ASE converts files of the form {form} to eV and Å itself; leave units= out")
-    found = []
+    statements = []
     for place, atoms, inside in zip(where, images, stated, strict=True):
-        own = [key for key in keys.values() if not by_convention(atoms, key)]
-        if units is None and inside is None and (own or form in DUMPS):
-            what = f"the units of {', '.join(own)}" if own else "the units of a LAMMPS run"
+        unconventional = [key for key in keys.values() if not by_convention(atoms, key)]
+        if units is None and inside is None and (unconventional or form in DUMPS):
+            what = f"the units of {', '.join(unconventional)}" if unconventional else "the units of a LAMMPS run"
             raise ValueError(f"{place}: {what} are not stated; say units='eV', 'kcal/mol' or 'hartree/bohr'")
         silent = units is None and inside is None
-        found.append((1.0, 1.0, CONVENTION) if silent else agreed_units(place, units, inside))
-    return found
+        statements.append((1.0, 1.0, CONVENTION) if silent else agreed_units(place, units, inside))
+    return statements
 
 
 def _warn_of_unconverted(path: pathlib.Path, images: list[Atoms], statements) -> None:
     """Log a warning where labels of the user's own operators are not read as such, being in units that nobody can convert."""
     for atoms, (energy, length, said) in zip(images, statements, strict=True):
-        if not energy == length == 1.0 and (own := own_labels(atoms)):
-            keys = ", ".join(key for label in own.values() for key in label.keys)
+        if not energy == length == 1.0 and (labels := operator_labels(atoms)):
+            keys = ", ".join(key for label in labels.values() for key in label.keys)
             logger.warning(
                 "%s: %s is no label here, as %s cannot be converted; give it in eV and Å", path.name, keys, said
             )
@@ -211,17 +220,17 @@ def _stated(atoms: Atoms) -> str | None:
 
 
 def _frame(atoms: Atoms, labels: Mapping[str, Label], energy: float, length: float) -> Frame:
-    """In eV and Å. Labels of the user's own operators are there where the file is in these units already: nobody knows how to
+    """The frame in eV and Å. Labels of the user's own operators are there where the file is in these units already: nobody knows how to
     convert them."""
     factors = scales(energy, length)
-    known = {key for label in labels.values() for key in label.keys}
-    own = own_labels(atoms) if energy == length == 1.0 else {}
-    own = {name: label for name, label in own.items() if known.isdisjoint(label.keys)}
-    rest = without_labels(atoms, [*labels.values(), *own.values()])
+    label_keys = {key for label in labels.values() for key in label.keys}
+    additional = operator_labels(atoms) if energy == length == 1.0 else {}
+    additional = {name: label for name, label in additional.items() if label_keys.isdisjoint(label.keys)}
+    unlabelled = without_labels(atoms, [*labels.values(), *additional.values()])
     for key in UNIT_KEYS:
-        rest.info.pop(key, None)  # they were those of the file
-    values = {name: label.value * factors.get(name, 1.0) for name, label in {**labels, **own}.items()}
-    return Frame(_in_angstrom(atoms, length), values, rest)
+        unlabelled.info.pop(key, None)  # they were those of the file
+    values = {name: label.value * factors.get(name, 1.0) for name, label in {**labels, **additional}.items()}
+    return Frame(_in_angstrom(atoms, length), values, unlabelled)
 
 
 def _in_angstrom(atoms: Atoms, length_unit: float) -> System:

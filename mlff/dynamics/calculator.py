@@ -89,9 +89,9 @@ class Calculator(ASECalculator):
         atoms, model = self.atoms, self.force_field
         if not _GEOMETRY.isdisjoint(system_changes) or not self.results:
             self._require(atoms)
-            self._name_close_atoms(atoms)
+            self._warn_of_close_atoms(atoms)
         where = self._where(atoms)
-        self._name_distant_geometry(atoms, where)
+        self._warn_of_distant_geometry(atoms, where)
         if "energy" not in self.results:
             energy, forces = model.energy_and_forces(**where)
             self.results.update(energy=energy, free_energy=energy, forces=forces)
@@ -100,34 +100,34 @@ class Calculator(ASECalculator):
         if "hessian" in properties:
             self.results["hessian"] = model.hessian(**where)
 
-    def _name_close_atoms(self, atoms) -> None:
-        """A warning, once for each pair of elements, when two atoms come closer than any in the training frames."""
-        known = self.force_field.closest
-        if not known:
+    def _warn_of_close_atoms(self, atoms) -> None:
+        """Log a warning, once for each pair of elements, when two atoms come closer than any in the training frames."""
+        closest = self.force_field.closest
+        if not closest:
             return
         if not atoms.pbc.any():  # the quick answer, which is all that most steps of a simulation need
             kinds = atoms.numbers.tobytes()
             if kinds not in self._limits:
                 names = symbols(atoms.numbers)
                 pairs = ("-".join(sorted(pair)) for pair in itertools.combinations(names, 2))
-                self._limits = {kinds: np.array([CLOSER * known.get(pair, REACH) for pair in pairs])}
+                self._limits = {kinds: np.array([CLOSER * closest.get(pair, REACH) for pair in pairs])}
             if not (pdist(atoms.positions) < self._limits[kinds]).any():
                 return
         cells, pbc = atoms.cell.array[None], atoms.pbc[None]
         for pair, distance in closest_pairs(atoms.positions[None], atoms.numbers, cells, pbc).items():
-            if distance < CLOSER * known.get(pair, REACH) and pair not in self._named:
+            if distance < CLOSER * closest.get(pair, REACH) and pair not in self._named:
                 self._named.add(pair)
-                seen = f"{known[pair]:.2f} Å" if pair in known else f"not within {REACH:.0f} Å"
+                seen = f"{closest[pair]:.2f} Å" if pair in closest else f"not within {REACH:.0f} Å"
                 logger.warning(
                     "atoms %s are %.2f Å apart, in the training frames the closest are %s: the force field guesses there",
                     pair, distance, seen,
                 )  # fmt: skip
 
-    def _name_distant_geometry(self, atoms, where: dict) -> None:
-        """A warning when the geometry leaves what the training frames show, and again whenever it is twice as far."""
+    def _warn_of_distant_geometry(self, atoms, where: dict) -> None:
+        """Log a warning when the geometry leaves what the training frames show, and again whenever it is twice as far."""
         geometry = np.concatenate([atoms.positions, atoms.cell.array])
-        known = self._looked is not None and self._looked.shape == geometry.shape
-        if known and not (np.abs(geometry - self._looked) > LOOK_AGAIN).any():
+        looked_before = self._looked is not None and self._looked.shape == geometry.shape
+        if looked_before and not (np.abs(geometry - self._looked) > LOOK_AGAIN).any():
             return
         self._looked = geometry
         distance = self.force_field.training_distance(**where)

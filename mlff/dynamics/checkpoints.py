@@ -90,7 +90,7 @@ class Checkpoint:
 
 
 def resume(trajectory: str | pathlib.Path) -> Checkpoint:
-    """The last whole frame of a trajectory that a run wrote, without calculator.
+    """Read the last whole frame of a trajectory that a run wrote, without calculator.
 
     Raises:
         ValueError: no such trajectory, without a whole frame, or of another program.
@@ -116,7 +116,7 @@ def resume(trajectory: str | pathlib.Path) -> Checkpoint:
 
 
 def whole_frames(path: pathlib.Path) -> int:
-    """How many frames a trajectory has, after what the end of a process cut short is removed from it; 0 without the file.
+    """Count the frames of a trajectory, after what the end of a process cut short is removed from it; 0 without the file.
 
     Raises:
         ValueError: another file, or a trajectory whose index is lost.

@@ -170,8 +170,8 @@ def advance(
     atoms = checkpoint.atoms.copy()
     atoms.calc = checkpoint.atoms.calc
     with reserved({"trajectory": trajectory}):
-        there = trajectory is not None and whole_frames(pathlib.Path(trajectory)) > 0
-        if there and (last := resume(trajectory).step) != checkpoint.step:
+        has_frames = trajectory is not None and whole_frames(pathlib.Path(trajectory)) > 0
+        if has_frames and (last := resume(trajectory).step) != checkpoint.step:
             raise ValueError(
                 f"{trajectory}: is at step {last}, the checkpoint at {checkpoint.step}; take md.resume({str(trajectory)!r})"
             )
@@ -181,7 +181,7 @@ def advance(
 def integrate(
     checkpoint: Checkpoint, steps: int, trajectory: str | pathlib.Path | None, progress: Callable[[str, float], None]
 ) -> Run:
-    """What `run` and `advance` do while they hold the lock of the trajectory; the atoms of the checkpoint are moved."""
+    """Make the steps of `run` and `advance`, which hold the lock of the trajectory; the atoms of the checkpoint are moved."""
     if steps < 1:
         raise ValueError(f"steps={steps} must be positive")
     atoms, settings = checkpoint.atoms, checkpoint.settings
@@ -245,7 +245,7 @@ def _integrator(atoms: Atoms, settings: Settings, noise: np.random.Generator) ->
 
 
 def _distances(atoms: Atoms) -> np.ndarray:
-    """Of the atoms from their centre, Å, in directions that are not periodic, shape (n,)."""
+    """Distances of the atoms from their centre, Å, in directions that are not periodic, shape (n,)."""
     centred = atoms.positions - atoms.positions.mean(axis=0)
     periodic = np.linalg.qr(atoms.cell.array[atoms.pbc].T)[0]
     return np.linalg.norm(centred - centred @ periodic @ periodic.T, axis=1)

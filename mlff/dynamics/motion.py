@@ -114,10 +114,12 @@ def _rigid_basis(atoms: Atoms, weights: np.ndarray) -> np.ndarray:
 
 
 def _projectors(atoms: Atoms) -> np.ndarray:
-    """Of each atom, on the directions in which constraints let it move, shape (n, 3, 3)."""
-    if others := [type(c).__name__ for c in atoms.constraints if not isinstance(c, WITHIN_ATOMS)]:
-        known = ", ".join(kind.__name__ for kind in WITHIN_ATOMS)
-        raise ValueError(f"atoms: a constraint {others[0]}, of which degrees of freedom are not known; use {known}")
+    """Of each atom, the projector on the directions in which constraints let it move, shape (n, 3, 3)."""
+    if unsupported := [type(c).__name__ for c in atoms.constraints if not isinstance(c, WITHIN_ATOMS)]:
+        supported = ", ".join(kind.__name__ for kind in WITHIN_ATOMS)
+        raise ValueError(
+            f"atoms: a constraint {unsupported[0]}, of which degrees of freedom are not known; use {supported}"
+        )
     blocks = np.empty((len(atoms), 3, 3))
     for axis in range(3):
         moved = np.tile(np.eye(3)[axis], (len(atoms), 1))
@@ -134,8 +136,8 @@ def _projectors(atoms: Atoms) -> np.ndarray:
 
 def _allowed(atoms: Atoms) -> csr_array:
     directions, kept, _ = np.linalg.svd(_projectors(atoms))
-    atom, which = np.nonzero(kept > 0.5)
+    atom, direction = np.nonzero(kept > 0.5)
     rows = 3 * atom[:, None] + np.arange(3)
     columns = np.broadcast_to(np.arange(len(atom))[:, None], rows.shape)
-    entries = directions[atom, :, which]
+    entries = directions[atom, :, direction]
     return csr_array((entries.ravel(), (rows.ravel(), columns.ravel())), shape=(3 * len(atoms), len(atom)))

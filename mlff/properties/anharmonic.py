@@ -142,14 +142,14 @@ def perturbed(
 def find_resonances(harmonic: Float[np.ndarray, " k"], cubic: Float[np.ndarray, "k k k"]) -> tuple[Resonance, ...]:
     """Pairs of levels ω_r + ω_s ≈ ω_t that perturbation theory cannot treat: closer than 200 1/cm, and wrong by more than
     1 1/cm: φ_rrt⁴/(256 |Δ|³), or φ_rst⁴/(64 |Δ|³) for r ≠ s, the next term of the two-level problem."""
-    found = []
+    resonances = []
     for r, s in itertools.combinations_with_replacement(range(len(harmonic)), 2):
         for t in range(len(harmonic)):
             gap, coupling = harmonic[r] + harmonic[s] - harmonic[t], cubic[r, s, t]
             weight = 256.0 if r == s else 64.0
             if t not in (r, s) and abs(gap) < CLOSE and coupling**4 > SHIFT * weight * abs(gap) ** 3:
-                found.append(Resonance((r, s, t), float(gap), float(coupling)))
-    return tuple(found)
+                resonances.append(Resonance((r, s, t), float(gap), float(coupling)))
+    return tuple(resonances)
 
 
 def _constants(harmonic, cubic, quartic, total, inverse) -> np.ndarray:
@@ -158,8 +158,8 @@ def _constants(harmonic, cubic, quartic, total, inverse) -> np.ndarray:
     twice = np.einsum("rrs->rs", cubic)
     brackets = total + inverse.transpose(0, 2, 1) + inverse.transpose(2, 0, 1) - inverse
     chi = quartic / 4 - (twice / harmonic) @ twice.T / 4 - np.sum(squares * brackets, axis=2) / 8
-    own = 4 / harmonic + np.einsum("rrs->rs", total) - np.einsum("rrs->rs", inverse)
-    np.fill_diagonal(chi, np.diag(quartic) / 16 - np.sum(twice**2 * own, axis=1) / 32)
+    diagonal = 4 / harmonic + np.einsum("rrs->rs", total) - np.einsum("rrs->rs", inverse)
+    np.fill_diagonal(chi, np.diag(quartic) / 16 - np.sum(twice**2 * diagonal, axis=1) / 32)
     return chi
 
 

@@ -42,7 +42,7 @@ def lowest_modes(atoms: Atoms, k: int, seed: int = 0) -> Modes:
         M^(−½) H M^(−½) w = λ w,  on the space without rigid motions: R is moved from 0 to the top of the spectrum
 
     Rigid motions are those of `frequencies`; where constraints fix atoms, those that they leave free. One Lanczos vector
-    meets one of several equal eigenvalues only by rounding; so what was found is deflated and the lowest of the rest looked
+    meets one of several equal eigenvalues only by rounding; so what was lowest is deflated and the lowest of the rest looked
     for, until that is none of the k lowest.
 
     What this saves is memory, not time: the lowest eigenvalues lie close together, and of 100 atoms twice, of 300 three to
@@ -76,7 +76,7 @@ def lowest_modes(atoms: Atoms, k: int, seed: int = 0) -> Modes:
 
 def _require_count(k: int, limit: int) -> None:
     if not 1 <= k <= limit:
-        raise ValueError(f"k={k} must be from 1 to {limit}, the number of vibrations that can be found")
+        raise ValueError(f"k={k} must be from 1 to {limit}, the number of vibrations that can be lowest")
 
 
 def _largest(curvature, size: int, rng: np.random.Generator) -> float:
@@ -87,10 +87,11 @@ def _largest(curvature, size: int, rng: np.random.Generator) -> float:
 def _lowest(
     curvature, k: int, rigid: np.ndarray, scale: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k lowest eigenvalues and vectors (as rows), every copy of equal ones; `rigid` and what was found at the top."""
+    """The k lowest eigenvalues and vectors (as rows), every copy of equal ones. Rigid motions, and after them the vectors that are there
+    already, are moved to the top of the spectrum, so that the iterations do not see them."""
     size = rigid.shape[1]
 
-    def found(count: int, away: np.ndarray):
+    def lowest(count: int, away: np.ndarray):
         def shifted(w):
             outside = away.T @ (away @ w)
             product = curvature(w - outside)
@@ -101,9 +102,9 @@ def _lowest(
         order = np.argsort(values)
         return scale * (values[order] - 1.0), vectors.T[order]
 
-    values, vectors = found(k, rigid)
+    values, vectors = lowest(k, rigid)
     while k + len(rigid) < size:
-        value, vector = found(1, np.concatenate([rigid, vectors]))
+        value, vector = lowest(1, np.concatenate([rigid, vectors]))
         if value[0] > values[-1] - SAME * scale:
             break
         order = np.argsort(np.append(values, value))[:k]

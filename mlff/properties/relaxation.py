@@ -151,16 +151,16 @@ class _Surface:
 
     def rounding(self) -> float:
         """The rounding of the forces, eV/Å, measured at the present positions, where the atoms are left."""
-        here = self.atoms.positions.copy()
+        original = self.atoms.positions.copy()
 
         def forces(positions: np.ndarray) -> np.ndarray:
             self.atoms.set_positions(positions, apply_constraint=False)
             return self.atoms.get_forces(apply_constraint=False)
 
-        found = rounding_of(forces, here, np.random.default_rng(0))
+        rounding = rounding_of(forces, original, np.random.default_rng(0))
         self.evaluations += COPIES
-        self.atoms.set_positions(here, apply_constraint=False)
-        return found
+        self.atoms.set_positions(original, apply_constraint=False)
+        return rounding
 
     def curvatures(self) -> tuple[np.ndarray, np.ndarray]:
         """Eigenvalues and eigenvectors of the Hessian, in internal directions."""
@@ -168,7 +168,7 @@ class _Surface:
         return np.linalg.eigh(self.directions.T @ self.atoms.calc.get_hessian(self.atoms) @ self.directions)
 
     def moved(self, step: np.ndarray, promised: float) -> tuple[bool, float]:
-        """Try a step; whether it was taken, and the gain in energy relative to what was promised."""
+        """Try a step, and say whether it was taken, and the gain in energy relative to what was promised."""
         before = self.atoms.positions.copy(), self.energy, self.gradient, self.directions
         where = before[0] + (self.directions @ step).reshape(-1, 3)
         self.atoms.set_positions(where, apply_constraint=False)

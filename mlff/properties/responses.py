@@ -98,8 +98,8 @@ class Response:
         values, tangents = jax.jvp(leaves, (0.0,), (1.0,))
         model = jax.tree.unflatten(structure, values)
         tangents = [tangent for tangent in tangents if tangent.dtype != jax.dtypes.float0]
-        there, mixed = _moved(model, tangents, self._numbers, self.atoms.positions, *self.surroundings)
-        _require_relaxed(-np.asarray(there), self.modes, "path(0): not the model that the atoms are relaxed in")
+        gradient, mixed = _moved(model, tangents, self._numbers, self.atoms.positions, *self.surroundings)
+        _require_relaxed(-np.asarray(gradient), self.modes, "path(0): not the model that the atoms are relaxed in")
         return self._solve(-np.asarray(mixed))
 
     @property
@@ -144,8 +144,8 @@ def response(atoms: Atoms) -> Response:
         frozen.positions[None], np.asarray(frozen.numbers, dtype=np.int32), frozen.cell.array[None], frozen.pbc[None],
         {}, np.arange(1),
     )  # fmt: skip
-    around = frozen.calc.force_field.model.surroundings(batch).frame(0)
-    return Response(frozen, directions @ modes, curvatures, around)
+    frozen_surroundings = frozen.calc.force_field.model.surroundings(batch).frame(0)
+    return Response(frozen, directions @ modes, curvatures, frozen_surroundings)
 
 
 @jax.jit

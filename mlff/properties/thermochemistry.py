@@ -157,10 +157,10 @@ def _vibrational_energies(atoms: Atoms, imaginary: int) -> np.ndarray:
             "relax them first: mlff.relax(atoms)"
         )
     energies = constrained_frequencies(atoms) * INVERSE_CM
-    if (found := int(np.sum(~(energies >= 0)))) != imaginary:
-        lowest = ", ".join(f"{value:.3g}" for value in energies[: max(found, 1)] / INVERSE_CM)
+    if (count := int(np.sum(~(energies >= 0)))) != imaginary:
+        lowest = ", ".join(f"{value:.3g}" for value in energies[: max(count, 1)] / INVERSE_CM)
         raise ValueError(
-            f"atoms: {formula(atoms.numbers)} has {found} imaginary frequencies here where imaginary={imaginary} "
+            f"atoms: {formula(atoms.numbers)} has {count} imaginary frequencies here where imaginary={imaginary} "
             f"(lowest, 1/cm: {lowest}); relax to a minimum, or say imaginary=1 at a transition state"
         )
     return energies[imaginary:]

@@ -107,16 +107,16 @@ def _panels(evaluation: Evaluation) -> list[tuple[np.ndarray, np.ndarray, str, s
         what, unit = title_of(name), evaluation.errors[name].unit
         factor = 1.0
         if name == "energy":
-            known = ~np.isnan(evaluation.energies[0])
-            sizes = evaluation.sizes[known]
+            labelled = ~np.isnan(evaluation.energies[0])
+            sizes = evaluation.sizes[labelled]
             if len(set(evaluation.sizes)) > 1:
                 reference, predicted, what, unit = reference / sizes, predicted / sizes, "energy per atom", "eV/atom"
             shift = reference.mean()
             reference, predicted = reference - shift, predicted - shift
         elif unit == STRESS.unit:
             factor, unit = 1.0 / GPA, "GPa"
-        known = ~np.isnan(reference)
-        panels.append((factor * reference[known], factor * predicted[known], f"{what} ({unit})", texts[what]))
+        labelled = ~np.isnan(reference)
+        panels.append((factor * reference[labelled], factor * predicted[labelled], f"{what} ({unit})", texts[what]))
     return panels
 
 

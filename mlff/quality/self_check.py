@@ -40,7 +40,7 @@ class Check:
 def self_check(
     force_field: ForceField, system: System | Frame, temperature: float = 300.0, seed: int = 0
 ) -> list[Check]:
-    """Forces against energy differences, invariances, and energy drift of a short NVE run (1 ps, 0.5 fs).
+    """Compare forces with energy differences, and measure invariances and the energy drift of a short NVE run (1 ps, 0.5 fs).
 
     Bounds hold the force field's own rounding, which is measured: with the standard deviation η of its energy among
     geometries 1e-13 Å apart, energies may differ by 1e-8 eV + 5 √2 η, and forces from differences over h = 1e-3 Å by 1e-5 |F|
@@ -65,9 +65,9 @@ def self_check(
         ("rotation", turned.apply(positions), turned.apply(cell)),
         ("translation by 10 Å", positions + np.array([10.0, -10.0, 10.0]), cell),
     ):
-        there = rounding_of(lambda x, vectors=changed_cell: predict(x, vectors)[0], changed, rng)
+        changed_rounding = rounding_of(lambda x, vectors=changed_cell: predict(x, vectors)[0], changed, rng)
         change = predict(changed, changed_cell)[0] - energy
-        checks.append(Check(f"energy under {name}", change, _bound(max(rounding, there)), "eV"))
+        checks.append(Check(f"energy under {name}", change, _bound(max(rounding, changed_rounding)), "eV"))
     group = _exchanges(force_field, system.numbers, rng)
     worst = max(abs(predict(positions[p])[0] - energy) for p in group)
     checks.append(Check(f"energy under {len(group)} permutations", float(worst), _bound(rounding), "eV"))
@@ -94,7 +94,7 @@ def _exchanges(force_field: ForceField, numbers: np.ndarray, rng: np.random.Gene
 
 
 def _bound(rounding: float) -> float:
-    """Within which two energies that should be equal differ, eV."""
+    """The bound within which two energies that should be equal may differ, eV."""
     return INVARIANCE_TOLERANCE + DEVIATIONS * float(np.sqrt(2.0)) * rounding
 
 

@@ -33,7 +33,7 @@ EXAMINATIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """What an examination of a descriptor found.
 
     Attributes:
         descriptor: `package.module:function`.
@@ -85,11 +85,11 @@ def audit(function: Callable | Descriptor, frames: Dataset | Sequence[Frame], co
     descriptor, seed = Descriptor.wrap(function), checked_seed(seed)
     if not len(frames):
         raise ValueError("frames: there are none; give at least one geometry to examine the descriptor on")
-    found: list[Finding] = []
+    findings: list[Finding] = []
     try:
         descriptor = descriptor.completed(np.concatenate([frame.numbers for frame in frames]))
     except ValueError as error:
-        found.append(Finding("species", np.inf, 0.0, str(error), False))
+        findings.append(Finding("species", np.inf, 0.0, str(error), False))
     chosen = _choose(frames, count)
     names = frames.indices if isinstance(frames, Dataset) else np.arange(len(frames))
     labels = {i: f"frame {names[i]}" for i in chosen}
@@ -101,16 +101,16 @@ def audit(function: Callable | Descriptor, frames: Dataset | Sequence[Frame], co
     costs: dict[str, dict[str, float]] = {}
     with jax.numpy_dtype_promotion("standard"):  # mixed dtypes are a finding, not an error
         for probe in probes:
-            found += _examine(probe)
-        examined = "precision" in {finding.name for finding in found}
+            findings += _examine(probe)
+        examined = "precision" in {finding.name for finding in findings}
         if examined:
             costs = numerics.cost(probes[-1])
-            found.append(_cost(costs, probes[-1].atoms))
-    return Audit(descriptor.name, tuple(labels.values()), worst(found), costs)
+            findings.append(_cost(costs, probes[-1].atoms))
+    return Audit(descriptor.name, tuple(labels.values()), worst(findings), costs)
 
 
 def _examine(probe: Probe) -> Iterator[Finding]:
-    """All findings of the frames of one size; those of a descriptor that gives no finite derivatives end there."""
+    """Examine the frames of one size; of a descriptor that gives no finite derivatives nothing more is asked."""
     try:
         _ = probe.traced
     except jax.errors.JAXTypeError as error:

@@ -52,8 +52,8 @@ def along(probe: Probe, lines: Sequence[Line], times: Float[np.ndarray, "l t"]) 
     """Derivatives at times of lines, shape (lines, times): (4, lines, times, r, D)."""
     systems = [line.system.replace(positions=line.at(t)) for line, row in zip(lines, times, strict=True) for t in row]
     directions = np.repeat(np.array([line.direction for line in lines]), times.shape[1], axis=0)
-    found = probe.derivatives(Geometries.of(systems), directions)
-    return found.reshape(ORDERS, *times.shape, *found.shape[2:])
+    derivatives = probe.derivatives(Geometries.of(systems), directions)
+    return derivatives.reshape(ORDERS, *times.shape, *derivatives.shape[2:])
 
 
 def jump(right: np.ndarray, left: np.ndarray) -> np.ndarray:
@@ -63,20 +63,20 @@ def jump(right: np.ndarray, left: np.ndarray) -> np.ndarray:
 
 
 def crossings(probe: Probe, lines: Sequence[Line]) -> list[Crossing]:
-    """What happens at t = 0 of lines."""
+    """Measure what happens at t = 0 of lines."""
     times = np.array([0.0, *STEPS, *(-h for h in STEPS)])
     together = max(1, probe.chunk // len(times))
-    found = []
+    examined = []
     for start in range(0, len(lines), together):
         piece = lines[start : start + together]
         values = along(probe, piece, np.tile(times, (len(piece), 1)))
-        found += [_crossing(line, values[:, i], probe.scales[:, 0]) for i, line in enumerate(piece)]
-    return found
+        examined += [_crossing(line, values[:, i], probe.scales[:, 0]) for i, line in enumerate(piece)]
+    return examined
 
 
 @np.errstate(invalid="ignore")  # infinities of broken descriptors
 def _crossing(line: Line, values: np.ndarray, scales: np.ndarray) -> Crossing:
-    """From derivatives at 0, at the steps and at minus the steps, shape (4, times, r, D)."""
+    """What happens on a line, from derivatives at 0, at the steps and at minus the steps, shape (4, times, r, D)."""
     values = np.moveaxis(values, 1, 0)
     centre, right, left = values[0], values[1 : len(STEPS) + 1], values[len(STEPS) + 1 :]
     bend = np.abs((right[1] - right[0]) - (left[0] - left[1])) / (STEPS[1] / STEPS[0] - 1.0)
@@ -133,8 +133,8 @@ def search(probe: Probe, paths: Sequence[Line]) -> list[Line]:
         for i, suspect in enumerate(suspects):
             order, row, feature = suspect.place
             suspect.halve(middles[i], values[order, i, row, feature])
-    found = {(id(s.path), round(0.5 * (s.left + s.right), 6)): s for s in suspects}
-    return places + [_stopped(s.path, 0.5 * (s.left + s.right)) for s in found.values()]
+    distinct = {(id(s.path), round(0.5 * (s.left + s.right), 6)): s for s in suspects}
+    return places + [_stopped(s.path, 0.5 * (s.left + s.right)) for s in distinct.values()]
 
 
 def _suspects(path: Line, times: np.ndarray, values: np.ndarray) -> Iterator[_Suspect]:
@@ -147,10 +147,10 @@ def _suspects(path: Line, times: np.ndarray, values: np.ndarray) -> Iterator[_Su
         change = np.diff(values[k], axis=0)
         padded = np.concatenate([2 * change[:1] - change[1:2], change, 2 * change[-1:] - change[-2:-1]])
         contrast = change - 0.5 * (padded[:-2] + padded[2:])
-        around = [np.roll(np.abs(contrast), s, axis=0) for s in range(-6, 7) if abs(s) > 1]
+        surrounding = [np.roll(np.abs(contrast), s, axis=0) for s in range(-6, 7) if abs(s) > 1]
         typical = np.abs(values[k]).max(axis=(0, 1), keepdims=True)
         typical = np.maximum(typical, 1e-3 * typical.max())
-        score = np.abs(contrast) / (np.median(around, axis=0) + 1e-4 * typical + 1e-300)
+        score = np.abs(contrast) / (np.median(surrounding, axis=0) + 1e-4 * typical + 1e-300)
         for i in np.argsort(-score.max(axis=(1, 2)))[:SUSPECTS]:
             row, feature = np.unravel_index(np.argmax(score[i]), score[i].shape)
             ends = values[k, i : i + 2, row, feature]

@@ -45,8 +45,8 @@ def worst(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """One finding a name, in the order of first appearance: one that failed, else the one with the largest number."""
     chosen: dict[str, Finding] = {}
     for finding in findings:
-        known = chosen.setdefault(finding.name, finding)
-        if (known.passed, finding.number) > (finding.passed, known.number):
+        kept = chosen.setdefault(finding.name, finding)
+        if (kept.passed, finding.number) > (finding.passed, kept.number):
             chosen[finding.name] = finding
     return tuple(chosen.values())
 

@@ -120,11 +120,11 @@ def _alone(system: System, atom: Index, vector: np.ndarray) -> np.ndarray:
 
 def _equal_distances(system: System, pairs: Pairs):
     """Two neighbours j, k of an atom i; j is moved until r_ij = r_ik. The smallest moves come first."""
-    found = []
+    gaps = []
     for i in range(len(system)):
         mine = np.flatnonzero((pairs.first == i) & (pairs.second != i))
-        found += [(pairs.distances[q] - pairs.distances[p], p, q) for p, q in itertools.pairwise(mine)]
-    for gap, p, q in sorted(found):
+        gaps += [(pairs.distances[q] - pairs.distances[p], p, q) for p, q in itertools.pairwise(mine)]
+    for gap, p, q in sorted(gaps):
         i, j, k, unit = pairs.first[p], pairs.second[p], pairs.second[q], pairs.vectors[p] / pairs.distances[p]
         if j != k:
             elements = (system.numbers[i], *sorted((system.numbers[j], system.numbers[k])))
@@ -134,12 +134,12 @@ def _equal_distances(system: System, pairs: Pairs):
 
 def _collinear(system: System, pairs: Pairs):
     """An atom i between two of its four nearest neighbours j, k; k is moved until the angle is 180°, then i is moved across."""
-    found = []
+    bends = []
     for i in range(len(system)):
         for p, q in itertools.combinations(np.flatnonzero((pairs.first == i) & (pairs.second != i))[:4], 2):
             opposite = -pairs.vectors[p] / pairs.distances[p] * pairs.distances[q]
-            found.append((np.linalg.norm(opposite - pairs.vectors[q]), i, p, q, opposite - pairs.vectors[q]))
-    for _, i, p, q, by in sorted(found, key=lambda item: item[:4]):
+            bends.append((np.linalg.norm(opposite - pairs.vectors[q]), i, p, q, opposite - pairs.vectors[q]))
+    for _, i, p, q, by in sorted(bends, key=lambda item: item[:4]):
         j, k = pairs.second[p], pairs.second[q]
         if j != k:
             axis = pairs.vectors[p]
@@ -204,13 +204,14 @@ def paths(systems: Sequence[System], labels: Sequence[str], seed: int) -> Iterat
     least = NEAREST * min(shortest(system) for system in systems)
     isolated = not any(np.any(system.pbc) for system in systems)
     chosen: list[Line] = []
-    for (here, one), (there, two) in itertools.pairwise(zip(systems, labels, strict=True)):
-        if isolated and np.array_equal(here.numbers, there.numbers):
-            chosen.append(_between(here, _aligned(there.positions, here.positions), f"the way from {one} to {two}"))
+    for (system, label), (following, following_label) in itertools.pairwise(zip(systems, labels, strict=True)):
+        if isolated and np.array_equal(system.numbers, following.numbers):
+            end = _aligned(following.positions, system.positions)
+            chosen.append(_between(system, end, f"the way from {label} to {following_label}"))
     for system, label in list(zip(systems, labels, strict=True))[:2]:
         for _ in range(2):
-            there = system.positions + 0.4 * rng.standard_normal(system.positions.shape)
-            chosen.append(_between(system, there, f"a random displacement of {label}"))
+            end = system.positions + 0.4 * rng.standard_normal(system.positions.shape)
+            chosen.append(_between(system, end, f"a random displacement of {label}"))
     first, label = systems[0], labels[0]
     clear = [line for line in chosen if line.length > 0 and _clear(line, least)][: 2 * PER_KIND]
     if isolated and len(first) > 1:
@@ -224,8 +225,8 @@ def paths(systems: Sequence[System], labels: Sequence[str], seed: int) -> Iterat
     yield from clear
 
 
-def _between(system: System, there: np.ndarray, name: str) -> Line:
-    by = there - system.positions
+def _between(system: System, end: np.ndarray, name: str) -> Line:
+    by = end - system.positions
     length = float(np.linalg.norm(by))
     return Line(system, by / length if length > 0 else by, "path", name, length)
 
@@ -245,10 +246,12 @@ def _aligned(positions: np.ndarray, onto: np.ndarray) -> np.ndarray:
 
 def _exchanges(system: System, label: str) -> Iterator[Line]:
     """Paths to the geometry with two like atoms exchanged, the shortest first: on each, all that orders the two must cross."""
-    x, found = system.positions, []
+    x, exchanges = system.positions, []
     for j, k in itertools.islice(itertools.combinations(range(len(x)), 2), 2000):
         if system.numbers[j] == system.numbers[k]:
             exchanged = x.copy()
             exchanged[[j, k]] = x[[k, j]]
-            found.append(_between(system, _aligned(exchanged, x), f"exchange of atoms {named(system, j, k)}, {label}"))
-    yield from sorted((line for line in found if line.length > 1e-6), key=lambda line: line.length)
+            exchanges.append(
+                _between(system, _aligned(exchanged, x), f"exchange of atoms {named(system, j, k)}, {label}")
+            )
+    yield from sorted((line for line in exchanges if line.length > 1e-6), key=lambda line: line.length)

@@ -58,11 +58,11 @@ class Geometries:
         return System(self.positions[index], self.numbers[index], self.cells[index], self.pbc[index])
 
     def take(self, index) -> Geometries:
-        """Those of an index array, in its order and as often as it names them."""
+        """The geometries of an index array, in its order and as often as it names them."""
         return Geometries(self.positions[index], self.numbers[index], self.cells[index], self.pbc[index])
 
     def at(self, positions: Float[np.ndarray, "m n 3"]) -> Geometries:
-        """The same atoms elsewhere."""
+        """The same atoms at other positions."""
         return dataclasses.replace(self, positions=positions)
 
 
@@ -95,7 +95,7 @@ class Probe:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the descriptor's value; () where it gives anything but one array."""
+        """The shape of the descriptor's value; () where it gives anything but one array."""
         return self.traced.out_avals[0].shape if len(self.traced.out_avals) == 1 else ()
 
     @property
@@ -130,8 +130,8 @@ class Probe:
     def jacobians(self) -> Float[np.ndarray, "m r d n 3"]:
         """∂φ/∂x on the displaced frames, 1/Å."""
         rows = [self.first(self.general.take([i])) for i in range(len(self.general))]
-        found = np.stack([np.asarray(self.jacobian(self.descriptor, *row)) for row in rows])
-        return np.moveaxis(found, 1, -1).reshape(len(found), -1, self.shape[-1], self.atoms, 3)
+        derivatives = np.stack([np.asarray(self.jacobian(self.descriptor, *row)) for row in rows])
+        return np.moveaxis(derivatives, 1, -1).reshape(len(derivatives), -1, self.shape[-1], self.atoms, 3)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
 
@@ -162,12 +162,12 @@ class Probe:
 
     @functools.cached_property
     def value(self) -> Compiled:
-        """Of one geometry."""
+        """The features of one geometry."""
         return self._compiled(self._value)
 
     @functools.cached_property
     def jacobian(self) -> Compiled:
-        """Of one geometry: 3n forward passes, shape (3n, …)."""
+        """The Jacobian of one geometry: 3n forward passes, shape (3n, …)."""
 
         def columns(descriptor, positions, *rest):
             def column(v):
@@ -179,7 +179,7 @@ class Probe:
 
     @functools.cached_property
     def hessian(self) -> Compiled:
-        """Of one geometry: the gradient in reverse mode and the second derivatives of the sum of all features."""
+        """The Hessian of one geometry: the gradient in reverse mode and the second derivatives of the sum of all features."""
 
         def rows(descriptor, positions, *rest):
             gradient = jax.grad(lambda x: jnp.sum(self._value(descriptor, x, *rest)))

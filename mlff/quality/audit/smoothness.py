@@ -49,19 +49,19 @@ def derivatives(probe: Probe) -> Iterator[Finding]:
 
 
 def smoothness(probe: Probe) -> Iterator[Finding]:
-    """Finite and right derivatives at awkward geometries; continuity there and at what paths meet."""
+    """Derivatives at awkward geometries are finite and right; they are continuous there and at what paths meet."""
     systems = [probe.frames.system(i) for i in range(len(probe.frames))]
     cutoff = probe.descriptor.cutoff
     awkward = [
         list(places(system, cutoff, label, probe.seed + i))
         for i, (system, label) in enumerate(zip(systems, probe.labels, strict=True))
     ]
-    known = crossings(probe, list(itertools.chain(*awkward)))
-    around = [through(line) for line in awkward[0]]
-    met = crossings(probe, search(probe, [*around, *paths(systems, probe.labels, probe.seed)]))
-    yield _awkward(known, met)
-    yield from _continuity(probe, [*known, *met])
-    yield _cutoff(probe, [crossing for crossing in known if crossing.line.kind == "cutoff"])
+    at_places = crossings(probe, list(itertools.chain(*awkward)))
+    through_places = [through(line) for line in awkward[0]]
+    met = crossings(probe, search(probe, [*through_places, *paths(systems, probe.labels, probe.seed)]))
+    yield _awkward(at_places, met)
+    yield from _continuity(probe, [*at_places, *met])
+    yield _cutoff(probe, [crossing for crossing in at_places if crossing.line.kind == "cutoff"])
 
 
 def far_from_the_origin(probe: Probe) -> Iterator[Finding]:
@@ -76,18 +76,18 @@ def far_from_the_origin(probe: Probe) -> Iterator[Finding]:
     yield Finding.of("far from the origin", change.max(), FAR_LIMIT, text, cure)
 
 
-def _awkward(known: Sequence[Crossing], met: Sequence[Crossing]) -> Finding:
-    """Everything finite, and AD what finite differences say; of what paths met, only whether it is finite."""
+def _awkward(at_places: Sequence[Crossing], met: Sequence[Crossing]) -> Finding:
+    """Everything is finite, and AD gives what finite differences say; of what paths met, only whether it is finite is asked."""
     name = "awkward geometries"
-    if broken := [crossing for crossing in (*known, *met) if not crossing.finite.all()]:
-        k, count = int(np.argmin(broken[0].finite)), len(known) + len(met)
+    if broken := [crossing for crossing in (*at_places, *met) if not crossing.finite.all()]:
+        k, count = int(np.argmin(broken[0].finite)), len(at_places) + len(met)
         text = f"{ORDINALS[k]} is not finite at {broken[0].line.name} ({len(broken)} of {count} places)"
         return Finding.of(name, np.nan, DIFFERENCE_LIMIT, text, FINITE_CURE)
-    if not known:
+    if not at_places:
         return Finding.of(name, 0.0, DIFFERENCE_LIMIT, "there are none for so few atoms")
-    crossing, k = _worst_error(known)
-    kinds = ", ".join(dict.fromkeys(crossing.line.kind for crossing in known))
-    text = f"{ORDINALS[k]} by AD and by finite differences, at {crossing.line.name}; {len(known)} places: {kinds}"
+    crossing, k = _worst_error(at_places)
+    kinds = ", ".join(dict.fromkeys(crossing.line.kind for crossing in at_places))
+    text = f"{ORDINALS[k]} by AD and by finite differences, at {crossing.line.name}; {len(at_places)} places: {kinds}"
     cure = f"a kink, see continuity; else {RULES_CURE}"
     return Finding.of(name, crossing.errors[k - 1], DIFFERENCE_LIMIT, text, cure)
 
@@ -150,8 +150,8 @@ def _carriers(probe: Probe, crossing: Crossing, k: int) -> str:
         alone[atom] = crossing.line.direction[atom] / lengths[atom]
         lines.append(dataclasses.replace(crossing.line, direction=alone))
     steps = 10.0 * np.array(STEPS[:2])  # a found place is off by a little, which a single atom must make up for
-    found = np.moveaxis(along(probe, lines, np.tile(np.concatenate([steps, -steps]), (len(lines), 1)))[k], 1, 0)
-    sizes = np.abs(jump(found[:2], found[2:])).max(axis=(1, 2))
+    derivatives = np.moveaxis(along(probe, lines, np.tile(np.concatenate([steps, -steps]), (len(lines), 1)))[k], 1, 0)
+    sizes = np.abs(jump(derivatives[:2], derivatives[2:])).max(axis=(1, 2))
     atoms = movable[sizes > 0.05 * sizes.max()]
     if not 0 < len(atoms) <= 6:
         return ""
