@@ -23,7 +23,9 @@ from mlff.potentials.errors import evaluate as evaluate
 from mlff.potentials.exported import load_export as load_export
 from mlff.potentials.force_field import ForceField as ForceField
 from mlff.potentials.model_files import load as load
+from mlff.potentials.potential import Potential as Potential
 from mlff.potentials.sgdml import load_sgdml as load_sgdml
+from mlff.potentials.training import schnet_force_field as schnet_force_field
 from mlff.potentials.training import train_schnet as train_schnet
 from mlff.properties.anharmonic import anharmonic_frequencies as anharmonic_frequencies
 from mlff.properties.elastic_bands import band as band

@@ -55,17 +55,30 @@ def kernels(group: mlff.Permutations) -> mlff.SumKernel:
 
 def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:
     laplacian = mlff.Operator("laplacian", lambda u, x: jnp.trace(jax.hessian(u)(x).reshape(x.size, x.size)), "eV/Å²")
-    force_field = mlff.fit(kernels(permutations_of(train)), train, labels=("energy", "forces"), noise={"energy": 1e-3})
-    again = mlff.fit(force_field.kernel, train, labels=("forces", mlff.projected_hessian(), laplacian), seed=1)
+    model = kernels(permutations_of(train))
+    force_field = mlff.fit(model, train, labels=("energy", "forces"), noise={"energy": 1e-3})
+    again = mlff.fit(model, train, labels=("forces", mlff.projected_hessian(), laplacian), seed=1)
     evaluation: mlff.Evaluation = mlff.evaluate(again, test, labels=["forces", laplacian])
-    print(evaluation, evaluation.forces_mae, evaluation.errors["laplacian"].mae)
+    print(force_field, evaluation, evaluation.forces_mae, evaluation.errors["laplacian"].mae)
     kernel, labels = mlff.recipe("sgdml", train, radial=mlff.Matern52())
     return mlff.fit(kernel, train, labels)
 
 
-def features(train: mlff.Dataset) -> mlff.ForceField:
+class Morse(mlff.Potential):
+    depth: float
+    width: float
+
+    def energy(self, positions, numbers, cell, neighbors=None):
+        return jnp.sum(
+            self.depth * (1.0 - jnp.exp(-self.width * (1.0 / descriptors.inverse_distances(positions) - 1.0))) ** 2
+        )
+
+
+def potentials(train: mlff.Dataset) -> mlff.ForceField:
     trained = mlff.train_schnet(train, features=16, steps=1000)
-    return mlff.fit(mlff.LocalKernel(trained, mlff.RBF()), train)
+    on_features = mlff.fit(mlff.LocalKernel(trained, mlff.RBF()), train)
+    network: mlff.ForceField = mlff.schnet_force_field(trained, train)
+    return mlff.ForceField.of(Morse(depth=0.2, width=2.0)) + network + on_features
 
 
 def files(force_field: mlff.ForceField, folder: pathlib.Path) -> mlff.ForceField:
