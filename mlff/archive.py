@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -105,6 +106,8 @@ def encode(value, name: str, arrays: Arrays, registry: Registry):
         ValueError: it holds something else.
     """
     deeper = functools.partial(encode, arrays=arrays, registry=registry)
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(float(value))}  # JSON has no such number
     if value is None or isinstance(value, PLAIN):
         return value
     if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
@@ -149,6 +152,8 @@ def decode(
     content = tree.get(kind)
     if kind == "array" and content == name and name in arrays:
         return arrays.pop(name)
+    if kind == "float" and content in ("inf", "-inf", "nan"):
+        return float(content)
     if kind == "mapping" and isinstance(content, dict):
         return {key: deeper(item, f"{name}.{key}") for key, item in content.items()}
     if kind == "function" and isinstance(content, str) and content in sources:

@@ -63,6 +63,17 @@ def find_sources(
     return sources
 
 
+def require_trusted(names: Iterable[str], trusted: Sequence[str], refusal: str) -> None:
+    """Refuse names of which one is of a module that is not trusted.
+
+    Raises:
+        ValueError: as `refusal` says it; or `trusted` names a module of Python's or of mlff's.
+    """
+    modules = (OWN, *_modules(trusted))
+    if not all(_covered(name, modules) for name in names):
+        raise ValueError(refusal)
+
+
 def named_again(name: str) -> bool:
     """Whether a function or class can be found again by its name: it is of the top level of a module, which is no script or
     notebook."""

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import mlff
-from descriptors import acsf, coulomb_spectrum, exponential_distances, inverse_distances, mbdf
+from descriptors import acsf, coulomb_spectrum, exponential_distances, mbdf
 from mlff.archive import decode, encode
 from mlff.kernels.descriptor import Descriptor
 from mlff.potentials import model_files
@@ -187,31 +187,3 @@ def test_missing_descriptor_says_what_to_do(saved, water_model, tmp_path):
         [sys.executable, "-c", check], cwd=tmp_path, check=True, env=environment, capture_output=True, text=True
     )
     assert done.stdout.strip() == "custom_descriptor:mine"
-
-
-def test_a_lambda_cannot_be_saved(tmp_path, water):
-    force_field = mlff.fit(
-        mlff.GlobalKernel(lambda positions: inverse_distances(positions), mlff.RBF(lengthscale=1.0)), water[:3]
-    )
-    with pytest.raises(ValueError, match="define it with def at the top level"):
-        force_field.save(tmp_path / "x.mlff")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_descriptor_of_a_script_is_refused(tmp_path, datasets):
-    """__main__ is another module in every process."""
-    script = (
-        "import mlff, sys, descriptors\n"
-        "def mine(positions):\n    return descriptors.inverse_distances(positions)\n"
-        "data = mlff.Dataset.read(sys.argv[1], index=':5')\n"
-        "mlff.fit(mlff.GlobalKernel(mine, mlff.Matern52(lengthscale=2.0)), data).save('x.mlff')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(datasets / "water.extxyz")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "define it with def at the top level of a module" in done.stderr
-    assert not list(tmp_path.iterdir())

@@ -76,6 +76,7 @@ for noise in (np.array(1e-3), jnp.asarray(1e-3), {{"forces": np.array(1e-3)}}):
 """
 SENTENCES = {
     "fit(water, kernel)": "model: expected a kernel, received a Dataset",
+    "fit(None, water)": "model: expected a kernel, received None; a force field read as compiled programs .* descriptors={",
     "fit(f, water)": "write fit(GlobalKernel(inverse_distances, Matern52()), data)",
     "fit(kernel, water.frames)": "data: expected a Dataset, received a ",
     "fit(kernel, 'water.extxyz')": "data: expected a Dataset, received a str; Dataset.read(path)",

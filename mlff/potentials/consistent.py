@@ -5,6 +5,8 @@ A file's digest tells damage, not intent: anybody can write a file anew. So ever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import numpy as np
 
@@ -13,8 +15,10 @@ from mlff.data.neighbors import wants_list
 from mlff.data.permutations import Permutations
 from mlff.kernels.composed import Kernel
 from mlff.kernels.surroundings import reach_of
+from mlff.potentials.arguments import require_atoms
 from mlff.potentials.expansion import Channel, Curvature, Expansion, Part, constant_elements
 from mlff.potentials.force_field import ForceField
+from mlff.potentials.sums import PotentialSum
 from mlff.precision import double_precision
 
 ROUNDING = 1e-11  # of |a||b|, to which scalar products a·b of features agree however they are summed
@@ -26,35 +30,66 @@ def require_consistent(force_field: ForceField) -> None:
     Raises:
         ValueError: where, what was expected and what is there.
     """
-    model, kernel, record = force_field.model, force_field.kernel, force_field.record
-    numbers = force_field.numbers
-    if numbers is None and not model.transferable:
+    model, kernel, record, numbers = force_field.model, force_field.kernel, force_field.record, force_field.numbers
+    if numbers is None and not force_field.transferable:
         raise ValueError("numbers are missing, which a potential of one molecule needs")
-    if isinstance(model, Expansion) != (kernel is not None):
-        raise ValueError(f"kernel is {'not ' if kernel is None else ''}there, and the model is {type(model).__name__}")
-    if numbers is not None and "geometry_numbers" in record and not np.array_equal(numbers, record["geometry_numbers"]):
-        raise ValueError("numbers and record.geometry_numbers are of different molecules")
+    if kernel is not None and not isinstance(model, Expansion):
+        raise ValueError(f"kernel is there, and model is a {type(model).__name__}, which was fitted with none")
+    for where, expansion, _ in expansions(force_field):
+        _require_expansion(where, expansion)
     if kernel is not None:
-        _require_of_kernel(model, kernel, numbers, record)
+        _require_fitted(model, kernel, numbers, record)
+    elif numbers is not None:
+        require_atoms(force_field, numbers, "numbers")
 
 
-def _require_of_kernel(model: Expansion, kernel: Kernel, numbers: np.ndarray | None, record: dict) -> None:
-    """Refuse an expansion that is none of its kernel."""
-    if len(model.parts) != len(kernel.parts):
-        raise ValueError(f"model.parts are {len(model.parts)}, those of the kernel {len(kernel.parts)}")
-    for i, (part, own) in enumerate(zip(model.parts, kernel.parts, strict=True)):
-        where = f"model.parts.{i}"
-        if own.amplitude is None or part.kernel.amplitude is not None:
-            raise ValueError(f"amplitude of {where}: expected that of the kernel alone, and it is there")
-        if not _same(part.kernel, own.bare()):
-            raise ValueError(f"{where}.kernel is not the kernel that the force field was fitted with")
-        _require_part(where, part, own, numbers, record)
-    elements = constant_elements(kernel.parts)
+def expansions(force_field: ForceField) -> list[tuple[str, Expansion, Mapping]]:
+    """The expansions in a force field, alone or as terms of a sum: where each stands, and its record."""
+    model = force_field.model
+    if isinstance(model, Expansion):
+        return [("model", model, force_field.record)]
+    terms = model.terms if isinstance(model, PotentialSum) else ()
+    records = force_field.record.get("terms", ())
+    if len(records) != len(terms):  # of a sum that was not made of force fields
+        records = [{}] * len(terms)
+    return [
+        (f"model.terms.{i}", term, record)
+        for i, (term, record) in enumerate(zip(terms, records, strict=True))
+        if isinstance(term, Expansion)
+    ]
+
+
+def _require_expansion(where: str, model: Expansion) -> None:
+    """Refuse an expansion whose arrays do not belong together."""
+    for i, part in enumerate(model.parts):
+        elements = getattr(part.kernel, "elements", None)
+        if len(part.channels) != (1 if elements is None else len(elements)):
+            raise ValueError(f"{where}.parts.{i}: expected a channel for each element of its kernel, {elements}")
+        for j, channel in enumerate(part.channels):
+            _require_channel(f"{where}.parts.{i}.channels.{j}", channel, part.sizes)
+    elements = constant_elements([part.kernel for part in model.parts])
     if model.elements != elements or len(model.constants) != (1 if elements is None else len(elements)):
-        raise ValueError(f"model.constants: expected one for each element of the kernel, {elements}")
+        raise ValueError(f"{where}.constants: expected one for each element of the kernel, {elements}")
     curved = any(channel.curvature is not None for part in model.parts for channel in part.channels)
     if curved != (model.label_order == 2):
-        raise ValueError(f"label_order is {model.label_order}, and curvature is {'' if curved else 'not '}there")
+        raise ValueError(
+            f"{where}.label_order is {model.label_order}, and curvature is {'' if curved else 'not '}there"
+        )
+
+
+def _require_fitted(model: Expansion, kernel: Kernel, numbers: np.ndarray | None, record: Mapping) -> None:
+    """Refuse an expansion that is not one of its kernel and record."""
+    if numbers is not None and not np.array_equal(numbers, record["geometry_numbers"]):
+        raise ValueError("numbers and record.geometry_numbers are of different molecules")
+    if len(model.parts) != len(kernel.parts):
+        raise ValueError(f"model.parts are {len(model.parts)}, those of the kernel {len(kernel.parts)}")
+    for i, (part, term) in enumerate(zip(model.parts, kernel.parts, strict=True)):
+        where = f"model.parts.{i}"
+        if term.amplitude is None or part.kernel.amplitude is not None:
+            raise ValueError(f"amplitude of {where}: expected that of the kernel alone, and it is there")
+        if not _same(part.kernel, term.bare()):
+            raise ValueError(f"{where}.kernel is not the kernel that the force field was fitted with")
+        _require_part(where, part, term, numbers, record)
 
 
 def _same(one, other) -> bool:
@@ -67,11 +102,9 @@ def _nodes(structure) -> tuple:
     return structure.node_data(), tuple(map(_nodes, structure.children()))
 
 
-def _require_part(where: str, part: Part, kernel, numbers: np.ndarray | None, record: dict) -> None:
+def _require_part(where: str, part: Part, kernel, numbers: np.ndarray | None, record: Mapping) -> None:
     atoms = np.asarray(record["geometry_numbers"], dtype=np.int32)
     elements = getattr(kernel, "elements", None)
-    if len(part.channels) != (1 if elements is None else len(elements)):
-        raise ValueError(f"{where}: expected a channel for each element of its kernel, {elements}")
     shapes = _feature_shapes(part.kernel, atoms, np.array(record["geometry_pbc"]))
     environments = 1 if elements is None else len(atoms)
     if shapes != tuple((environments, size) for size in part.sizes):
@@ -79,13 +112,11 @@ def _require_part(where: str, part: Part, kernel, numbers: np.ndarray | None, re
     group = kernel.permutations_used
     if group is not None:
         _require_group(f"{where}: permutations", group, atoms)
-    for i, channel in enumerate(part.channels):
-        _require_channel(f"{where}.channels.{i}", channel, part.sizes)
     images = 1 if group is None or part.images is not None else len(group)
     expected = [images] if elements is None else None if numbers is None else [np.sum(atoms == z) for z in elements]
-    found = [len(channel.points) for channel in part.channels]
-    if expected is not None and found != [int(each) * record["n_train"] for each in expected]:
-        raise ValueError(f"{where}.channels have {found} points, not those of {record['n_train']} training frames")
+    points = [len(channel.points) for channel in part.channels]
+    if expected is not None and points != [int(each) * record["n_train"] for each in expected]:
+        raise ValueError(f"{where}.channels have {points} points, not those of {record['n_train']} training frames")
     if part.images is not None:
         _require_images(where, part.images, group, sum(part.sizes))
     valued = any(channel.values is not None for channel in part.channels)

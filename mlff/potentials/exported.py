@@ -42,9 +42,8 @@ from mlff.files import write_whole
 from mlff.kernels.surroundings import Surroundings
 from mlff.potentials.compiled import Prepared, on_device
 from mlff.potentials.force_field import ForceField
-from mlff.potentials.model_files import UNITS
 from mlff.potentials.program import ExportedProgram, Programs
-from mlff.potentials.record import versions
+from mlff.potentials.record import UNITS, versions
 from mlff.precision import double_precision, doubled
 
 MAGIC = b"mlff-export"
@@ -75,6 +74,15 @@ REMEDY = "export it again from its model file, mlff.load(…).export(…)"
 
 def save(force_field: ForceField, numbers: np.ndarray | None, path) -> None:
     """What `ForceField.export` does, for atoms of some numbers."""
+    write_whole(path, written(force_field, numbers))
+
+
+def written(force_field: ForceField, numbers: np.ndarray | None) -> bytes:
+    """The content of the file that `ForceField.export` writes.
+
+    Raises:
+        ValueError: no atomic numbers are known, or the frames are periodic.
+    """
     if numbers is None:
         raise ValueError("numbers: this force field was trained on several compositions; give the atomic numbers")
     if force_field.record.get("periodic"):
@@ -112,7 +120,7 @@ def save(force_field: ForceField, numbers: np.ndarray | None, path) -> None:
     arrays = {f"weights.{i}": np.array(leaf, order="C") for i, leaf in enumerate(prepared.leaves)}
     arrays |= {name: np.frombuffer(program.serialize(), dtype=np.uint8) for name, program in programs.items()}
     rest = json.dumps(header, ensure_ascii=False).encode() + b"\n" + save_tensors(arrays)
-    write_whole(path, MAGIC + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
+    return MAGIC + b" " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
 
 
 def load_export(path, trusted: bool = False) -> ForceField:
@@ -131,7 +139,21 @@ def load_export(path, trusted: bool = False) -> ForceField:
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    header, arrays = _read(path, trusted)
+    if trusted is not True and path.read_bytes().startswith(MAGIC + b" "):
+        raise ValueError(
+            f"{path.name}: holds compiled programs, which are code and run with your rights; if you know where the file is "
+            "from, load_export(path, trusted=True)"
+        )
+    return read_trusted(path.read_bytes(), path)
+
+
+def read_trusted(content: bytes, path: pathlib.Path) -> ForceField:
+    """The force field of the content of a file that is trusted; `path` names it in messages.
+
+    Raises:
+        ValueError: as `load_export`.
+    """
+    header, arrays = _read(content, path)
     try:
         _require_header(header)
     except ValueError as error:
@@ -161,16 +183,11 @@ def load_export(path, trusted: bool = False) -> ForceField:
     return ForceField(model, np.array(header["numbers"], dtype=np.int32), None, record)
 
 
-def _read(path: pathlib.Path, trusted: bool) -> tuple[dict, dict[str, np.ndarray]]:
+def _read(content: bytes, path: pathlib.Path) -> tuple[dict, dict[str, np.ndarray]]:
     """Header and arrays of a whole file of a version that is known, which the reader trusts."""
-    first, _, rest = path.read_bytes().partition(b"\n")
+    first, _, rest = content.partition(b"\n")
     if not first.startswith(MAGIC + b" "):
         raise ValueError(f"{path.name}: no exported force field, or a damaged one; {REMEDY}")
-    if trusted is not True:
-        raise ValueError(
-            f"{path.name}: holds compiled programs, which are code and run with your rights; if you know where the file is "
-            "from, load_export(path, trusted=True)"
-        )
     if first.removeprefix(MAGIC + b" ") != hashlib.sha256(rest).hexdigest().encode():
         raise ValueError(
             f"{path.name}: its content does not match its digest, the file is damaged; copy it again, or {REMEDY}"

@@ -2,87 +2,104 @@
 
 The digest guards against damage, not against intent: whoever alters a file can sign it anew. So the header names nothing but
 known classes, and functions and classes of modules that the reader trusts, and every value is checked against the others.
+
+A function or class of a script or notebook cannot be found again by its name. A model that has one brings along the compiled
+programs of its export: with the function handed over it is read as any other, without it the programs are what is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import pathlib
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 
 from mlff import archive
-from mlff.expected import LAST_ELEMENT, Expected, instance, optional, require, require_known, wholes
+from mlff.expected import LAST_ELEMENT, Expected, array, instance, optional, require, require_known, wholes
 from mlff.files import named_file
-from mlff.kernels.composed import ProductKernel, SumKernel
-from mlff.kernels.kernels import GlobalKernel, LocalKernel
+from mlff.kernels.kernels import KernelBase
+from mlff.potentials import exported
 from mlff.potentials.consistent import require_consistent
-from mlff.potentials.expansion import Expansion
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
-from mlff.potentials.record import require_record
+from mlff.potentials.program import ExportedProgram
+from mlff.potentials.record import UNITS, require_entries, require_record
 from mlff.potentials.reproduced import require_reproduced
-from mlff.potentials.stored import ORDER, REGISTRY
-from mlff.trust import find_sources, named_again
+from mlff.potentials.stored import REGISTRY
+from mlff.trust import find_sources, named_again, require_trusted
 
 FORMAT = "mlff"
 MARK = b'{\\"format\\": \\"mlff\\"'  # where the header begins, within the header of safetensors
 VERSION = 4
-READABLE = (2, 3, 4)  # 3 added labels of second order, 4 potentials of all kinds and classes of users
-UNITS = {"energy": "eV", "length": "Å"}
+READABLE = (2, 3, 4)  # 3 added labels of second order; 4 classes of users, any potential, programs
 HEADER = {
     "units": Expected(f"{UNITS}, which is what files are written in", lambda value: value == UNITS),
-    "label_order": ORDER,
     "record": Expected("a JSON object", lambda value: isinstance(value, dict)),
 }
 NUMBERS = Expected(
     "atomic numbers as an array of integers",
     lambda value: wholes("n").holds(value) and len(value) > 0 and bool(((value > 0) & (value <= LAST_ELEMENT)).all()),
 )
-MAY_LACK = ("label_order",)  # which the model has from version 4 on
-TREES = {
-    "model": instance(Potential),
-    "kernel": optional(instance(GlobalKernel, LocalKernel, ProductKernel, SumKernel)),
-    "numbers": optional(NUMBERS),
-}
+TREES = {"model": instance(Potential), "kernel": optional(instance(KernelBase)), "numbers": optional(NUMBERS)}
+PROGRAM = "program"  # an export, byte by byte
+BYTES = array("byte", lambda value: value.dtype == np.uint8, "b")
+ALTERED = "the file is none that mlff wrote, fit or copy it again"
+
+logger = logging.getLogger(__name__)
 
 
 def save(force_field: ForceField, path) -> None:
     """Write a force field. Points, weights and permutations are arrays; everything else is JSON in the header.
 
     Raises:
-        ValueError: a descriptor, or a class of the user's, cannot be found again by its name: a lambda, or defined inside
-            another function, a script or a notebook.
+        ValueError: it holds something that is no data; or a function or class that cannot be found again by its name (a lambda, one
+            defined inside another function, a script or a notebook) where no program can stand for it: the frames are
+            periodic, or of several compositions.
     """
+    if isinstance(force_field.model, ExportedProgram):
+        raise ValueError(
+            "this force field was read as compiled programs, and is no more than they are; copy the file that they are from, or "
+            "hand over the source, load(path, descriptors={…}), and save that"
+        )
     arrays: archive.Arrays = {}
     trees = {name: archive.encode(getattr(force_field, name), name, arrays, REGISTRY) for name in TREES}
-    for kind, names in (
-        ("descriptor", archive.named_functions(trees)),
-        ("class", archive.named_classes(trees)),
-    ):
-        if lost := sorted(name for name in names if not named_again(name)):
-            raise ValueError(
-                f"{kind} {lost[0]} cannot be found again by name, so the model cannot be saved; define it with "
-                f"{'def' if kind == 'descriptor' else 'class'} at the top level of a module (a file of its own that is "
-                "imported), or force_field.export(path, …), which needs no source"
-            )
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "units": UNITS,
-        **trees,
-        "record": force_field.record,
-    }
+    header = {"format": FORMAT, "version": VERSION, "units": UNITS, **trees, "record": force_field.record}
+    names = archive.named_functions(trees) | archive.named_classes(trees)
+    if lost := sorted(name for name in names if not named_again(name)):
+        program = np.frombuffer(_program(force_field, lost), dtype=np.uint8)
+        header[PROGRAM] = archive.encode(program, PROGRAM, arrays, REGISTRY)
     archive.write(path, header, arrays)
+
+
+def _program(force_field: ForceField, lost: Sequence[str]) -> bytes:
+    """The export of a force field whose functions or classes cannot be found again.
+
+    Raises:
+        ValueError: there can be none.
+    """
+    if force_field.numbers is None or force_field.record.get("periodic"):
+        reason = "several compositions" if force_field.numbers is None else "periodic frames"
+        raise ValueError(
+            f"{', '.join(lost)} cannot be found again by name, and a compiled program in its place is of one molecule, not of "
+            f"{reason}; define it with def or class at the top level of a module (a file of its own that is imported)"
+        )
+    return exported.written(force_field, np.asarray(force_field.numbers, dtype=np.int32))
 
 
 def load(path, trusted: Sequence[str] = (), descriptors: Mapping[str, Callable | type] | None = None) -> ForceField:
     """Read a model file. It runs nothing, and imports from the package `descriptors` alone and from what `trusted` names.
 
+    Of a model whose descriptor was defined in a script or notebook there are two ways to read it: with the function handed
+    over, descriptors={"__main__:screened": screened}, all of it; with trusted=("__main__",) the compiled programs that the file
+    holds: energy, forces, Hessian and the distance from the training frames, but no kernel, so that it cannot be fitted again.
+    Such programs are code, and JAX promises to run them for six months.
+
     Arguments:
         path: the file.
         trusted: modules or packages of yours that define descriptors and classes, ("mypackage",): to import them runs them.
-        descriptors: descriptors, and classes such as radial functions, handed over by the names that the file has for them,
-            {"mine:screened": screened, "mine:Cauchy": Cauchy}.
+        descriptors: descriptors, and classes such as radial functions and potentials, handed over by the names that the file has
+            for them, {"mine:screened": screened, "mine:Cauchy": Cauchy}.
     Raises:
         FileNotFoundError: no such file.
         ValueError: not a model file, damaged, altered, of another format version, or it names a descriptor or class of a
@@ -94,16 +111,15 @@ def load(path, trusted: Sequence[str] = (), descriptors: Mapping[str, Callable |
     try:
         arrays, header = archive.read(path, _require_version)
         functions, classes = archive.named_functions(header), archive.named_classes(header)
-        sources = find_sources(functions, classes, trusted, descriptors, REGISTRY.extensible)
-        try:
-            force_field = _rebuilt(header, arrays, sources)
-        except ValueError as error:
-            raise ValueError(f"{error}; the file is none that mlff wrote, fit or copy it again") from error
-        with np.errstate(over="ignore", invalid="ignore"):
-            require_reproduced(force_field)
+        missing = (functions | classes) - set(descriptors or {})
+        if lost := sorted(name for name in missing if not named_again(name)):
+            _require_program(header, lost, missing, trusted)
+        else:
+            sources = find_sources(functions, classes, trusted, descriptors, REGISTRY.extensible)
+            return _with_sources(header, arrays, sources)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
-    return force_field
+    return _of_program(path, header, arrays, lost)
 
 
 def _require_version(header: dict) -> None:
@@ -114,23 +130,84 @@ def _require_version(header: dict) -> None:
         )
 
 
-def _rebuilt(header: dict, arrays: archive.Arrays, sources: Mapping[str, Callable | type]) -> ForceField:
+def _with_sources(header: dict, arrays: archive.Arrays, sources: Mapping[str, Callable | type]) -> ForceField:
     """The force field of a header, everything in it checked."""
-    require_known("header", header, ("format", "version", *TREES, *HEADER))
-    require("header", header, HEADER, MAY_LACK)
+    try:
+        force_field = _rebuilt(_upgraded(header), arrays, sources)
+    except ValueError as error:
+        raise ValueError(f"{error}; {ALTERED}") from error
+    with np.errstate(over="ignore", invalid="ignore"):
+        require_reproduced(force_field)
+    return force_field
+
+
+def _upgraded(header: dict) -> dict:
+    """A header as the newest version has it."""
+    model = header.get("model")
+    if header["version"] == VERSION or not isinstance(model, dict):
+        return header
+    rest = {name: value for name, value in header.items() if name != "label_order"}
+    order = {name: value for name, value in header.items() if name == "label_order"}
+    return {**rest, "model": {**model, "members": None, **order}}
+
+
+def _rebuilt(header: dict, arrays: archive.Arrays, sources: Mapping[str, Callable | type]) -> ForceField:
+    require_known("header", header, ("format", "version", *TREES, *HEADER, PROGRAM))
+    require("header", header, HEADER)
     left = dict(arrays)
-    trees = {name: archive.decode(header.get(name), name, left, REGISTRY, sources) for name in TREES}
-    require("header", trees, TREES)
+    trees = {name: archive.decode(header.get(name), name, left, REGISTRY, sources) for name in (*TREES, PROGRAM)}
+    require("header", trees, {**TREES, PROGRAM: optional(BYTES)})
     if left:
         raise ValueError(f"array {min(left)!r:.60} belongs to nothing")
-    model = trees["model"]
-    if "label_order" in header and isinstance(model, Expansion):
-        model = model.replace(label_order=header["label_order"])
-    force_field = ForceField(model, trees["numbers"], trees["kernel"], header["record"])
-    require_record(header["record"], model.label_order if isinstance(model, Expansion) else None)
+    model, kernel, record = trees["model"], trees["kernel"], header["record"]
+    if kernel is None:
+        require_entries("record", record)
+    else:
+        require_record(record, getattr(model, "label_order", None))
+    force_field = ForceField(model, trees["numbers"], kernel, record)
     with np.errstate(over="ignore", invalid="ignore"):
         require_consistent(force_field)
     return force_field
+
+
+# -- without the source ------------------------------------------------------------------------------------------------
+
+
+def _require_program(header: dict, lost: Sequence[str], missing: Set[str], trusted: Sequence[str]) -> None:
+    """Refuse to take the programs of a file, unless it has some and the reader trusts all that it names."""
+    modules = sorted({name.partition(":")[0] for name in lost})
+    handed = f"hand over what it is, descriptors={{{lost[0]!r:.80}: …}}"
+    if PROGRAM not in header:
+        raise ValueError(
+            f"wants {', '.join(lost):.200}, which no module defines at its top level, and holds no program to stand for it; {handed}"
+        )
+    require_trusted(
+        missing,
+        trusted,
+        f"wants {', '.join(lost):.200} of a script or notebook, which cannot be found by name; {handed}, for the full model, or if you "
+        f"know where the file is from, take the compiled program that it holds, which is code, trusted={tuple(modules)!r:.200}",
+    )
+
+
+def _of_program(path: pathlib.Path, header: dict, arrays: archive.Arrays, lost: Sequence[str]) -> ForceField:
+    """The force field of the programs in a file."""
+    try:
+        require_known("header", header, ("format", "version", *TREES, *HEADER, PROGRAM))
+        require("header", header, HEADER)
+        require_entries("record", header["record"])
+        left = dict(arrays)
+        trees = {name: archive.decode(header.get(name), name, left, REGISTRY, {}) for name in ("numbers", PROGRAM)}
+        require("header", trees, {"numbers": NUMBERS, PROGRAM: BYTES})
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}; {ALTERED}") from error
+    force_field = exported.read_trusted(trees[PROGRAM].tobytes(), path)
+    if not np.array_equal(force_field.numbers, trees["numbers"]):
+        raise ValueError(f"{path.name}: numbers and those of its program are of different molecules; {ALTERED}")
+    logger.warning(
+        "%s: read as compiled programs, as the source of %s is not at hand: energy, forces, Hessian and no fit; "
+        "load(path, descriptors={%r: …}) reads all of it", path.name, ", ".join(lost), lost[0],
+    )  # fmt: skip
+    return force_field.replace(record={**header["record"], "export": force_field.record["export"]})
 
 
 def _writer(header: dict) -> str:

@@ -24,6 +24,7 @@ from mlff.expected import (
     named,
     optional,
     require,
+    require_known,
     several,
 )
 from mlff.operators import OPERATORS
@@ -33,6 +34,7 @@ PACKAGES = ("mlff", "jax", "jaxlib", "numpy", "scipy", "ase")
 PAIR = Expected(
     "a length scale with its error", lambda value: several(optional(POSITIVE), 2).holds(value) and value[0] is not None
 )
+UNITS = {"energy": "eV", "length": "Å"}  # of everything that is written
 OBJECT = Expected("a JSON object", lambda value: isinstance(value, Mapping))
 RECORD = {
     "labels": several(TEXT, least=1), "own_operators": several(TEXT), "noise": named(LEVEL), "units": TEXT, "source": TEXT,
@@ -41,16 +43,14 @@ RECORD = {
     "geometry_cell": several(several(NUMBER, 3), 3), "geometry_pbc": several(FLAG, 3),
     "indices": several(WHOLE), "seed": optional(WHOLE), "data_hash": TEXT, "fingerprints": several(TEXT),
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
-    "training": OBJECT, "test": OBJECT, "terms": several(OBJECT), "charges": named(NUMBER), "versions": named(TEXT),
+    "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
 }  # fmt: skip
+MAY_LACK = ("own_operators", "unseen", "test", "charges")  # of models that others trained, untested, and of older files
+FACTS = (  # what every record that is of frames says, `facts_of`
+    "units", "source", "n_train", "periodic", "closest", "geometry", "geometry_numbers", "geometry_cell", "geometry_pbc",
+    "indices", "data_hash", "fingerprints", "versions",
+)  # fmt: skip
 GEOMETRY = ("geometry", "geometry_numbers", "geometry_cell", "geometry_pbc", "periodic")
-MAY_LACK = (
-    "terms",
-    "own_operators",
-    "unseen",
-    "test",
-    "charges",
-)  # of models that others trained, untested, and of older files
 LATER_ERRORS = ("energy_mae_per_atom", "energy_rmse_per_atom", "hessian_mae")
 EVALUATION = {
     **{name: optional(LEVEL) for name in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", *LATER_ERRORS)},
@@ -58,18 +58,6 @@ EVALUATION = {
     "errors": named(OBJECT), "not_compared": named(TEXT),
 }  # fmt: skip
 ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
-
-
-def joined(one: Mapping, other: Mapping) -> dict[str, Any]:
-    """The record of a sum of potentials: those of its terms, and what simulations look for in the first that says it."""
-    terms = [record for whole in (one, other) for record in whole.get("terms", [whole])]
-    start = next((record for record in terms if "geometry" in record), {})
-    return {
-        "terms": terms,
-        "closest": {**other.get("closest", {}), **one.get("closest", {})},
-        **{name: start[name] for name in GEOMETRY if name in start},
-        "periodic": any(record.get("periodic", False) for record in terms),
-    }
 
 
 def facts_of(data: Dataset, frames: LabelledFrames) -> dict[str, Any]:
@@ -90,6 +78,18 @@ def facts_of(data: Dataset, frames: LabelledFrames) -> dict[str, Any]:
         "data_hash": data.hash(),
         "fingerprints": sorted(data.fingerprints()),
         "versions": versions(),
+    }
+
+
+def joined(one: Mapping, other: Mapping) -> dict[str, Any]:
+    """The record of a sum of potentials: those of its terms, and what simulations look for in the first that says it."""
+    terms = [record for whole in (one, other) for record in whole.get("terms", [whole])]
+    start = next((record for record in terms if "geometry" in record), {})
+    return {
+        "terms": terms,
+        "closest": {**other.get("closest", {}), **one.get("closest", {})},
+        **{name: start[name] for name in GEOMETRY if name in start},
+        "periodic": any(record.get("periodic", False) for record in terms),
     }
 
 
@@ -134,58 +134,68 @@ def versions() -> dict[str, str]:
     return found
 
 
-def require_record(record: Mapping, label_order: int | None) -> None:
-    """Refuse a record of which an entry is missing, of another kind, or at odds with another; unknown entries are let pass.
+def require_record(record: Mapping, label_order: int) -> None:
+    """Refuse a record of a fit of which an entry is missing, of another kind, or at odds with another; unknown entries are let
+    pass.
 
-    Arguments:
-        label_order: of the labels that a kernel was fitted to; None for other potentials, whose record may lack anything.
     Raises:
         ValueError: which entry, what was expected and what is there.
     """
-    if label_order is None:
-        require("record", record, RECORD, tuple(RECORD))
-        for stage in ("training", "test"):
-            if stage in record:
-                _require_evaluation(f"record.{stage}", record[stage])
-        for term in record.get("terms", ()):
-            require_record(term, None)
-        if "geometry" in record:
-            require("record", record, {name: RECORD[name] for name in GEOMETRY})
-            _require_geometry(record)
-        return
     require("record", record, RECORD, MAY_LACK)
-    for stage in ("training", "test"):
-        if stage in record:
-            _require_evaluation(f"record.{stage}", record[stage])
-    _require_geometry(record)
-    frames, own = record["n_train"], record.get("own_operators", ())
-    if len(record["fingerprints"]) > frames:
-        raise ValueError(f"record.fingerprints are {len(record['fingerprints'])}, for {frames} training frames")
-    if unknown := sorted(set(record["labels"]) - {*OPERATORS, *own}):
-        raise ValueError(f"record.labels has {unknown[0]!r:.60}, which is no label")
+    require_entries("record", record)
     if unknown := sorted(set(record["noise"]) - set(record["labels"])):
         raise ValueError(f"record.noise has {unknown[0]!r:.60}, which is no label of this force field")
     order = max(ORDERS.get(name, 2) for name in record["labels"])
-    if not own and label_order != order:
+    if not record.get("own_operators") and label_order != order:
         raise ValueError(f"label_order is {label_order}, and {order} for the labels {', '.join(record['labels'])}")
 
 
-def _require_evaluation(where: str, summary: Mapping) -> None:
-    """Refuse what is no summary of an evaluation, `Evaluation.summary`."""
-    require(where, summary, EVALUATION, (*LATER_ERRORS, "errors", "not_compared"))
-    for name, errors in summary.get("errors", {}).items():
-        require(f"{where}.errors.{name:.60}", errors, ERRORS)
+def require_entries(where: str, record: Mapping) -> None:
+    """Refuse a record of any potential, of which an entry is of another kind, or at odds with another.
+
+    Raises:
+        ValueError: which entry, what was expected and what is there.
+    """
+    require(where, record, RECORD if "n_train" in record else {}, set(RECORD) - set(FACTS))
+    require(where, record, {**RECORD, "labels": several(TEXT), "terms": several(OBJECT)}, {*RECORD, "terms"})
+    for stage in ("training", "test"):
+        if stage in record:
+            _require_evaluation(f"{where}.{stage}", record[stage])
+    for i, term in enumerate(record.get("terms", ())):
+        require_known(f"{where}.terms.{i}", term, set(term) - {"terms"})
+        require_entries(f"{where}.terms.{i}", term)
+    if unknown := sorted(set(record.get("labels", ())) - {*OPERATORS, *record.get("own_operators", ())}):
+        raise ValueError(f"{where}.labels has {unknown[0]!r:.60}, which is no label")
+    if len(record.get("fingerprints", ())) > record.get("n_train", 0):
+        raise ValueError(
+            f"{where}.fingerprints are {len(record['fingerprints'])}, for {record.get('n_train', 0)} training frames"
+        )
+    if "geometry" in record:
+        require(where, record, {name: RECORD[name] for name in GEOMETRY})
+        _require_geometry(where, record)
 
 
-def _require_geometry(record: Mapping) -> None:
-    """Refuse a geometry to start from that is none."""
+def _require_geometry(where: str, record: Mapping) -> None:
+    """Refuse a geometry to start from where one entry is at odds with another."""
     atoms = len(record["geometry"])
     if len(record["geometry_numbers"]) != atoms:
         raise ValueError(
-            f"record.geometry_numbers are {len(record['geometry_numbers'])}, the geometry has {atoms} atoms"
+            f"{where}.geometry_numbers are {len(record['geometry_numbers'])}, the geometry has {atoms} atoms"
         )
     if any(
         p and not (record["periodic"] and any(v))
         for p, v in zip(record["geometry_pbc"], record["geometry_cell"], strict=True)
     ):
-        raise ValueError("record.geometry_pbc says periodic, where record.periodic or record.geometry_cell does not")
+        raise ValueError(
+            f"{where}.geometry_pbc says periodic, where {where}.periodic or {where}.geometry_cell does not"
+        )
+
+
+def _require_evaluation(where: str, summary: Mapping) -> None:
+    """Refuse what is no summary of an evaluation, `Evaluation.summary`."""
+    require(where, summary, EVALUATION, (*LATER_ERRORS, "errors", "not_compared"))
+    for mae, rmse in ((name, name.replace("mae", "rmse")) for name in summary if "_mae" in name):
+        if rmse in EVALUATION and (summary[mae] is None) != (summary.get(rmse) is None):
+            raise ValueError(f"{where}.{mae} and {where}.{rmse} are not both there, or both nothing")
+    for name, errors in summary.get("errors", {}).items():
+        require(f"{where}.errors.{name:.60}", errors, ERRORS)

@@ -8,6 +8,7 @@ at the fit gives others, and so do another length scale and another origin.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from mlff.data.batches import Batch
 from mlff.kernels.composed import Kernel
 from mlff.kernels.surroundings import Surroundings, surroundings
+from mlff.potentials.consistent import expansions
 from mlff.potentials.expansion import Channel, Expansion, Part
 from mlff.potentials.force_field import ForceField
 from mlff.precision import double_precision
@@ -28,24 +30,22 @@ AT_ONCE = 16  # environments that are compared with all points
 
 @double_precision
 def require_reproduced(force_field: ForceField) -> None:
-    """Refuse descriptors that do not give what the model was fitted on.
+    """Refuse descriptors that do not give what the model was fitted on, or the terms of a sum on.
 
     Raises:
         ValueError: naming the first of them.
     """
-    terms = getattr(force_field.model, "terms", (force_field.model,))
-    for model, record in zip(terms, force_field.record.get("terms", [force_field.record]), strict=True):
-        if isinstance(model, Expansion):
-            _require_of_fit(model, force_field.kernel, record)
+    for _, expansion, record in expansions(force_field):
+        if "geometry" in record:
+            _require_expansion(expansion, force_field.kernel, record)
 
 
-def _require_of_fit(model: Expansion, kernel: Kernel | None, record: dict) -> None:
-    """Refuse an expansion that is not of its fit; what an exchange does where its kernel, with its permutations, is kept."""
+def _require_expansion(expansion: Expansion, kernel: Kernel | None, record: Mapping) -> None:
     numbers = np.asarray(record["geometry_numbers"], dtype=np.int32)
     x, cell, pbc = (np.array(record[f"geometry{end}"]) for end in ("", "_cell", "_pbc"))
     one = Batch(x[None].astype(np.float64), numbers, cell[None].astype(np.float64), pbc[None], {}, np.arange(1))
     tolerance = EMBEDDED if "sgdml" in record["versions"] else TOLERANCE
-    for i, part in enumerate(model.parts):
+    for i, part in enumerate(expansion.parts):
         around = surroundings(part.kernel.descriptors, one).frame(0)
         features = np.asarray(
             _features(part.kernel, numbers, one.positions[0], around, np.arange(len(numbers), dtype=np.int32))
@@ -54,7 +54,7 @@ def _require_of_fit(model: Expansion, kernel: Kernel | None, record: dict) -> No
         for k, channel in enumerate(part.channels):
             if (seen := features[species == k]).size:
                 _require_points(part, channel, seen, tolerance)
-        if part.images is not None and kernel is not None:
+        if part.images is not None and kernel is not None:  # the terms of a sum know no generators
             _require_images(part, kernel.parts[i], one, around)
 
 
@@ -70,16 +70,16 @@ def _require_points(part: Part, channel: Channel, features: np.ndarray, toleranc
     scaled, weights = features - channel.origin, np.repeat(sizes**-2, part.sizes)
     squares = np.einsum("kd,kd,d->k", channel.points, channel.points, weights)
     for start in range(0, len(features), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
-        nearest = np.argmin(squares - 2.0 * (scaled[some] * weights) @ channel.points.T, axis=1)
+        few = slice(start, start + AT_ONCE)
+        nearest = np.argmin(squares - 2.0 * (scaled[few] * weights) @ channel.points.T, axis=1)
         # by explicit differences: those of the squares have half of the digits
-        _require_small(part, features[some] - (channel.points[nearest] + channel.origin), sizes, tolerance)
+        _require_small(part, features[few] - (channel.points[nearest] + channel.origin), sizes, tolerance)
 
 
-def _require_images(part: Part, own: Kernel, one: Batch, around: Surroundings) -> None:
+def _require_images(part: Part, kernel: Kernel, one: Batch, around: Surroundings) -> None:
     """Refuse rearrangements π_p that are not those of the features; those of the generators p give all others, which was
     checked before."""
-    group = own.permutations_used
+    group = kernel.permutations_used
     displacement = DISPLACEMENT * np.random.default_rng(0).standard_normal(one.positions[0].shape)
     x, place = one.positions[0] + displacement, {tuple(p): i for i, p in enumerate(group.indices)}
     features = np.asarray(_features(part.kernel, one.numbers, x, around, np.arange(len(x), dtype=np.int32)))

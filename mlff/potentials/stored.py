@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from mlff.archive import Registry, Stored
-from mlff.expected import COUNT, Expected, instance, optional, reals, several, wholes
+from mlff.expected import COUNT, LEVEL, Expected, instance, one_of, optional, reals, several, wholes
 from mlff.kernels.composed import ProductKernel
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.kernels import GlobalKernel, LocalKernel
@@ -13,18 +15,17 @@ from mlff.potentials.expansion import Channel, Curvature, Expansion, Part
 from mlff.potentials.potential import Potential
 from mlff.potentials.sums import PotentialSum
 
-ORDER = Expected("0, 1 or 2", lambda value: type(value) is int and 0 <= value <= 2)
-DERIVATIVES = Expected("a number of derivatives, or inf", lambda value: isinstance(value, (int, float)) and value >= 0)
 NOTHING = Expected("nothing", lambda value: value is None)
+LABEL_ORDER = Expected("0, 1 or 2", lambda value: type(value) is int and 0 <= value <= 2)
+INFINITE = Expected("infinity", lambda value: isinstance(value, float) and value == math.inf)
 POTENTIALS = Registry(
     {
         "Expansion": Stored(
             Expansion,
             {
                 "parts": several(instance(Part), least=1), "constants": reals("z"), "elements": optional(ELEMENTS),
-                "members": NOTHING, "label_order": ORDER,
+                "members": NOTHING, "label_order": LABEL_ORDER,
             },
-            may_lack=("members", "label_order"),  # in files of version 3, whose header has the order
             no_longer=("counts",),
         ),
         "Part": Stored(
@@ -44,17 +45,17 @@ POTENTIALS = Registry(
             },
             may_lack=("curvature",),  # in files of version 2
         ),
-        "EnergyFunction": Stored(
-            EnergyFunction,
-            {"function": instance(Descriptor), "elements": optional(ELEMENTS), "order": DERIVATIVES},
-        ),
-        "PotentialSum": Stored(PotentialSum, {"terms": several(instance(Potential), least=1)}),
         "Curvature": Stored(
             Curvature,
             {
                 "vectors": reals("K R D"), "weights": reals("K R"), "offsets": reals("b K R"), "traces": reals("b K"),
             },
         ),
+        "EnergyFunction": Stored(
+            EnergyFunction,
+            {"function": instance(Descriptor), "elements": optional(ELEMENTS), "order": one_of(LEVEL, INFINITE)},
+        ),
+        "PotentialSum": Stored(PotentialSum, {"terms": several(instance(Potential), least=1)}),
     },
     bases=(Stored(Potential, {}),),
 )  # fmt: skip

@@ -81,6 +81,11 @@ class Request:
 
 def _require_kernel_and_data(model, data) -> None:
     """Refuse what `fit` is given in the wrong place or form."""
+    if model is None:
+        raise ValueError(
+            "model: expected a kernel, received None; a force field read as compiled programs has none, nor has one that was not "
+            "fitted: hand its functions over, mlff.load(path, descriptors={…}), to fit it again"
+        )
     if not isinstance(model, Kernel):
         descriptor = getattr(model, "__name__", "descriptor") if callable(model) else "descriptor"
         raise ValueError(
