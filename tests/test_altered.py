@@ -159,3 +159,15 @@ def test_files_of_version_2_are_read(water_model, water, tmp_path):
     header = replaced(replaced(header, ("record", "own_operators"), ...), ("version",), 2)
     signed(path, header, arrays)
     assert mlff.load(path).energy(water[50].positions) == water_model.energy(water[50].positions)
+
+
+def test_an_error_without_its_other_mean_is_refused(water, tmp_path, capsys):
+    """Which nobody could print."""
+    path = tmp_path / "m.mlff"
+    sound(water)["sum"].save(path)
+    header, arrays = opened(path)
+    signed(path, replaced(header, ("record", "training", "energy_rmse_per_atom"), None), arrays)
+    with pytest.raises(
+        ValueError, match=r"training\.energy_mae_per_atom and .*energy_rmse_per_atom are not both there"
+    ):
+        mlff.load(path)

@@ -68,7 +68,7 @@ def test_without_its_function_the_programs_are_what_is_left(script, screened, wa
     x = water[50].positions
     with caplog.at_level(logging.WARNING):
         loaded = mlff.load(folder / "m.mlff", trusted=("__main__",))
-    assert "m.mlff: read as compiled programs, as the source of __main__:screened is not at hand" in caplog.text
+    assert "m.mlff: read as compiled programs, as the source of '__main__:screened' is not at hand" in caplog.text
     whole = mlff.load(folder / "m.mlff", descriptors={"__main__:screened": screened})
     assert loaded.energy(x) == pytest.approx(energy, abs=1e-12)
     np.testing.assert_allclose(loaded.forces(x), forces, atol=1e-10)
@@ -93,7 +93,7 @@ def test_without_its_function_the_programs_are_what_is_left(script, screened, wa
 
 @pytest.mark.parametrize("trusted", [(), ("other",), ("main",)])
 def test_one_sentence_says_both_ways(trusted, script):
-    ways = r"m\.mlff: wants __main__:screened of a script.*descriptors=\{'__main__:screened': …\}.*code, trusted=\('__main__',\)"
+    ways = r"m\.mlff: wants '__main__:screened' of a script.*descriptors=\{'__main__:screened': …\}.*code, trusted=\('__main__',\)"
     with pytest.raises(ValueError, match=ways) as refused:
         mlff.load(script[0] / "m.mlff", trusted=trusted)
     assert "\n" not in str(refused.value)
@@ -112,7 +112,7 @@ def test_lambdas_and_classes_within_functions(water, tmp_path):
     program = mlff.load(tmp_path / "m.mlff", trusted=(__name__,))
     assert program.kernel is None
     assert program.energy(x) == pytest.approx(force_field.energy(x), abs=1e-12)
-    with pytest.raises(ValueError, match=rf"wants {name}"):
+    with pytest.raises(ValueError, match=rf"wants '{name}'"):
         mlff.load(tmp_path / "m.mlff", descriptors={kernel.descriptor.name: function})
 
 
@@ -157,7 +157,7 @@ def test_programs_of_a_stranger_are_not_even_read(script, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert [line.startswith("m.mlff: wants evil:<lambda> of a script") for line in lines] == [True] * 3 + [False]
+    assert [line.startswith("m.mlff: wants 'evil:<lambda>' of a script") for line in lines] == [True] * 3 + [False]
     assert lines[3].startswith("m.mlff: no exported force field, or a damaged one")
     assert not (tmp_path / "MARK").exists()
 
@@ -177,6 +177,14 @@ def test_altered_files_are_refused(changes, message, script, tmp_path):
     altered(script[0], tmp_path / "m.mlff", **changes)
     with pytest.raises(ValueError, match=rf"m\.mlff: .*{message}"):
         mlff.load(tmp_path / "m.mlff", trusted=("__main__",))
+
+
+def test_names_that_nobody_checked_stay_on_one_line(script, tmp_path):
+    place = {("kernel", "descriptor", "function"): {"function": "a:b\nerror: c\x1b[2K"}}
+    altered(script[0], tmp_path / "m.mlff", header=place)
+    with pytest.raises(ValueError, match=r"wants .*'a:b\\nerror: c\\x1b\[2K'") as refused:
+        mlff.load(tmp_path / "m.mlff")
+    assert str(refused.value).isprintable()
 
 
 def test_a_module_that_holds_no_descriptors_is_trusted_for_nothing(script, tmp_path):

@@ -44,6 +44,7 @@ NUMBERS = Expected(
 TREES = {"model": instance(Potential), "kernel": optional(instance(KernelBase)), "numbers": optional(NUMBERS)}
 PROGRAM = "program"  # an export, byte by byte
 BYTES = array("byte", lambda value: value.dtype == np.uint8, "b")
+SHOWN = 8  # names in a message
 ALTERED = "the file is none that mlff wrote, fit or copy it again"
 
 logger = logging.getLogger(__name__)
@@ -175,18 +176,23 @@ def _rebuilt(header: dict, arrays: archive.Arrays, sources: Mapping[str, Callabl
 
 def _require_program(header: dict, lost: Sequence[str], missing: Set[str], trusted: Sequence[str]) -> None:
     """Refuse to take the programs of a file, unless it has some and the reader trusts all that it names."""
-    modules = sorted({name.partition(":")[0] for name in lost})
     handed = f"hand over what it is, descriptors={{{lost[0]!r:.80}: …}}"
     if PROGRAM not in header:
         raise ValueError(
-            f"wants {', '.join(lost):.200}, which no module defines at its top level, and holds no program to stand for it; {handed}"
+            f"wants {_listed(lost)}, which no module defines at its top level, and holds no program to stand for it; {handed}"
         )
+    modules = sorted({name.partition(":")[0] for name in lost})
     require_trusted(
         missing,
         trusted,
-        f"wants {', '.join(lost):.200} of a script or notebook, which cannot be found by name; {handed}, for the full model, or if you "
-        f"know where the file is from, take the compiled program that it holds, which is code, trusted={tuple(modules)!r:.200}",
+        f"wants {_listed(lost)} of a script or notebook, which cannot be found by name; {handed}, for the full model, or if you know "
+        f"where the file is from, take the compiled program that it holds, which is code, trusted={tuple(modules)!r:.200}",
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names that nobody has checked, on one line of whatever terminal."""
+    return ", ".join(f"{name!r:.80}" for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def _of_program(path: pathlib.Path, header: dict, arrays: archive.Arrays, lost: Sequence[str]) -> ForceField:
@@ -205,7 +211,7 @@ def _of_program(path: pathlib.Path, header: dict, arrays: archive.Arrays, lost: 
         raise ValueError(f"{path.name}: numbers and those of its program are of different molecules; {ALTERED}")
     logger.warning(
         "%s: read as compiled programs, as the source of %s is not at hand: energy, forces, Hessian and no fit; "
-        "load(path, descriptors={%r: …}) reads all of it", path.name, ", ".join(lost), lost[0],
+        "load(path, descriptors={%r: …}) reads all of it", path.name, _listed(lost), lost[0],
     )  # fmt: skip
     return force_field.replace(record={**header["record"], "export": force_field.record["export"]})
 
