@@ -85,6 +85,7 @@ def test_without_its_function_the_programs_are_what_is_left(script, screened, wa
     show(folder / "m.mlff", ["__main__"])
     shown = capsys.readouterr().out
     assert "trained on 4 frames of water.extxyz" in shown
+    assert "permutations" not in shown
     assert "program of ForceField(H2O, __main__:screened, Matérn-5/2, 4 points)" in shown
     atoms = mlff.Dataset([water[50]])[0].system.to_ase()
     atoms.calc = mlff.Calculator(folder / "m.mlff", trusted=("__main__",))
@@ -93,7 +94,10 @@ def test_without_its_function_the_programs_are_what_is_left(script, screened, wa
 
 @pytest.mark.parametrize("trusted", [(), ("other",), ("main",)])
 def test_one_sentence_says_both_ways(trusted, script):
-    ways = r"m\.mlff: wants '__main__:screened' of a script.*descriptors=\{'__main__:screened': …\}.*code, trusted=\('__main__',\)"
+    ways = (
+        r"m\.mlff: wants '__main__:screened' of a script.*descriptors=\{'__main__:screened': …\}.*code, "
+        r"trusted=\('__main__',\) or --trust '__main__'"
+    )
     with pytest.raises(ValueError, match=ways) as refused:
         mlff.load(script[0] / "m.mlff", trusted=trusted)
     assert "\n" not in str(refused.value)

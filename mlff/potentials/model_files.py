@@ -186,7 +186,8 @@ def _require_program(header: dict, lost: Sequence[str], missing: Set[str], trust
         missing,
         trusted,
         f"wants {_listed(lost)} of a script or notebook, which cannot be found by name; {handed}, for the full model, or if you know "
-        f"where the file is from, take the compiled program that it holds, which is code, trusted={tuple(modules)!r:.200}",
+        f"where the file is from, take the compiled program that it holds, which is code, trusted={tuple(modules)!r:.200} or "
+        f"--trust {modules[0]!r:.80}",
     )
 
 

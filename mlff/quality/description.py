@@ -49,7 +49,8 @@ def description(force_field: ForceField) -> list[str]:
     elif "n_train" in record:
         lines.append("test: none; mlff test makes one")
     symmetry = _symmetry(force_field)
-    lines.append(f"permutations: order {symmetry['order']}")
+    if kernel is not None:  # of other potentials nobody knows
+        lines.append(f"permutations: order {symmetry['order']}")
     for generator in symmetry["generators"]:
         superposition = "" if generator["residual"] is None else f"  superposition {generator['residual']:.3f} Å"
         lines.append(f"  {generator['cycles']}{superposition}")
