@@ -23,23 +23,31 @@ def assert_derivatives(function, point: np.ndarray, order: int, tolerance: float
     The derivative of order k is compared with fourth-order differences of the one of order k − 1; none may vanish.
     """
     rng = np.random.default_rng(7)
-    current = function
-    for k in range(1, order + 1):
-        direction = rng.standard_normal(point.shape)
+    directions = [rng.standard_normal(point.shape) for _ in range(order)]
 
-        def derivative(x, inner=current, direction=direction):
-            return jax.jvp(inner, (x,), (jnp.asarray(direction),))[1]
+    def derivatives(x):
+        return _derivatives(function, x, directions)  # all at once: a compiled function is compiled to one more only
 
-        step = 1e-3
+    step, at_point = 1e-3, derivatives(point)
+    for k, direction in enumerate(directions, start=1):
         near, far = (
-            np.asarray(current(point + j * step * direction)) - np.asarray(current(point - j * step * direction))
+            np.asarray(derivatives(point + j * step * direction)[k - 1])
+            - np.asarray(derivatives(point - j * step * direction)[k - 1])
             for j in (1, 2)
         )
-        numeric, exact = (8 * near - far) / (12 * step), np.asarray(derivative(point))
+        numeric, exact = (8 * near - far) / (12 * step), np.asarray(at_point[k])
         scale = np.abs(exact).max()
         assert scale > 1e-8, f"derivative of order {k} vanishes: nothing was tested"
         np.testing.assert_allclose(exact, numeric, atol=tolerance * scale, err_msg=f"order {k}")
-        current = derivative
+
+
+def _derivatives(function, x, directions) -> tuple:
+    """f, ∂₁f, ∂₂∂₁f, … along the directions given."""
+    if not directions:
+        return (function(x),)
+    *earlier, last = directions
+    values, slopes = jax.jvp(lambda y: _derivatives(function, y, earlier), (x,), (jnp.asarray(last),))
+    return (*values, slopes[-1])
 
 
 def assert_jit_vmap_consistent(function, batch: np.ndarray) -> None:

@@ -86,6 +86,7 @@ def test_documented_tuples_are_hyperparameters(descriptor, arguments, water):
     x, numbers = water[0].positions, water[0].numbers
     with jax.enable_x64(True):
 
+        @jax.jit
         def total(values):
             return jnp.sum(jnp.sin(wrapped.replace(arguments=values)(jnp.asarray(x), jnp.asarray(numbers), None)))
 

@@ -62,6 +62,7 @@ def test_a_global_descriptor_passes(pair):
     assert all(len(row) == 5 and row[1] == "passed" for row in result.table())
 
 
+@pytest.mark.thorough  # descriptors with and without a cutoff pass in other tests; this one compiles longest
 def test_fchl19_passes(water):
     result = audit(functools.partial(fchl19, cutoff=4.0, radial2=4, radial3=3), water, count=1)
     assert result.passed, [finding for finding in result.findings if not finding.passed]

@@ -37,7 +37,7 @@ def test_invariance(descriptor):
 
 @pytest.mark.parametrize("descriptor", FAMILY)
 def test_derivatives_to_fourth_order(descriptor):
-    properties.assert_derivatives(descriptor, METHANE_LIKE, order=4, tolerance=1e-5)
+    properties.assert_derivatives(jax.jit(descriptor), METHANE_LIKE, order=4, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("descriptor", FAMILY)
@@ -84,7 +84,7 @@ def test_images_are_summed(pbc):
 
 
 def test_derivatives_in_a_crystal():
-    properties.assert_derivatives(in_cell(METHANE_LIKE), METHANE_LIKE, order=3)
+    properties.assert_derivatives(jax.jit(in_cell(METHANE_LIKE)), METHANE_LIKE, order=3)
 
 
 def test_atoms_that_change_their_image_change_nothing():

@@ -280,6 +280,7 @@ def test_hyperparameters_of_the_descriptor_are_differentiable(water):
     x, numbers, cell = water[9].positions, water[9].numbers, water[9].cell
     with jax.enable_x64(True):
 
+        @jax.jit
         def energy(power):
             descriptor = kernel.descriptor.replace(arguments={"power": power})
             return with_kernel(model, descriptor=descriptor).energy(x, numbers, cell)

@@ -236,12 +236,16 @@ def test_a_crystal_keeps_its_rotation():
     assert np.linalg.norm(atoms.get_angular_momentum()) > 1.0
 
 
-@pytest.mark.parametrize("name", ["H2", "H2O", "CO2", "a slab with fixed atoms", "one atom in a cell"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("H2", marks=pytest.mark.thorough), "H2O", "CO2", "a slab with fixed atoms", "one atom in a cell"],
+)
 def test_langevin_is_canonical(name):
     make, degrees = SYSTEMS[name]
     atoms = sprung(make())
     md.thermalise(atoms, 300.0, np.random.default_rng(2))
-    run = md.run(atoms, 12_000, timestep=1.0, temperature=300.0, friction=0.1, interval=30, seed=1)
+    steps = 12_000 if degrees else 300  # where nothing may move a few are as good as many
+    run = md.run(atoms, steps, timestep=1.0, temperature=300.0, friction=0.1, interval=30, seed=1)
     bent = {"CO2": 3}.get(name, degrees)  # no more linear, it turns about a third axis
     assert_canonical(0.5 * bent * KB * run.temperatures[1:], bent, 300.0)
 
