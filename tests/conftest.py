@@ -3,12 +3,7 @@
 import os
 import pathlib
 
-# Both are read when JAX is imported, here and in the tests' processes.
-os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
-# Most of the suite's time is compilation of functions that are called a few times. Without the compiler's optimisations
-# it is a third shorter, and numbers differ by rounding at most. No test measures the speed of compiled functions. Whoever
-# wants the code that users run sets 0 before, as `.ci/run` does for the thorough tests.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"  # read when JAX is imported, here and in the tests' processes
 
 import gc
 
