@@ -29,7 +29,7 @@ features = 22
 channel = Channel.build(
     *(rng.standard_normal((points, features)) for _ in range(2)), rng.standard_normal(points), (features,)
 )
-model = Expansion((Part(kernel.bare(), (channel,), None, (features,), (atoms,)),), np.zeros(1))
+model = Expansion((Part(kernel.bare(), (channel,), None, (features,)),), np.zeros(1))
 force_field = mlff.ForceField(model, numbers, kernel)
 forces = force_field.forces(positions)
 hessian = force_field.hessian(positions)

@@ -10,6 +10,7 @@ from ase.optimize import BFGS
 from surfaces import DoubleWell
 
 import mlff
+from mlff.properties.elastic_bands import Path
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_crystal_takes_the_nearest_images():
 
 def test_the_coordinate_is_a_mass_weighted_length():
     images = [Atoms("OH", [[0, 0, x], [0, 1, 3 * x]]) for x in (0.0, 0.1, 0.4)]
-    path = mlff.bands.Path(tuple(images), 0, 0)
+    path = Path(tuple(images), 0, 0)
     metric = np.sqrt(15.999 + 9 * 1.008)
     np.testing.assert_allclose(path.coordinate, [0, 0.1 * metric, 0.4 * metric])
 

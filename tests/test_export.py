@@ -125,8 +125,10 @@ def test_it_is_an_ase_calculator(artifact, exported, water, caplog):
     np.testing.assert_allclose(ends[1].positions, ends[0].positions, rtol=0, atol=1e-9)
     assert type(ends[1].get_potential_energy()) is float
     np.testing.assert_allclose(ends[1].calc.get_hessian(ends[1]), ends[0].calc.get_hessian(ends[0]), rtol=0, atol=1e-7)
-    with pytest.raises(ValueError, match="an exported force field holds energy, forces and the whole Hessian"):
-        mlff.lowest_modes(ends[1], 2)
+    modes, of_exported = (mlff.lowest_modes(atoms, 2).frequencies for atoms in (ends[0], ends[1]))
+    np.testing.assert_allclose(of_exported, modes, rtol=1e-6)
+    with pytest.raises(ValueError, match="quartic"):
+        mlff.anharmonic_frequencies(ends[1])
     with pytest.raises(PropertyNotImplementedError):
         ends[1].get_stress()
     with pytest.raises(ValueError, match=r"atoms: the force field is for OHH, in this order of atoms, received HOH"):
@@ -159,7 +161,9 @@ def test_the_file_says_what_it_is_and_how_long_it_lasts(artifact, exported):
     assert force_field.record["export"]["platforms"] == ["cpu", "cuda"]
     assert force_field.record["export"]["units"] == {"energy": "eV", "length": "Å"}
     np.testing.assert_array_equal(force_field.numbers, exported.numbers)
-    assert repr(force_field).startswith("ExportedForceField(H2O, temporary_descriptor:screened_charges")
+    assert repr(force_field).startswith(
+        "ForceField(H2O, program of ForceField(H2O, temporary_descriptor:screened_charges"
+    )
 
 
 def test_other_geometries_are_refused(artifact):
@@ -167,7 +171,7 @@ def test_other_geometries_are_refused(artifact):
     expected = r"expected shape \(3, 3\) or \(m, 3, 3\) for H2O, received \(4, 3\)"
     with pytest.raises(ValueError, match=expected):
         force_field.forces(np.zeros((4, 3)))
-    with pytest.raises(ValueError, match=r"expected shape \(3, 3\) for H2O, received \(2, 3, 3\)"):
+    with pytest.raises(ValueError, match="the Hessian takes one geometry"):
         force_field.hessian(np.zeros((2, 3, 3)))
     with pytest.raises(ValueError, match="not all finite"):
         force_field.energy(np.full((3, 3), np.nan))

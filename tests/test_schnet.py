@@ -42,7 +42,7 @@ def atoms(positions, numbers=NUMBERS, **changed):
 
 
 def energy(positions, numbers=NUMBERS, **changed):
-    return _energy(parameters(), positions, numbers, **{"cutoff": 4.0, **SIZES, **changed})
+    return _energy(positions, numbers, **{"parameters": parameters(), "cutoff": 4.0, **SIZES, **changed})
 
 
 def neighbors_of(positions, cell=None, cutoff=4.0, width=0):

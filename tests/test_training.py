@@ -145,7 +145,7 @@ def test_frames_of_any_composition_and_cell_are_compared_with_their_own_labels(e
         own = {"cell": system.cell, "neighbors": jax.tree.map(lambda leaf: leaf[0], lists), **network}
         assert (lists.indices >= 0).sum() > 6 or frame is not crystal  # images too
         with jax.enable_x64(True):
-            alone = functools.partial(schnet_energy, in_ev, numbers=system.numbers, **own)
+            alone = functools.partial(schnet_energy, parameters=in_ev, numbers=system.numbers, **own)
             value = jax.jit(jax.value_and_grad(lambda x: alone(positions=x)))(system.positions)  # noqa: B023
             energy, slope = map(np.asarray, value)
             one = jax.tree.map(lambda leaf, i=index: jnp.asarray(leaf[i]), examples)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from ase import Atoms
-from flax import struct
 from jaxtyping import Bool, Float, Integer
 
 from mlff.precision import Array
+from mlff.trees import Tree
 
 
-class System(struct.PyTreeNode):
+class System(Tree):
     """Atoms in space.
 
     Attributes:

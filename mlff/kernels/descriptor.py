@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Float
 
 from mlff.precision import Array
+from mlff.trees import Tree
 from mlff.units import symbols
 
 SUPPLIED = ("numbers", "cell", "neighbors")  # keyword parameters of descriptors that the kernel fills in
@@ -28,7 +29,7 @@ def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(function).parameters
 
 
-class Descriptor(struct.PyTreeNode):
+class Descriptor(Tree):
     """A descriptor function with its hyperparameters.
 
     Attributes:

@@ -20,12 +20,13 @@ from mlff.data.permutations import Permutations
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.radial import Radial
 from mlff.precision import Array
+from mlff.trees import Tree
 from mlff.units import HEAVIEST, symbols
 
 AMPLITUDE = ", eV², or None to take it from the data"  # what `require_positive` says of it
 
 
-class KernelBase(struct.PyTreeNode):
+class KernelBase(Tree):
     """What kernels share: `leaves` hold one descriptor and one radial function each, `parts` are terms of a sum."""
 
     @property

@@ -12,11 +12,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Float
 
 from mlff.arguments import require_positive
 from mlff.precision import Array
+from mlff.trees import Tree
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -50,7 +50,7 @@ def _bessel_jvp(p, primals, tangents):
     return _bessel(p, s), -0.5 * _bessel(p - 1, s) * ds
 
 
-class Radial(struct.PyTreeNode):
+class Radial(Tree):
     """What every radial function has: a length scale in the units of the descriptor, `value` and `order`."""
 
     lengthscale: Float[Array, "..."] | float | None = None

@@ -29,9 +29,10 @@ from mlff.potentials.coverage import spacings, training_distance
 from mlff.potentials.layout import Members
 from mlff.potentials.potential import Potential
 from mlff.precision import Array
+from mlff.trees import Tree
 
 
-class Curvature(struct.PyTreeNode):
+class Curvature(Tree):
     """The second-order weights S_k = Σ_i σ_ki u_ki u_kiᵀ of the first points of a channel.
 
     Attributes:
@@ -68,7 +69,7 @@ class Curvature(struct.PyTreeNode):
         return energies
 
 
-class Channel(struct.PyTreeNode):
+class Channel(Tree):
     """Weighted points in descriptor space, of one species.
 
     Attributes:
@@ -133,7 +134,7 @@ class Channel(struct.PyTreeNode):
         return jnp.sqrt(jnp.maximum(jnp.min(squares, axis=1), 0.0))
 
 
-class Part(struct.PyTreeNode):
+class Part(Tree):
     """One term of a sum of kernels.
 
     Attributes:

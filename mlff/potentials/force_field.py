@@ -28,6 +28,7 @@ from mlff.potentials.potential import Potential
 from mlff.potentials.record import joined
 from mlff.potentials.sums import PotentialSum
 from mlff.precision import doubled
+from mlff.trees import Tree
 from mlff.units import formula
 
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
@@ -35,7 +36,7 @@ Vectors = Float[np.ndarray | jax.Array, "*k n 3"]
 _ISOLATED = Surroundings(np.zeros((3, 3)))
 
 
-class ForceField(struct.PyTreeNode):
+class ForceField(Tree):
     """Any potential as a force field: energies in eV, forces in eV/Å, Hessians in eV/Å², always NumPy float64.
 
     Attributes:

@@ -6,15 +6,15 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Float
 
 from mlff.data.batches import Batch
 from mlff.kernels.surroundings import Surroundings, first_blind, reach_of, require_nearest_images, surrounded
 from mlff.precision import Array
+from mlff.trees import Tree
 
 
-class Potential(struct.PyTreeNode):
+class Potential(Tree):
     """An energy as a function of one geometry, and the few facts that say what it may be asked.
 
     A potential of your own is a class with one method; its numbers and arrays are fields, and can be differentiated:

@@ -61,13 +61,16 @@ def _differentiable(exported: Mapping[str, jax.export.Exported]):
 
     # what is called twice is computed once: the compiler sees that both are the same
     energy = jax.custom_jvp(lambda weights, positions: computed(weights, positions)[0])
-    gradient = jax.custom_jvp(lambda weights, positions: -computed(weights, positions)[1])
+
+    def gradient(weights, positions):
+        return -computed(weights, positions)[1]
 
     @energy.defjvp
     def _(primals, tangents):
         return energy(*primals), jnp.vdot(gradient(*primals), tangents[1])
 
     if "hessian" in exported:
+        gradient = jax.custom_jvp(gradient)
         hessian = _one_by_one(exported["hessian"].call)
 
         @gradient.defjvp

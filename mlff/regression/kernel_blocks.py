@@ -20,7 +20,10 @@ from mlff.regression.second_order import add_second_order
 from mlff.regression.terms import Term
 
 TILE_ROWS = 2048
-_SPLIT_FRAMES = 8  # from which a block on the diagonal is computed in parts, of which those above it are left out
+_WORTH = (
+    1 << 24
+)  # multiply-adds of a column of frames, from which a block is worth two more calls that spare a part of it
+_SPARED = 1 << 19  # multiply-adds, which cost less than a call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +53,12 @@ class KernelBlocks:
         for group in self.groups:
             columns = term.columns(self.features.observations, group)
             rows = _rows(term, self.features, group)
-            for k, count in enumerate(self.features.row_counts[group]):
-                one = slice(k, k + 1)
-                itself = _kernel(term, _some(rows, one), _some(columns, one))[0, :, 0]
-                pieces.append(np.diagonal(itself)[:count])
+            counts = self.features.row_counts[group]
+            step = max(1, _SPARED // _work(rows))
+            for start in range(0, len(counts), step):
+                frames = slice(start, start + step)
+                pairs = _kernel(term, _some(rows, frames), _some(columns, frames))
+                pieces += [np.diagonal(pairs[k, :, k])[:count] for k, count in enumerate(counts[frames])]
         return np.concatenate(pieces)
 
     def lower(self) -> Iterator[tuple[int, int, list[np.ndarray]]]:
@@ -266,6 +271,13 @@ def _some(sides: list[Side], frames: slice) -> list[Side]:
     return [Side(*(array[frames] for array in side)) for side in sides]
 
 
+def _work(rows: list[Side]) -> int:
+    """About how many multiply-adds a pair of frames takes; those of second derivatives are many times more."""
+    first = sum(side.tangents.size * side.tangents.shape[2] for side in rows) // max(1, len(rows[0].points))
+    second = sum(side.points.shape[1] * side.curved.shape[2] ** 4 for side in rows)
+    return max(1, first + second)
+
+
 def _kernel(term: Term, rows: list[Side], columns: list[Side]) -> Float[np.ndarray, "m r n q"]:
     """The kernel of one term between two groups of frames, padded as the sides are."""
     (m, _, r), (n, _, q) = rows[0].values.shape, columns[0].values.shape
@@ -282,7 +294,7 @@ def _kernel(term: Term, rows: list[Side], columns: list[Side]) -> Float[np.ndarr
 def _symmetric(term: Term, rows: list[Side], columns: list[Side]) -> Float[np.ndarray, "m r m r"]:
     """The kernel of one term between a group of frames and itself; one half of it is computed."""
     m, _, r = rows[0].values.shape
-    if m < _SPLIT_FRAMES:
+    if m < 2 or m * _work(rows) < _WORTH:
         return _kernel(term, rows, columns)
     total, half = np.empty((m, r, m, r)), m // 2
     first, second = slice(0, half), slice(half, m)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.composed import Kernel
 from mlff.potentials.expansion import Expansion
-from mlff.regression.exact import Factor, Progress, factorise
+from mlff.regression.exact import Progress, factorise
 from mlff.regression.features import compute_features
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.observations import Noise
@@ -97,8 +97,12 @@ def solve_system(
     )
 
 
-def find_weights(system: LinearSystem, factor: Factor) -> Weights:
-    """a and the constants c by generalised least squares: Hᵀ C⁻¹ (y − H c) = 0, C a = y − H c."""
+def find_weights(system: LinearSystem, factor) -> Weights:
+    """a and the constants c by generalised least squares: Hᵀ C⁻¹ (y − H c) = 0, C a = y − H c.
+
+    Arguments:
+        factor: what a solver gives: `factor.solve(right)` is C⁻¹ times the columns of a matrix.
+    """
     constants = np.zeros(system.design.shape[1]) if system.given is None else system.given
     if system.given is not None or not system.design.any():
         return Weights(factor.solve(system.labels[:, None])[:, 0], constants, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 
@@ -69,7 +70,10 @@ def data_scale(kernel: GlobalKernel | LocalKernel, frames: LabelledFrames) -> fl
         (points,) = feature_values(unit, batch)
         features.append(points.reshape(-1, points.shape[-1]))
         channels.append(np.tile(unit.channels(batch.numbers), len(batch)))
-    points, species = np.concatenate(features), np.concatenate(channels)
+    return _median_distance(kernel, np.concatenate(features), np.concatenate(channels))
+
+
+def _median_distance(kernel: GlobalKernel | LocalKernel, points: np.ndarray, species: np.ndarray) -> float:
     distances = [pdist(points[species == channel][:MAX_ENVIRONMENTS]) for channel in np.unique(species)]
     scale = float(np.median(np.concatenate(distances)))
     if not scale > 0 or not np.isfinite(scale):
@@ -150,11 +154,18 @@ class Validation:
 
     @classmethod
     def of(
-        cls, kernel: Kernel, frames: LabelledFrames, folds: list[Fold], name: str, noise: Noise, atomic_energies
+        cls,
+        frames: LabelledFrames,
+        folds: list[Fold],
+        name: str,
+        noise: Noise,
+        atomic_energies,
+        kernel: Kernel,
+        progress: Progress = lambda stage, fraction: None,
     ) -> Validation:
         """Of frames under a kernel with some length scales, and folds by the indices of their frames."""
         used = np.concatenate([np.concatenate([fold.training, fold.held_out]) for fold in folds])
-        features = compute_features(kernel, frames.take(used), noise)
+        features = compute_features(kernel, frames.take(used), noise, progress)
         index = features.frames.index
         places = [
             Fold(np.flatnonzero(np.isin(index, fold.training)), np.flatnonzero(np.isin(index, fold.held_out)))
@@ -227,10 +238,12 @@ def search_lengthscale(
             "lengthscale: it is found by the errors of forces or energies, and neither is fitted; give one"
         )
     folds = folds_of(frames, validated, seed)
-    starts = [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in kernel.leaves]
+    starts, validation = _begin(
+        kernel,
+        frames,
+        functools.partial(Validation.of, frames, folds, validated, noise, atomic_energies, progress=progress),
+    )
     start = next(s for s, leaf in zip(starts, kernel.leaves, strict=True) if leaf.radial.lengthscale is None)
-    progress("length scale", 0.0)
-    validation = Validation.of(with_lengthscales(kernel, starts), frames, folds, validated, noise, atomic_energies)
     tried: dict[int, Trial] = {}
 
     def error(k: int) -> float:
@@ -247,6 +260,19 @@ def search_lengthscale(
     good = min(k for k, trial in tried.items() if trial.error <= (1.0 + TIE) * error(best))
     known = validation.features if len(validation.features.observations) == len(frames) else None
     return Search(with_lengthscales(kernel, starts, FACTOR**good), trials, known)
+
+
+def _begin(kernel: Kernel, frames: LabelledFrames, validate: Callable[[Kernel], Validation]):
+    """The length scales in the middle of the grid, one for every leaf, and what is validated of frames under them."""
+    leaves = kernel.leaves
+    if len(leaves) == 1 and len(frames) <= MAX_SCALED:
+        # all frames are in some fold, and one factor for all features changes nothing but them: they tell their own scale
+        validation = validate(with_lengthscales(kernel, [1.0]))
+        (term,) = validation.features.terms
+        scale = _median_distance(leaves[0], np.concatenate(term.points), np.concatenate(term.channels))
+        return [START * scale], validation
+    starts = [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in leaves]
+    return starts, validate(with_lengthscales(kernel, starts))
 
 
 def _downhill(error: Callable[[int], float]) -> int:
