@@ -112,7 +112,10 @@ def sound(water):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["molecule", pytest.param("sum", marks=pytest.mark.thorough), "curved"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("molecule", marks=pytest.mark.thorough), pytest.param("sum", marks=pytest.mark.thorough), "curved"],
+)
 def test_altered_files_are_refused_or_give_the_same_energies(kind, water, tmp_path, capsys):
     force_field, path, x = sound(water)[kind], tmp_path / "m.mlff", water[50].positions
     force_field.save(path)

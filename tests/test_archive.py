@@ -59,6 +59,7 @@ def test_round_trip_of_cells(tmp_path, silicon, silicon_model):
     np.testing.assert_array_equal(loaded.forces(**where), silicon_model.forces(**where))
 
 
+@pytest.mark.thorough  # products, and force fields for any composition, each have a round trip of their own
 def test_round_trip_of_a_product_for_any_composition(tmp_path, water, ethanol):
     atoms = functools.partial(acsf, g2=((4.0, 1.0), (4.0, 2.0)), g4=(), g5=())
     factors = tuple(mlff.LocalKernel(atoms, mlff.RBF(lengthscale=scale)) for scale in (1.0, 2.0))

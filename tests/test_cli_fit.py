@@ -27,7 +27,7 @@ def mlff_fit(folder, *arguments):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("recipe", ["gdml", "fchl19-gpr", "sfchl19"])
+@pytest.mark.parametrize("recipe", ["gdml", "fchl19-gpr", pytest.param("sfchl19", marks=pytest.mark.thorough)])
 def test_recipes(recipe, tmp_path, datasets):
     chosen = ("--frames", "0:60", "--train", "20", "--recipe", recipe, "--lengthscale", "3", "--noise")
     noise = ("forces=0.01", "--noise", "energy=0.001") if recipe == "fchl19-gpr" else ("0.01",)

@@ -59,6 +59,7 @@ def exact(model, atoms):
     return unpadded
 
 
+@pytest.mark.thorough  # fifty compositions and crystals ask the same of energies and forces
 def test_every_result_is_that_of_the_exact_arrangement(model, rng):
     atoms = ase.build.molecule("HCN")
     atoms = atoms[rng.permutation(len(atoms))]

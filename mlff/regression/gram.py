@@ -131,36 +131,35 @@ def _fill(result, rows: Side, columns: Side, parts, offsets, derivatives, with_v
     f, f1, f2 = derivatives
     (m, e, r, D), (n, k, q, _) = rows.tangents.shape, columns.tangents.shape
     count = len(parts)
-    inner = count * k + with_values
-    left = np.empty((m, e, r, inner))
-    right = np.empty((m, e, q, inner))
+    inner = D + count * k + with_values
+    left = np.empty((m, r, e, inner))
+    right = np.empty((m, q, e, inner))
+    left[..., :D] = rows.tangents.transpose(0, 2, 1, 3)
     if with_values:
-        left[..., -1] = rows.values
+        left[..., -1] = rows.values.transpose(0, 2, 1)
     here = [_along(rows.tangents[..., part], rows.points[..., part]) for part in parts]  # T·φ
     features = rows.points.reshape(m * e, D)
     tangents = rows.tangents.reshape(m * e * r, D)
     for j in range(n):
         points, values, theirs = columns.points[j], columns.values[j], columns.tangents[j]
-        total = 0.0
         along = []  # δ·T′, a block of features at a time
         for b, part in enumerate(parts):
             w = (features[:, part] @ theirs[..., part].reshape(k * q, -1).T).reshape(m, e, k, q)
             w -= offsets[b][j]
             along.append(w)
             across = here[b][..., None] - (tangents[:, part] @ points[:, part].T).reshape(m, e, r, k)  # T·δ
-            left[..., b * k : (b + 1) * k] = across
+            left[..., D + b * k : D + (b + 1) * k] = across.transpose(0, 2, 1, 3)
             slopes = (-2.0 * f1[b, :, :, j]).reshape(m * e, k)
             summed = (slopes @ theirs[..., part].reshape(k, -1)).reshape(m, e, q, -1)
-            total = total + rows.tangents[..., part] @ summed.swapaxes(2, 3)
+            right[..., part] = summed.transpose(0, 2, 1, 3)
         for b in range(count):
             mixed = sum(-4.0 * f2[b, c, :, :, j, :, None] * along[c] for c in range(count))
             if with_values:
                 mixed += 2.0 * f1[b, :, :, j, :, None] * values
-            right[..., b * k : (b + 1) * k] = mixed.swapaxes(2, 3)
+            right[..., D + b * k : D + (b + 1) * k] = mixed.transpose(0, 3, 1, 2)
         if with_values:
-            of_values = (f[:, :, j].reshape(m * e, k) @ values).reshape(m, e, q)
+            total = (f[:, :, j].reshape(m * e, k) @ values).reshape(m, e, q)
             for b in range(count):
-                of_values -= 2.0 * np.einsum("mek,mekq->meq", f1[b, :, :, j], along[b])
-            right[..., -1] = of_values
-        total += left @ right.swapaxes(2, 3)
-        result[:, :, j] = total.sum(axis=1)
+                total -= 2.0 * np.einsum("mek,mekq->meq", f1[b, :, :, j], along[b])
+            right[..., -1] = total.transpose(0, 2, 1)
+        result[:, :, j] = left.reshape(m, r, e * inner) @ right.reshape(m, q, e * inner).transpose(0, 2, 1)

@@ -23,7 +23,7 @@ TILE_ROWS = 2048
 _WORTH = (
     1 << 24
 )  # multiply-adds of a column of frames, from which a block is worth two more calls that spare a part of it
-_SPARED = 1 << 19  # multiply-adds, which cost less than a call
+_SPARED = 1 << 17  # multiply-adds, which cost less than a call
 
 
 @dataclasses.dataclass(frozen=True)
