@@ -82,13 +82,13 @@ class Registry:
     def derived(self, cls: type) -> Stored:
         """How a user's class is stored: fields as its ancestors have them, and any data in those of its own."""
         ancestors = {stored.cls: stored.fields for stored in (*self.bases, *self.classes.values())}
-        kinds = dict.fromkeys(_stored_fields(cls), DATUM)
+        kinds = dict.fromkeys(stored_fields(cls), DATUM)
         for ancestor in reversed(cls.__mro__):
             kinds |= ancestors.get(ancestor, {})
         return Stored(cls, kinds, build=functools.partial(_made, cls))
 
 
-def _stored_fields(value) -> list[str]:
+def stored_fields(value) -> list[str]:
     """Names of the fields of an object or class, without those of trees' own."""
     return [field.name for field in dataclasses.fields(value) if not field.name.startswith("_")]
 
@@ -126,7 +126,7 @@ def encode(value, name: str, arrays: Arrays, registry: Registry):
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {"mapping": {key: deeper(item, f"{name}.{key}") for key, item in value.items()}}
     if (class_name := registry.name_of(type(value))) is not None:
-        fields = {field: deeper(getattr(value, field), f"{name}.{field}") for field in _stored_fields(value)}
+        fields = {field: deeper(getattr(value, field), f"{name}.{field}") for field in stored_fields(value)}
         return {"class": class_name, **fields}
     if callable(value) and hasattr(value, "__qualname__"):
         return {"function": f"{value.__module__}:{value.__qualname__}"}
