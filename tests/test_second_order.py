@@ -111,7 +111,7 @@ def features_of(kernel, frames):
     return compute_features(kernel, frames, dict.fromkeys(KINDS, 1.0))
 
 
-THOROUGH = ("product, local", "product")  # products are checked in first order, and in sums of radial derivatives
+THOROUGH = ("product, local", "product")  # products are checked in first order too, by test_features.py
 
 
 @pytest.mark.parametrize(
