@@ -12,7 +12,7 @@ from moments import moments
 from test_gram import LINEAR, WATER, dense_matrix, frames_of, system_matrix
 
 import mlff
-from descriptors import acsf, exponential_distances, fchl19, inverse_distances
+from descriptors import exponential_distances, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
 from mlff.potentials.errors import compare
@@ -20,18 +20,17 @@ from mlff.potentials.expansion import Expansion
 from mlff.regression.features import compute_features
 from mlff.regression.solution import solve
 
-SMALL_FCHL = functools.partial(fchl19, radial2=4, radial3=3, cutoff=6.0)
-SMALL_ACSF = functools.partial(acsf, cutoff=5.0)
+WIDE = functools.partial(moments, cutoff=6.0)
 SWAP = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
 
 KERNELS = {
-    "local": mlff.LocalKernel(SMALL_FCHL, mlff.RBF(lengthscale=1.5), amplitude=1.0),
-    "local Matérn": mlff.LocalKernel(SMALL_ACSF, mlff.Matern52(lengthscale=2.0), amplitude=1.0),
-    "global of atoms": mlff.GlobalKernel(SMALL_FCHL, mlff.RBF(lengthscale=2.0), SWAP, amplitude=1.0),
+    "local": mlff.LocalKernel(moments, mlff.RBF(lengthscale=1.5), amplitude=1.0),
+    "local Matérn": mlff.LocalKernel(WIDE, mlff.Matern52(lengthscale=2.0), amplitude=1.0),
+    "global of atoms": mlff.GlobalKernel(moments, mlff.RBF(lengthscale=2.0), SWAP, amplitude=1.0),
     "sum": mlff.SumKernel(
         (
             mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=3.0), SWAP, amplitude=0.5),
-            mlff.LocalKernel(SMALL_FCHL, mlff.RBF(lengthscale=1.5), amplitude=2.0),
+            mlff.LocalKernel(moments, mlff.RBF(lengthscale=1.5), amplitude=2.0),
         )
     ),
     "product, global": mlff.ProductKernel(
@@ -45,8 +44,8 @@ KERNELS = {
     ),
     "product, local": mlff.ProductKernel(
         (
-            mlff.LocalKernel(SMALL_FCHL, mlff.RBF(lengthscale=1.5)),
-            mlff.LocalKernel(SMALL_ACSF, mlff.Matern52(lengthscale=3.0)),
+            mlff.LocalKernel(moments, mlff.RBF(lengthscale=1.5)),
+            mlff.LocalKernel(WIDE, mlff.Matern52(lengthscale=3.0)),
         ),
         amplitude=1.0,
     ),
@@ -107,7 +106,7 @@ def test_expansion_is_the_representer_sum(name, rng, water):
 def test_a_batch_of_several_compositions_is_one_system(ethanol, water):
     """Frames of water and ethanol in one fit: both are interpolated, each by the atoms that it has."""
     data = mlff.Dataset([*water[:4].frames, *ethanol[:3].frames, *water[10:12].frames], "mixed")
-    kernel = mlff.LocalKernel(SMALL_FCHL, mlff.RBF(lengthscale=2.0))
+    kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
     force_field = mlff.fit(kernel, data, labels=("energy", "forces"))
     assert force_field.numbers is None
     assert force_field.kernel.elements == (1, 6, 8)
@@ -126,7 +125,7 @@ def test_a_batch_of_several_compositions_is_one_system(ethanol, water):
 
 def test_two_molecules_far_apart_have_twice_the_energy(water):
     """A local kernel is extensive, and like atoms may be in any order."""
-    kernel = mlff.LocalKernel(SMALL_FCHL, mlff.RBF(lengthscale=2.0))
+    kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
     force_field = mlff.fit(kernel, water[:10], labels=("energy", "forces"), noise={"energy": 1e-3, "forces": 1e-3})
     x, numbers = water[30].positions, water[30].numbers
     both, kinds = np.concatenate([x, x[::-1] + 50.0]), np.concatenate([numbers, numbers[::-1]])
@@ -138,7 +137,7 @@ def test_two_molecules_far_apart_have_twice_the_energy(water):
 
 
 def test_lone_atoms_have_the_energy_of_their_element(water):
-    kernel = mlff.LocalKernel(SMALL_FCHL, mlff.RBF(lengthscale=2.0))
+    kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
     atoms = {"H": -13.0, "O": -70.0}
     force_field = mlff.fit(
         kernel, water[:10], labels=("energy", "forces"), noise={"energy": 1e-3, "forces": 1e-3}, atomic_energies=atoms
@@ -161,8 +160,7 @@ def test_periodic_frames_energies_forces_and_stress(rng):
         rattled = ase.Atoms(atoms.numbers, x, cell=cells, pbc=True, calculator=MorsePotential(r0=2.35, rcut2=4.5))
         labels = {"energy": rattled.get_potential_energy(), "forces": rattled.get_forces()}
         frames.append(mlff.Frame(System(x, atoms.numbers.astype(np.int32), cells, np.ones(3, bool)), labels))
-    local = functools.partial(fchl19, radial2=6, radial3=4, cutoff=4.0)
-    force_field = mlff.fit(mlff.LocalKernel(local, mlff.RBF(lengthscale=1.0)), mlff.Dataset(frames), noise=1e-2)
+    force_field = mlff.fit(mlff.LocalKernel(moments, mlff.RBF(lengthscale=1.0)), mlff.Dataset(frames), noise=1e-2)
     x = frames[0].positions + 0.05 * rng.standard_normal((8, 3))
     energy, forces = force_field.energy_and_forces(x, cells)
     for axis in range(3):
@@ -189,7 +187,7 @@ def test_equal_shares_of_a_sum(water):
     kernel = mlff.SumKernel(
         (
             mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=3.0), SWAP),
-            mlff.LocalKernel(SMALL_FCHL, mlff.RBF(lengthscale=1.5)),
+            mlff.LocalKernel(moments, mlff.RBF(lengthscale=1.5)),
         )
     ).completed([8, 1, 1])
     frames = LabelledFrames.of(water[:12])

@@ -5,7 +5,8 @@ import functools
 
 import numpy as np
 import pytest
-from test_features import SMALL_FCHL, SWAP
+from moments import moments
+from test_features import SWAP
 from test_gram import LINEAR, WATER
 from test_second_order import KERNELS as SECOND_ORDER
 from test_second_order import KINDS, labelled
@@ -17,6 +18,7 @@ from mlff.precision import doubled
 from mlff.regression import kernel_blocks
 from mlff.regression.exact import factorise
 from mlff.regression.features import compute_features
+from mlff.regression.inner_products import ScalableBlocks
 from mlff.regression.kernel_blocks import KernelBlocks, kernel_between
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.solution import expand, find_weights, solve
@@ -28,7 +30,7 @@ KERNELS = {
     "sum": mlff.SumKernel(
         (
             mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), SWAP),
-            mlff.LocalKernel(SMALL_FCHL, mlff.RBF(lengthscale=1.5)),
+            mlff.LocalKernel(moments, mlff.RBF(lengthscale=1.5)),
         )
     ),
     "product": mlff.ProductKernel(
@@ -103,6 +105,32 @@ def test_kept_blocks_are_those_of_the_frames_that_are_taken(name, frames, rng, m
     vectors = rng.standard_normal((len(matrix), 2))
     one, two = (b.product(others, chosen, system.shares, vectors) for b in (kept, KernelBlocks(system.features)))
     np.testing.assert_allclose(one, two, atol=1e-11 * np.abs(two).max())
+
+
+LOCAL_PRODUCT = mlff.ProductKernel(
+    (
+        mlff.LocalKernel(moments, mlff.RBF(lengthscale=1.5)),
+        mlff.LocalKernel(moments, mlff.Matern52(lengthscale=3.0)),
+    )
+)
+
+
+@pytest.mark.parametrize("kernel", [KERNELS["images computed anew"], KERNELS["sum"], LOCAL_PRODUCT])
+def test_blocks_of_any_length_scale_are_those_computed_there(kernel, frames, monkeypatch):
+    """Every leaf of the kernel with a factor of its own."""
+    monkeypatch.setattr(kernel_blocks, "TILE_ROWS", 12)
+    system = system_of(kernel, frames)
+    leaves, factors = system.kernel.leaves, (1.7, 0.6)
+    kernel = system.kernel.with_leaves(
+        [
+            leaf.replace(radial=leaf.radial.replace(lengthscale=a * leaf.radial.lengthscale))
+            for a, leaf in zip(factors, leaves, strict=False)
+        ]
+    )
+    scaled = system.features.scaled(kernel)
+    fresh = LinearSystem.of(kernel, scaled, NOISE)
+    known = LinearSystem.of(kernel, scaled, NOISE, blocks=ScalableBlocks.of(system.blocks).kept(scaled))
+    np.testing.assert_allclose(whole(known), whole(fresh), atol=1e-12 * np.abs(whole(fresh)).max())
 
 
 def conjugate_gradient(product, right, tolerance=1e-13, limit=5000):

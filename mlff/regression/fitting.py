@@ -85,7 +85,7 @@ def fit(
 def _hyperparameters(request: Request, seed: int, progress: Progress) -> Search:
     """The kernel with all its length scales, searched where one is missing."""
     if not lacks_lengthscale(request.kernel):
-        return Search(request.kernel, [], None)
+        return Search(request.kernel, [])
     return search_lengthscale(request.kernel, request.frames, request.levels, seed, request.atomic_energies, progress)
 
 
@@ -96,7 +96,9 @@ def _solve_or_shorten(request: Request, search: Search, progress: Progress) -> t
     if features is None:
         features = compute_features(kernel, request.frames, request.levels, progress)
     while True:
-        system = LinearSystem.of(kernel, features.scaled(kernel), request.levels, request.atomic_energies)
+        scaled = features.scaled(kernel)
+        blocks = None if search.blocks is None else search.blocks.kept(scaled)
+        system = LinearSystem.of(kernel, scaled, request.levels, request.atomic_energies, blocks)
         try:
             return kernel, solve_system(system, progress)
         except IndefiniteMatrix:

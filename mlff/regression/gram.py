@@ -84,7 +84,7 @@ def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> 
     result = np.empty((m, r, n, q))
     inner = D + len(parts) * k + with_values
     step = max(1, min(-(-m // processors()), _CACHE // (8 * e * (r + q) * inner)))
-    offsets = [_along(columns.tangents[..., part], columns.points[..., part]) for part in parts]
+    offsets = [along_own_points(columns.tangents[..., part], columns.points[..., part]) for part in parts]
 
     def fill(start: int) -> None:
         frames = slice(start, start + step)
@@ -117,7 +117,9 @@ def squares(
     return s.reshape(len(parts), m, e, n, k)
 
 
-def _along(tangents: Float[np.ndarray, "n k q D"], points: Float[np.ndarray, "n k D"]) -> Float[np.ndarray, "n k q"]:
+def along_own_points(
+    tangents: Float[np.ndarray, "n k q D"], points: Float[np.ndarray, "n k D"]
+) -> Float[np.ndarray, "n k q"]:
     """T·φ, every tangent along its own point."""
     return np.matmul(tangents, points[..., None])[..., 0]
 
@@ -137,7 +139,7 @@ def _fill(result, rows: Side, columns: Side, parts, offsets, derivatives, with_v
     left[..., :D] = rows.tangents.transpose(0, 2, 1, 3)
     if with_values:
         left[..., -1] = rows.values.transpose(0, 2, 1)
-    here = [_along(rows.tangents[..., part], rows.points[..., part]) for part in parts]  # T·φ
+    here = [along_own_points(rows.tangents[..., part], rows.points[..., part]) for part in parts]  # T·φ
     features = rows.points.reshape(m * e, D)
     tangents = rows.tangents.reshape(m * e * r, D)
     for j in range(n):

@@ -52,7 +52,7 @@ class KernelBlocks:
         pieces = [np.zeros(0)]
         for group in self.groups:
             columns = term.columns(self.features.observations, group)
-            rows = _rows(term, self.features, group)
+            rows = row_sides(term, self.features, group)
             counts = self.features.row_counts[group]
             step = max(1, _SPARED // _work(rows))
             for start in range(0, len(counts), step):
@@ -197,8 +197,15 @@ def kernel_block(
         diagonal: the groups are the same frames, so the block is symmetric.
     """
     counts, others = ours.row_counts[group], theirs.row_counts[other]
-    rows = _rows(term, ours, group)
+    rows = row_sides(term, ours, group)
     padded = _symmetric(term, rows, columns) if diagonal else _kernel(term, rows, columns)
+    return unpadded(padded, counts, others)
+
+
+def unpadded(
+    padded: Float[np.ndarray, "m r n q"], counts: np.ndarray, others: np.ndarray
+) -> Float[np.ndarray, "rows columns"]:
+    """The rows and columns of frames below each other, of which every frame has as many as counted."""
     m, r, n, q = padded.shape
     flat = padded.reshape(m * r, n * q)
     mine, his = ((np.arange(size) < count[:, None]).ravel() for size, count in ((r, counts), (q, others)))
@@ -234,7 +241,7 @@ def kernel_product(
             weights = _padded(vectors[_rows_of(theirs, there)], theirs.row_counts[there])
             columns = [_contracted(side, weights) for side in others.columns(theirs.observations, there)]
             for here in groups_of(ours):
-                products = _kernel(term, _rows(term, ours, here), columns).sum(axis=2)  # (m, r, v)
+                products = _kernel(term, row_sides(term, ours, here), columns).sum(axis=2)  # (m, r, v)
                 mask = np.arange(products.shape[1]) < ours.row_counts[here][:, None]
                 result[_rows_of(ours, here)] += share * products[mask]
     return result
@@ -263,7 +270,8 @@ def _contracted(side: Side, weights: Float[np.ndarray, "n q v"]) -> Side:
     )
 
 
-def _rows(term: Term, features: Features, group: slice) -> list[Side]:
+def row_sides(term: Term, features: Features, group: slice) -> list[Side]:
+    """A group of frames as rows of the matrix, a side for every channel."""
     return [term.row(features.observations, group, channel) for channel in range(term.channel_count)]
 
 

@@ -19,7 +19,8 @@ from mlff.kernels.kernels import GlobalKernel, LocalKernel
 from mlff.operators import find_operator
 from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
 from mlff.regression.features import Features, compute_features
-from mlff.regression.kernel_blocks import KernelBlocks
+from mlff.regression.inner_products import ScalableBlocks, needed_bytes
+from mlff.regression.kernel_blocks import Blocks, KernelBlocks
 from mlff.regression.linear_system import LinearSystem, constants_design
 from mlff.regression.observations import Noise, describe
 from mlff.regression.solution import find_weights
@@ -54,11 +55,13 @@ class Search:
         kernel: with the best length scale.
         trials: all, in the order they were made.
         features: of all frames, up to their length scale, where the search needed those of all; else None.
+        blocks: of the kernel between the labels of all frames, likewise, where the search kept them; else None.
     """
 
     kernel: Kernel
     trials: list[Trial]
-    features: Features | None
+    features: Features | None = None
+    blocks: ScalableBlocks | None = None
 
 
 def data_scale(kernel: GlobalKernel | LocalKernel, frames: LabelledFrames) -> float:
@@ -177,10 +180,7 @@ class Validation:
         """RMSE of the held-out labels under the same kernel with other length scales; infinite where the matrix of a fold is
         not positive definite."""
         features = self.features.scaled(kernel)
-        blocks = KernelBlocks(features)
-        if len(self.folds) > 1 and self._fits(blocks):
-            blocks = blocks.kept()  # the folds have most frames in common
-        squares = []
+        blocks, squares = self._blocks(features), []
         for fold in self.folds:
             try:
                 squares.append(self._fold_error(kernel, features, blocks, fold) ** 2)
@@ -188,10 +188,23 @@ class Validation:
                 return np.inf  # no candidate
         return float(np.sqrt(np.mean(squares)))
 
-    def _fits(self, blocks: KernelBlocks) -> bool:
-        """Whether the matrices of all terms leave room for the factor of a fold, and for others."""
-        rows = int(blocks.offsets[-1])
-        return 8 * rows**2 * (1 + len(self.features.terms)) <= machine_memory() / 4
+    @functools.cached_property
+    def scalable(self) -> ScalableBlocks | None:
+        """What all trials' matrices are made of, where several folds have most frames in common and there is room for it."""
+        if len(self.folds) == 1 or self._matrix_bytes + needed_bytes(self.features) > machine_memory() / 4:
+            return None
+        return ScalableBlocks.of(KernelBlocks(self.features))
+
+    @property
+    def _matrix_bytes(self) -> int:
+        """Of the matrices of all terms and the factor of a fold."""
+        return 8 * int(self.features.ends[-1]) ** 2 * (1 + len(self.features.terms))
+
+    def _blocks(self, features: Features) -> Blocks:
+        if self.scalable is not None:
+            return self.scalable.kept(features)
+        blocks = KernelBlocks(features)
+        return blocks.kept() if len(self.folds) > 1 and self._matrix_bytes <= machine_memory() / 4 else blocks
 
     def _fold_error(self, kernel: Kernel, features: Features, blocks, fold: Fold) -> float:
         training = features.take(fold.training)
@@ -258,8 +271,10 @@ def search_lengthscale(
     trials = list(tried.values())
     _report_singular(trials, noise)
     good = min(k for k, trial in tried.items() if trial.error <= (1.0 + TIE) * error(best))
-    known = validation.features if len(validation.features.observations) == len(frames) else None
-    return Search(with_lengthscales(kernel, starts, FACTOR**good), trials, known)
+    found = with_lengthscales(kernel, starts, FACTOR**good)
+    if len(validation.features.observations) < len(frames):
+        return Search(found, trials)
+    return Search(found, trials, validation.features, validation.scalable)
 
 
 def _begin(kernel: Kernel, frames: LabelledFrames, validate: Callable[[Kernel], Validation]):
