@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from mlff.compiling import jit
 from mlff.data.batches import Batch
 from mlff.kernels.composed import ProductKernel
 from mlff.kernels.jets import block_sizes
@@ -26,15 +26,8 @@ def check_symmetry(kernel: GlobalKernel | ProductKernel, batch: Batch) -> None:
     """
     x, numbers, around = batch.positions[0], batch.numbers, _of_first(kernel, batch)
     displaced = x + 0.05 * np.random.default_rng(0).standard_normal(x.shape)
-    group = jnp.asarray(kernel.group(len(numbers)))
-
-    def square(p):
-        one, two = (
-            kernel.features(y[p], numbers, *around.exchanged(p)) for y in (jnp.asarray(x), jnp.asarray(displaced))
-        )
-        return jnp.sum((one - two) ** 2)
-
-    squares = np.asarray(jax.vmap(square)(group))
+    one, two = np.asarray(_images(kernel.bare(), kernel.group(len(numbers)), numbers, np.stack([x, displaced]), around))
+    squares = np.sum((one - two) ** 2, axis=(1, 2))
     worst = float(np.max(np.abs(squares / squares[0] - 1.0)))
     if not worst <= 1e-8:
         raise ValueError(
@@ -42,6 +35,16 @@ def check_symmetry(kernel: GlobalKernel | ProductKernel, batch: Batch) -> None:
             f"{worst:.1%}, so the permutation sum is no kernel; use a descriptor whose features the exchange permutes and "
             "one length scale (or the same one for exchanged features), or permutations=None"
         )
+
+
+@jit
+def _images(kernel, group, numbers, positions, around):
+    """Features φ(p x) of all images of some geometries, shape (m, P, e, D)."""
+
+    def image(x, permutation):
+        return kernel.features(x[permutation], numbers, *around.exchanged(permutation))
+
+    return jax.vmap(lambda x: jax.vmap(lambda permutation: image(x, permutation))(group))(positions)
 
 
 def _of_first(kernel, batch: Batch) -> Surroundings:
@@ -62,13 +65,8 @@ def feature_permutations(kernel: GlobalKernel | ProductKernel, batch: Batch) -> 
     rng = np.random.default_rng(1)
     x, numbers, around = batch.positions[0], batch.numbers, _of_first(kernel, batch)
     group = kernel.group(len(numbers))
-    first, second = (x + 0.05 * rng.standard_normal(x.shape) for _ in range(2))
-
-    def images(y):
-        moved = jax.vmap(lambda p: kernel.features(jnp.asarray(y)[p], numbers, *around.exchanged(p))[0])
-        return np.asarray(moved(jnp.asarray(group)))
-
-    here = [images(y) for y in (first, second)]
+    displaced = x + 0.05 * rng.standard_normal((2, *x.shape))
+    here = np.asarray(_images(kernel.bare(), group, numbers, displaced, around))[:, :, 0]
     identity = int(np.flatnonzero((group == np.arange(len(numbers))).all(axis=1))[0])
     for arrangement in (_by_rows(kernel, batch, group), _by_order(here[0], here[0][identity])):
         if arrangement is not None and all(

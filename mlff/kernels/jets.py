@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mlff.batching import chunk_size, map_chunks, working_bytes
+from mlff.compiling import jit
 from mlff.data.batches import Batch
 from mlff.kernels.composed import Kernel
 from mlff.kernels.kernels import GlobalKernel
@@ -72,7 +73,7 @@ def _displaced(part, numbers, x, around: Surroundings, q, permutation=None):
     return part.features(moved[permutation], numbers, *around.exchanged(permutation))
 
 
-@jax.jit
+@jit
 def _values(parts, numbers, positions, around):
     return jax.vmap(lambda x, a: tuple(part.features(x, numbers, *a) for part in parts))(positions, around)
 
@@ -87,7 +88,7 @@ def feature_values(kernel: Kernel, batch: Batch) -> tuple[Float[np.ndarray, "m e
     return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
 
 
-@functools.partial(jax.jit, static_argnames=("coordinates", "forward", "at_once"))
+@functools.partial(jit, static_argnames=("coordinates", "forward", "at_once"))
 def _jets(parts, numbers, positions, around, coordinates: int, forward: bool, at_once: int):
     def single(x, a):
         def features(q):
@@ -154,7 +155,7 @@ def jets(kernel: Kernel, batch: Batch, coordinates: int | None = None) -> Iterat
     yield from map_chunks(function, (batch.positions, around), size)
 
 
-@jax.jit
+@jit
 def _image_tangents(part, group, numbers, positions, around, directions):
     def image(permutation, x, a, displacements):
         def features(q):
@@ -190,7 +191,7 @@ def image_tangents(
     return points, tangents
 
 
-@functools.partial(jax.jit, static_argnames="at_once")
+@functools.partial(jit, static_argnames="at_once")
 def _bends(part, numbers, x, around, basis, first, second, permutation, at_once: int):
     def features(q):
         return _displaced(part, numbers, x, around, q, permutation)

@@ -7,10 +7,10 @@ import functools
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mlff.batching import chunk_size, working_bytes
+from mlff.compiling import known_options
 from mlff.data.batches import Batch
 from mlff.kernels.surroundings import Surroundings
 from mlff.potentials import derivatives
@@ -32,7 +32,7 @@ class Compiled:
             def call(leaves, *args, **static):
                 return function(jax.tree.unflatten(structure, leaves), *args, **static)
 
-            return jax.jit(call, **options)
+            return jax.jit(call, compiler_options=known_options(), **options)
 
         self.single = flat(derivatives.packed)
         self.batch = flat(
@@ -45,6 +45,7 @@ class Compiled:
         self.strain_derivatives = flat(derivatives.strain_derivatives)
         self.training_distance = flat(lambda model, *where: model.training_distance(*where))
         self.applied = flat(derivatives.applied, static_argnames="function")
+        self.gradient_bytes: dict[tuple, int] = {}  # of one geometry, by the shapes of everything that enters
 
 
 _compiled = functools.lru_cache(maxsize=64)(Compiled)
@@ -53,7 +54,7 @@ _compiled = functools.lru_cache(maxsize=64)(Compiled)
 def on_device(tree):
     """A tree of arrays, put where computations are made."""
     with doubled():
-        return jax.tree.map(jnp.asarray, tree)
+        return jax.device_put(tree)
 
 
 @dataclasses.dataclass
@@ -74,7 +75,6 @@ class Prepared:
     numbers: jax.Array
     atoms: int
     layout: Layout | None = None
-    _bytes: dict[int, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, potential: Potential, numbers: np.ndarray, room: bool = False) -> Prepared:
@@ -116,12 +116,13 @@ class Prepared:
     def bytes_per_gradient(self, positions, around: Surroundings) -> int:
         """Size of the intermediate arrays of the gradient of one geometry, and so of its derivative along one direction: what
         chunks are sized by. Only the shapes of the arguments matter."""
-        if around.width not in self._bytes:
+        known = self.functions.gradient_bytes
+        shapes = *(leaf.shape for leaf in self.leaves), positions.shape, around.width
+        if shapes not in known:
             with doubled():
                 gradient = jax.grad(lambda x, cell, neighbors: self.potential.energy(x, self.numbers, cell, neighbors))
-                traced = working_bytes(gradient, positions, *around)
-            self._bytes[around.width] = max(traced, self.potential.bytes_inside)
-        return self._bytes[around.width]
+                known[shapes] = working_bytes(gradient, positions, *around)
+        return max(known[shapes], self.potential.bytes_inside)
 
 
 def arrived(result: jax.Array) -> np.ndarray:

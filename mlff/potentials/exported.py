@@ -24,6 +24,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size
+from mlff.compiling import uncompiled
 from mlff.expected import (
     COUNT,
     DATE,
@@ -244,7 +245,7 @@ def _require_program(name: str, program: jax.export.Exported, header: dict, weig
 def _energy_and_forces(prepared) -> jax.export.Exported:
     def energy_and_forces(weights, positions):
         cells = jnp.zeros((positions.shape[0], 3, 3))
-        packed = prepared.functions.batch(weights, prepared.numbers, positions, Surroundings(cells))
+        packed = uncompiled(prepared.functions.batch)(weights, prepared.numbers, positions, Surroundings(cells))
         return packed[:, 0], packed[:, 1:].reshape(positions.shape)
 
     return _exported(energy_and_forces, prepared, jax.export.symbolic_shape(f"m, {prepared.atoms}, 3"))
@@ -256,7 +257,7 @@ def _training_distance(prepared) -> jax.export.Exported:
 
     def training_distance(weights, positions):
         where = positions, prepared.numbers, jnp.zeros((3, 3)), None
-        return prepared.functions.training_distance(weights, spacings, *where)
+        return uncompiled(prepared.functions.training_distance)(weights, spacings, *where)
 
     return _exported(training_distance, prepared, (prepared.atoms, 3))
 
@@ -269,7 +270,7 @@ def _hessian(prepared, rows: int) -> jax.export.Exported:
     rows = min(rows, 3 * prepared.atoms)
 
     def hessian(weights, positions):
-        return prepared.functions.hessian(
+        return uncompiled(prepared.functions.hessian)(
             weights, prepared.numbers, positions, jnp.zeros((3, 3)), None, rows_at_once=rows
         )
 

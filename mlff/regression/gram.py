@@ -17,11 +17,11 @@ import functools
 import itertools
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial.distance import cdist
 
+from mlff.compiling import jit
 from mlff.kernels.radial import Radial
 from mlff.precision import double_precision
 from mlff.regression.linalg.threads import map_threads, processors
@@ -47,7 +47,7 @@ class Side(NamedTuple):
     weights: Float[np.ndarray, "m r pairs"]
 
 
-@functools.partial(jax.jit, static_argnames="order")
+@functools.partial(jit, static_argnames="order")
 def _derivatives(radial: Radial, s, order: int):
     return radial.partials(s, order)
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Integer
 
 from descriptors.geometry import Neighbors
 from mlff.batching import chunk_size, map_chunks
+from mlff.compiling import jit, known_options
 from mlff.data.cells import periodic_vectors
 from mlff.data.neighbors import neighbor_lists, wants_list
 from mlff.data.system import System
@@ -158,7 +159,7 @@ class Probe:
             (((d0, d1), _), (_, (d2, d3))) = _raised(_raised(_raised(value)))(jnp.zeros((), positions.dtype))
             return jnp.stack([d0, d1, d2, d3])
 
-        return jax.jit(jax.vmap(single, in_axes=(None, 0, 0, 0, 0, 0)))
+        return jit(jax.vmap(single, in_axes=(None, 0, 0, 0, 0, 0)))
 
     @functools.cached_property
     def value(self) -> Compiled:
@@ -204,7 +205,11 @@ class Probe:
         return jax.tree.map(lambda leaf: leaf[0], self._arrays(geometries.take([0])))
 
     def _compiled(self, function) -> Compiled:
-        return jax.jit(function).lower(self.descriptor, *self.first(self.frames)).compile()
+        return (
+            jax.jit(function, compiler_options=known_options())
+            .lower(self.descriptor, *self.first(self.frames))
+            .compile()
+        )
 
     def _over_coordinates(self, function, positions):
         basis = jnp.eye(positions.size, dtype=positions.dtype).reshape(-1, *positions.shape)
