@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mlff.batching import map_chunks
+from mlff.compiling import jit
 from mlff.precision import double_precision
 
 HIGHEST = 2  # order of derivative that a label may have
@@ -83,6 +84,7 @@ HESSIAN = Operator("hessian", _hessian, "eV/Å²")
 HESSIAN_PRODUCTS = Operator("hessian_products", _hessian_products, "eV/Å²", ("hessian_product_vectors",))
 CURVATURES = Operator("curvatures", _curvatures, "eV/Å²", ("curvature_vectors",))
 OPERATORS = {operator.name: operator for operator in (ENERGY, FORCES, STRESS, HESSIAN, HESSIAN_PRODUCTS, CURVATURES)}
+_ORDERS = {ENERGY: 0, FORCES: 1, HESSIAN: 2}  # of those that ask nothing of a frame but its positions
 _RESERVED = ("energy", "forces", "stress")
 
 
@@ -157,6 +159,8 @@ def order_of(operator: Operator, positions: np.ndarray, arguments: tuple, highes
     Raises:
         ValueError: it is not linear, gives nothing, or takes more than `highest` derivatives.
     """
+    if operator in _ORDERS:
+        return _ORDERS[operator]
     try:
         function = functools.partial(_answers, operator)
         answers = [answer for _, answer in map_chunks(function, (positions, arguments), _AT_ONCE)]
@@ -181,7 +185,7 @@ def order_of(operator: Operator, positions: np.ndarray, arguments: tuple, highes
     return order
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jit, static_argnums=0)
 def _answers(operator: Operator, positions, arguments):
     return jax.vmap(functools.partial(_answers_at, operator))(positions, arguments)
 
@@ -214,7 +218,7 @@ def _coordinates(x, y, strain):
     return moved if strain is None else jnp.concatenate([moved, jnp.ravel(strain)])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jit, static_argnums=(0, 1, 2))
 def _coefficients(operator: Operator, order: int, coordinates: int, positions, arguments):
     shapes = [(coordinates,) * k for k in range(order + 1)]
 

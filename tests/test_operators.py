@@ -57,6 +57,11 @@ def test_hessian(x):
     assert not directions.any()
 
 
+@pytest.mark.parametrize("operator", [ENERGY, FORCES, HESSIAN], ids=lambda operator: operator.name)
+def test_orders_that_are_known_are_those_that_polynomials_tell(operator, x):
+    assert order_of(operator, x[None], ()) == order_of(Operator("own", operator.function, "eV"), x[None], ())
+
+
 def test_products_and_curvatures(x, rng):
     v, w = rng.standard_normal((2, 3, 3))
     _, _, _, matrices = single(HESSIAN_PRODUCTS, x, v[None])
