@@ -15,7 +15,9 @@ import mlff
 from descriptors import fchl19, inverse_distances
 from descriptors.geometry import CUTOFFS, environments, lengths, one_hot, pair_distances
 from mlff.data.system import System
+from mlff.quality.audit import crossings
 from mlff.quality.audit.audit import audit
+from mlff.quality.audit.places import Line
 
 TABLE = jnp.linspace(0.5, 1.0, 36)  # float32: made where no one asked for more
 NAMES = [
@@ -319,3 +321,13 @@ def test_a_molecule_in_a_box_that_its_descriptor_does_not_know():
 def test_refusals(descriptor, frames, message, pair):
     with pytest.raises(ValueError, match=message):
         audit(descriptor, pair if frames is None else frames)
+
+
+def test_an_interval_is_halved_towards_a_value_that_is_not_finite(water):
+    line = Line(water[0].system, np.ones((3, 3)) / 3.0, "jump", "a jump", 1.0)
+    suspect = crossings._Suspect(line, 0.0, 1.0, (0, 0, 0), 0.0, 1.0, 1.0)
+    suspect.halve(0.5, 0.9)
+    assert (suspect.left, suspect.right) == (0.0, 0.5)
+    for value in (np.inf, np.nan):
+        suspect.halve(0.25, value)
+        assert suspect.left == suspect.right == 0.25

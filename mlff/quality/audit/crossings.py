@@ -108,8 +108,11 @@ class _Suspect:
     sign: float
 
     def halve(self, middle: float, value: float) -> None:
-        """Keep the half that holds the jump: what is smooth changes by the same over both."""
-        if ((value - self.low) - (self.high - value)) * self.sign > 0:
+        """Keep the half that holds the jump: what is smooth changes by the same over both. Where a value is not finite, that is
+        the place."""
+        if not np.isfinite(value):
+            self.left = self.right = middle
+        elif ((value - self.low) - (self.high - value)) * self.sign > 0:
             self.right, self.high = middle, value
         else:
             self.left, self.low = middle, value
