@@ -6,6 +6,7 @@ import pathlib
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"  # read when JAX is imported, here and in the tests' processes
 
 import gc
+import tempfile
 
 import ase.build
 import jax
@@ -18,10 +19,22 @@ from moments import moments
 
 import mlff
 from descriptors import inverse_distances
+from mlff.compiling import known_options
 
 CROWDED = 1.5e9  # bytes of a process, above which compiled functions are given up
 
 DATASETS = pathlib.Path(__file__).parent.parent / "datasets"
+
+
+def pytest_configure(config):
+    """What workers and the processes that they start compile, they compile with the library's options, and once for all."""
+    if not hasattr(config, "workerinput"):
+        options = [f"--{name}={str(value).lower()}" for name, value in known_options().items()]
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *options])
+        folder = tempfile.TemporaryDirectory(prefix="compiled-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,7 +1,8 @@
-"""A descriptor of environments that several tests share: quick to compile, for crystals and molecules."""
+"""Descriptors that several tests share, quick to compile: of environments, and one whose images are computed anew."""
 
 import jax.numpy as jnp
 
+from descriptors import inverse_distances
 from descriptors.geometry import environments, lengths, smooth_cutoff
 
 
@@ -15,3 +16,10 @@ def moments(positions, numbers, cell=None, neighbors=None, *, cutoff=4.2):
     return jnp.concatenate(
         [jnp.sum(w, axis=1)] + [jnp.einsum("njc,nkc,njk->nc", w, w, cosines**power) for power in (1, 2, 3)], axis=1
     )
+
+
+def mirrored(positions):
+    """Inverse distances mirrored at a plane of no symmetry: lengths stay, yet no exchange of atoms rearranges the features."""
+    distances = inverse_distances(positions)
+    normal = jnp.arange(1.0, len(distances) + 1.0, dtype=distances.dtype)
+    return distances - 2.0 * normal * (normal @ distances) / (normal @ normal)

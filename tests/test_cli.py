@@ -1,5 +1,7 @@
-"""The command line, as processes: what is printed, written, and how it ends."""
+"""The command line: what is printed, written, and how it ends."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -24,6 +26,25 @@ def mlff_command(*arguments, cwd, check=True):
     if check:
         assert done.returncode == 0, done.stderr
     return done
+
+
+def called(*arguments, cwd) -> subprocess.CompletedProcess:
+    """The same in this process, which has imported and compiled already what the command needs."""
+    from mlff.cli import main as cli
+
+    out, messages = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(cwd))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(messages))
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, "argv", ["mlff", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    assert code == 0, messages.getvalue()
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), messages.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +87,15 @@ def test_stages_are_told_where_there_is_no_terminal(folder):
 
 def test_test_agrees_with_fit_and_with_python(folder, datasets):
     numbers = json.loads(
-        mlff_command("test", "w.mlff", datasets / "water.extxyz", "--frames", "200:", "--json", cwd=folder).stdout
+        called("test", "w.mlff", datasets / "water.extxyz", "--frames", "200:", "--json", cwd=folder).stdout
     )
     evaluation = mlff.evaluate(mlff.load(folder / "w.mlff"), mlff.Dataset.read(datasets / "water.extxyz", index="200:"))
     assert numbers["forces_mae"] == pytest.approx(evaluation.forces_mae, rel=1e-9)
-    text = mlff_command(
-        "test", "w.mlff", datasets / "water.extxyz", "--frames", "200:", "--plot", "p.png", cwd=folder
-    ).stdout
+    text = called("test", "w.mlff", datasets / "water.extxyz", "--frames", "200:", "--plot", "p.png", cwd=folder).stdout
     assert f"{1e3 * evaluation.forces_mae:.2f} meV/Å" in text
     assert "forces on O" in text
     assert (folder / "p.png").exists()
-    energies = mlff_command(
+    energies = called(
         "test", "w.mlff", datasets / "water.extxyz", "--frames", "200:220", "--labels", "energy", "--json", cwd=folder
     )
     assert set(json.loads(energies.stdout)["errors"]) == {"energy"}
@@ -84,11 +103,11 @@ def test_test_agrees_with_fit_and_with_python(folder, datasets):
 
 
 def test_show(folder):
-    text = mlff_command("show", "w.mlff", cwd=folder).stdout
+    text = called("show", "w.mlff", cwd=folder).stdout
     assert "H2O" in text
     assert "order 2" in text
     assert "(1 2)" in text
-    numbers = json.loads(mlff_command("show", "w.mlff", "--json", cwd=folder).stdout)
+    numbers = json.loads(called("show", "w.mlff", "--json", cwd=folder).stdout)
     assert numbers["descriptor"] == "descriptors.distances:inverse_distances"
     assert numbers["n_train"] == 40
     fitted = json.loads((folder / "fit.json").read_text())
@@ -115,15 +134,15 @@ def test_md_nve_and_thermostat_and_resume(folder):
         mlff_command("md", "w.mlff", "--nve", "--steps", 1200, "--out", "nve.traj", "--json", cwd=folder).stdout
     )
     assert abs(numbers["drift_mev_per_atom_per_ps"]) < 1.0
-    text = mlff_command("md", "w.mlff", "--steps", 40, "--out", "nvt.traj", "--temperature", 500, cwd=folder).stdout
+    text = called("md", "w.mlff", "--steps", 40, "--out", "nvt.traj", "--temperature", 500, cwd=folder).stdout
     assert "wrote nvt.traj" in text
-    mlff_command("md", "w.mlff", "--steps", 100, "--out", "nvt.traj", "--resume", cwd=folder)
+    called("md", "w.mlff", "--steps", 100, "--out", "nvt.traj", "--resume", cwd=folder)
     with Trajectory(folder / "nvt.traj") as trajectory:
         assert [atoms.info["step"] for atoms in trajectory] == [0, 20, 40, 60, 80, 100]
 
 
 def test_md_from_a_file(folder, datasets):
-    mlff_command("md", "w.mlff", "--start", datasets / "water.extxyz", "--steps", 20, "--out", "s.traj", cwd=folder)
+    called("md", "w.mlff", "--start", datasets / "water.extxyz", "--steps", 20, "--out", "s.traj", cwd=folder)
     last = mlff.Dataset.read(datasets / "water.extxyz")[-1]
     with Trajectory(folder / "s.traj") as trajectory:
         np.testing.assert_allclose(trajectory[0].positions, last.positions)
@@ -136,7 +155,7 @@ def test_md_keeps_the_masses_and_constraints_of_its_start(folder, datasets):
     heavy.info["REF_energy"] = 1.0
     with Trajectory(folder / "heavy.traj", "w") as trajectory:
         trajectory.write(heavy)
-    mlff_command("md", "w.mlff", "--start", "heavy.traj", "--steps", 40, "--out", "d.traj", cwd=folder)
+    called("md", "w.mlff", "--start", "heavy.traj", "--steps", 40, "--out", "d.traj", cwd=folder)
     with Trajectory(folder / "d.traj") as trajectory:
         for frame in trajectory:
             np.testing.assert_array_equal(frame.get_masses(), [16.0, 2.014, 2.014])
@@ -161,7 +180,7 @@ def test_md_goes_on_with_what_it_began_with(folder, monkeypatch, capsys):
     """What was typed has to be what is stored, and what was not typed is taken from there."""
     monkeypatch.chdir(folder)
     run = ["md", "w.mlff", "--out", "set.traj"]
-    mlff_command(*run, "--steps", 20, "--temperature", 500, "--timestep", 0.25, "--interval", 10, cwd=folder)
+    called(*run, "--steps", 20, "--temperature", 500, "--timestep", 0.25, "--interval", 10, cwd=folder)
     before = (folder / "set.traj").read_bytes()
     for typed, expected in {
         ("--temperature", 300): r"--temperature 300: set.traj was made with 500.0; leave out --temperature to",
@@ -177,9 +196,7 @@ def test_md_goes_on_with_what_it_began_with(folder, monkeypatch, capsys):
         steps = () if "--steps" in typed else ("--steps", 60)
         assert f"error: {expected}" in refused([*run, *steps, *typed, "--resume"], monkeypatch, capsys)
     assert (folder / "set.traj").read_bytes() == before
-    numbers = json.loads(
-        mlff_command(*run, "--steps", 60, "--temperature", 500, "--resume", "--json", cwd=folder).stdout
-    )
+    numbers = json.loads(called(*run, "--steps", 60, "--temperature", 500, "--resume", "--json", cwd=folder).stdout)
     assert (numbers["first_step"], numbers["settings"]["timestep"], numbers["settings"]["temperature"]) == (
         20,
         0.25,
@@ -221,7 +238,7 @@ def test_md_killed_before_its_first_frame_begins_at_step_0(folder, resume):
     whole = folder / "nothing.traj"
     for left in (b"", b"- of UlmASE-Traj"):
         whole.write_bytes(left)
-        done = mlff_command("md", "w.mlff", "--steps", 20, "--out", whole.name, *resume, cwd=folder)
+        done = called("md", "w.mlff", "--steps", 20, "--out", whole.name, *resume, cwd=folder)
         assert "nothing.traj holds no whole frame; the run begins at step 0" in done.stderr
         with Trajectory(whole) as trajectory:
             assert [atoms.info["step"] for atoms in trajectory] == [0, 20]
@@ -229,7 +246,7 @@ def test_md_killed_before_its_first_frame_begins_at_step_0(folder, resume):
 
 @pytest.mark.parametrize("command", [(), ("fit",), ("test",), ("md",), ("show",), ("audit",)])
 def test_help_has_examples(command, tmp_path):
-    text = mlff_command(*command, "--help", cwd=tmp_path).stdout
+    text = called(*command, "--help", cwd=tmp_path).stdout
     assert f"mlff {command[0] if command else 'fit'} " in text
     assert ".mlff" in text or command == ("audit",)
 
@@ -257,7 +274,7 @@ def ranked(positions):
 def test_audit_passes_a_good_descriptor_and_fails_one_with_kinks(tmp_path, datasets):
     water = datasets / "water.extxyz"
     arguments = ("audit", "descriptors.distances:inverse_distances", water, "--frames", ":40", "--json")
-    good = mlff_command(*arguments, cwd=tmp_path)
+    good = called(*arguments, cwd=tmp_path)
     assert json.loads(good.stdout)["passed"]
     (tmp_path / "mine.py").write_text(SORTED)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

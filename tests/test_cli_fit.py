@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from test_cli import called
 
 MINE = """
 import jax.numpy as jnp
@@ -27,11 +28,14 @@ def mlff_fit(folder, *arguments):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("recipe", ["gdml", "fchl19-gpr", pytest.param("sfchl19", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "recipe", ["gdml", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("fchl19-gpr", "sfchl19"))]
+)
 def test_recipes(recipe, tmp_path, datasets):
     chosen = ("--frames", "0:60", "--train", "20", "--recipe", recipe, "--lengthscale", "3", "--noise")
     noise = ("forces=0.01", "--noise", "energy=0.001") if recipe == "fchl19-gpr" else ("0.01",)
-    found = mlff_fit(tmp_path, datasets / "water.extxyz", *chosen, *noise, "--out", "w.mlff", "--json")
+    command = ("fit", datasets / "water.extxyz", *chosen, *noise, "--out", "w.mlff", "--json")
+    found = json.loads(called(*command, cwd=tmp_path).stdout)
     assert found["recipe"] == recipe
     assert found["forces_mae"] < 0.1
     assert found["permutations"] == (2 if recipe == "sfchl19" else 1)

@@ -149,6 +149,7 @@ def test_symmetric_tensor_of_a_product():
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+@pytest.mark.thorough  # a bound on memory alone; its numbers are those of the Hessians above
 def test_a_hessian_of_100_atoms_stays_below_a_gigabyte():
     """Symmetry functions of 100 atoms: peak of a process that does nothing else, and a product against differences."""
     root = pathlib.Path(__file__).parent.parent

@@ -54,11 +54,11 @@ def test_values_gradients_hessians_and_curvatures_together(rng):
     operators = (value, lambda u, x: jax.grad(u)(x), lambda u, x: jax.hessian(u)(x), along)
     with jax.enable_x64(True):
         conditions = [
-            mlff.Condition(operator, x, np.asarray(jax.vmap(lambda y, op=operator: op(truth, y))(jnp.asarray(x))))
+            mlff.Condition(operator, x, np.asarray(jax.jit(jax.vmap(lambda y, op=operator: op(truth, y)))(x)))
             for operator, x in zip(operators, points, strict=True)
         ]
         test = rng.uniform(-1.5, 1.5, (50, 2))
-        exact = np.asarray(jax.vmap(truth)(jnp.asarray(test)))
+        exact = np.asarray(jax.jit(jax.vmap(truth))(test))
     together = mlff.fit_function(conditions, mlff.RBF(lengthscale=1.5))
     values_alone = mlff.fit_function(conditions[:1], mlff.RBF(lengthscale=1.5))
     errors = [np.abs(u(test) - exact).max() for u in (together, values_alone)]

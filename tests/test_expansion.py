@@ -25,7 +25,7 @@ def test_energy_is_the_sum_it_states(rng, water):
     x = water[0].positions
     with jax.enable_x64(True):
         phi = np.asarray(inverse_distances(x)) / 1.7
-        energy = float(model.energy(x, water[0].numbers, water[0].cell))
+        energy = float(jax.jit(model.energy)(x, water[0].numbers, water[0].cell))
     expected = 2.5
     for point, tangent, value in zip(points, tangents, values, strict=True):
         difference = phi - point

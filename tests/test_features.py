@@ -99,7 +99,7 @@ def test_expansion_is_the_representer_sum(name, rng, water):
             start += len(part)
             gradient = np.asarray(slope(frame.positions)).ravel()
             total += part @ (observed.rows.values * float(k(frame.positions)) + observed.rows.directions @ gradient)
-        energy = float(model.energy(x, numbers, cell))
+        energy = float(jax.jit(model.energy)(x, numbers, cell))
     assert energy == pytest.approx(total, rel=1e-10, abs=1e-10)
 
 

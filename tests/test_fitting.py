@@ -11,6 +11,7 @@ from descriptors import acsf, inverse_distances, powered_distances
 from mlff.regression.validation import FACTOR
 
 
+@pytest.mark.thorough  # a sweep; that neighbours of what is found are worse is tested with the search
 def test_finds_a_length_scale_as_good_as_the_best_of_a_grid(ethanol):
     train, test = ethanol.split(60, 100, seed=0)
     group = mlff.find_permutations(ethanol)
@@ -41,6 +42,7 @@ def test_permutations_help(ethanol):
     assert errors[1].forces_mae < 0.75 * errors[0].forces_mae
 
 
+@pytest.mark.thorough  # a sweep
 def test_learning_curve_falls(ethanol):
     group = mlff.find_permutations(ethanol)
     _, test = ethanol.split(80, 100, seed=2)

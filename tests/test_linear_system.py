@@ -1,18 +1,18 @@
 """The linear system as an operator: blocks, diagonal and products are those of one matrix; other solvers than ours solve it."""
 
 import dataclasses
-import functools
 
+import jax
 import numpy as np
 import pytest
-from moments import moments
+from moments import mirrored, moments
 from test_features import SWAP
 from test_gram import LINEAR, WATER
 from test_second_order import KERNELS as SECOND_ORDER
 from test_second_order import KINDS, labelled
 
 import mlff
-from descriptors import coulomb_spectrum, inverse_distances
+from descriptors import inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.precision import doubled
 from mlff.regression import kernel_blocks
@@ -23,10 +23,9 @@ from mlff.regression.kernel_blocks import KernelBlocks, kernel_between
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.solution import expand, find_weights, solve
 
-SPECTRUM = functools.partial(coulomb_spectrum, powers=np.array([1.0]))
 KERNELS = {
     "global": mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), SWAP),
-    "images computed anew": mlff.GlobalKernel(SPECTRUM, mlff.RBF(lengthscale=3.0), SWAP),
+    "images computed anew": mlff.GlobalKernel(mirrored, mlff.RBF(lengthscale=3.0), SWAP),
     "sum": mlff.SumKernel(
         (
             mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), SWAP),
@@ -188,7 +187,7 @@ def test_features_scale_with_the_length_scale(name, frames):
     for system in (one, two):
         model = expand(system, find_weights(system, factorise(system))).arranged(numbers)
         with doubled():
-            energies.append(float(model.energy(WATER, numbers, cell)))
+            energies.append(float(jax.jit(model.energy)(WATER, numbers, cell)))
     assert energies[0] == pytest.approx(energies[1], abs=1e-7)
 
 

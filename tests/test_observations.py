@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.calculators.morse import MorsePotential
+from moments import moments
 
 import mlff
-from descriptors import acsf, inverse_distances
+from descriptors import inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.regression import kernel_blocks
 from mlff.regression.features import compute_features
@@ -31,13 +32,13 @@ def potential(x):
 def frames() -> list[mlff.Frame]:
     """Geometries around the minimum with all labels that there are."""
     rng = np.random.default_rng(2)
-    made = []
+    made, first, second = [], jax.jit(jax.value_and_grad(potential)), jax.jit(jax.hessian(potential))
     for _ in range(30):
         x = MINIMUM + 0.08 * rng.standard_normal((3, 3))
         vectors, pairs = rng.standard_normal((2, 3, 3)), rng.standard_normal((4, 2, 3, 3))
         with jax.enable_x64(True):
-            energy, gradient = jax.value_and_grad(potential)(jnp.asarray(x))
-            hessian = np.asarray(jax.hessian(potential)(jnp.asarray(x))).reshape(9, 9)
+            energy, gradient = first(x)
+            hessian = np.asarray(second(x)).reshape(9, 9)
         products = np.array([hessian @ v.ravel() for v in vectors]).reshape(2, 3, 3)
         curvatures = np.array([v.ravel() @ hessian @ w.ravel() for v, w in pairs])
         labels = {
@@ -168,7 +169,7 @@ def test_stress_labels():
             "stress": atoms.get_stress(voigt=False),
         }
         frames.append(mlff.Frame(mlff.System.from_ase(atoms), labels))
-    kernel = mlff.LocalKernel(functools.partial(acsf, cutoff=4.6), mlff.RBF(lengthscale=3.0))
+    kernel = mlff.LocalKernel(functools.partial(moments, cutoff=4.6), mlff.RBF(lengthscale=3.0))
     train, test = mlff.Dataset(frames[:5]), frames[16:]
     noise = {"energy": 1e-4, "forces": 1e-3, "stress": 1e-4}
 
@@ -193,7 +194,7 @@ def test_lone_atoms_have_no_rows_of_forces(frames):
         )
         for z in (1, 8)
     ]
-    kernel = mlff.LocalKernel(functools.partial(acsf, cutoff=4.0), mlff.RBF(lengthscale=2.0))
+    kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
     molecules = having(frames[:6], "forces")
     with_them = mlff.fit(kernel, mlff.Dataset([lone[0], *molecules, lone[1]]), ("forces",), 1e-4)
     without = mlff.fit(kernel, molecules, ("forces",), 1e-4)

@@ -9,10 +9,12 @@ import mlff
 from mlff.kernels.descriptor import import_descriptor
 from mlff.regression.recipes import RECIPES, descriptor_kernel, recipe
 
-QUICK = [name for name in RECIPES if name != "schnet-kernel"]
+# the descriptors, global kernels on atoms' descriptors, and the training of features have quick tests of their own
+THOROUGH = ("global-fchl19", "schnet-kernel")
+NAMES = [name for name in RECIPES if name not in THOROUGH]
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [*NAMES, pytest.param("global-fchl19", marks=pytest.mark.thorough)])
 def test_a_recipe_learns_water(name, water):
     radial = RECIPES[name].radial.replace(lengthscale=3.0)
     kernel, labels = recipe(name, water[:30], radial)
@@ -23,6 +25,7 @@ def test_a_recipe_learns_water(name, water):
     assert mlff.evaluate(force_field, water[60:80]).forces_mae < 0.1 * spread
 
 
+@pytest.mark.thorough
 def test_learned_features_make_a_kernel(water, monkeypatch):
     """The recipe trains on the frames it is given; here for a moment only."""
     from mlff.regression import recipes

@@ -9,11 +9,12 @@ import mpmath
 import numpy as np
 import properties
 import pytest
+from moments import mirrored
 from test_features import Weighted
 from test_gram import LINEAR, SWAP, WATER, system_matrix
 
 import mlff
-from descriptors import coulomb_spectrum, exponential_distances, inverse_distances
+from descriptors import exponential_distances, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
 from mlff.potentials.expansion import Expansion
@@ -38,9 +39,7 @@ PRODUCT = (
 KERNELS = {
     "global": mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.0), SWAP, amplitude=1.0),
     "Matérn-5/2": mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=1.0), SWAP, amplitude=1.0),
-    "images computed anew": mlff.GlobalKernel(
-        functools.partial(coulomb_spectrum, powers=np.array([1.0])), mlff.RBF(lengthscale=3.0), SWAP, amplitude=1.0
-    ),
+    "images computed anew": mlff.GlobalKernel(mirrored, mlff.RBF(lengthscale=1.0), SWAP, amplitude=1.0),
     "local": LOCAL,
     "product": mlff.ProductKernel(PRODUCT, amplitude=1.0),
     "product, local": mlff.ProductKernel(
@@ -111,7 +110,7 @@ def features_of(kernel, frames):
     return compute_features(kernel, frames, dict.fromkeys(KINDS, 1.0))
 
 
-THOROUGH = ("product, local", "product")  # products are checked in first order too, by test_features.py
+THOROUGH = ("product, local", "product", "sum")  # these are checked in first order too, by test_features.py
 
 
 @pytest.mark.parametrize(

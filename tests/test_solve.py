@@ -41,13 +41,15 @@ def textbook(kernel, frames, noise, amplitude, at):
     with jax.enable_x64(True):
         here = System(at, batch.numbers, batch.cells[0], np.zeros(3, bool))
 
+        @jax.jit
         def k(x):
             return kernel.evaluate(here, System(x, batch.numbers, batch.cells[0], np.zeros(3, bool)))
 
+        slope = jax.jit(jax.grad(k))
         for x, row in zip(batch.positions, rows, strict=True):
             part = weights[cursor : cursor + len(row.labels)]
             cursor += len(row.labels)
-            gradient = np.asarray(jax.grad(k)(x)).ravel()
+            gradient = np.asarray(slope(x)).ravel()
             total += amplitude * part @ (row.values * float(k(x)) + row.directions @ gradient)
     return total
 
@@ -61,7 +63,7 @@ def test_matches_textbook_regression(noise, rng):
     assert solution.rows == 6 * (3 + ("energy" in noise))
     at = WATER + 0.1 * rng.standard_normal((3, 3))
     with jax.enable_x64(True):
-        energy = float(solution.model.energy(at, frames.compositions[0], np.zeros((3, 3))))
+        energy = float(jax.jit(solution.model.energy)(at, frames.compositions[0], np.zeros((3, 3))))
     assert energy == pytest.approx(textbook(kernel, frames, noise, 7.0, at), abs=1e-8)
 
 

@@ -1,13 +1,12 @@
 """The search for a length scale."""
 
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from moments import mirrored
 
 import mlff
-from descriptors import coulomb_spectrum, exponential_distances, inverse_distances
+from descriptors import exponential_distances, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.kernels import jets
 from mlff.regression import features
@@ -117,10 +116,9 @@ def local(positions):
 
 SWAP = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
 GLOBAL = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), SWAP)
-SPECTRUM = functools.partial(coulomb_spectrum, powers=np.array([1.0]))
 PREDICTED = {
     "global": GLOBAL,
-    "images computed anew": mlff.GlobalKernel(SPECTRUM, mlff.RBF(lengthscale=3.0), SWAP),
+    "images computed anew": mlff.GlobalKernel(mirrored, mlff.RBF(lengthscale=3.0), SWAP),
     "local": mlff.LocalKernel(local, mlff.RBF(lengthscale=0.5)),
     "sum": mlff.SumKernel((GLOBAL, mlff.LocalKernel(local, mlff.RBF(lengthscale=0.5)))),
     "product": mlff.ProductKernel(
