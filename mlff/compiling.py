@@ -6,7 +6,7 @@ import functools
 
 import jax
 
-# Measured, jaxlib 0.10 on CPUs: functions of descriptors compile in two thirds of the time, and run as fast.
+# Measured, jaxlib 0.10 on CPUs: functions of descriptors compile in two thirds of the time, and batches run as fast.
 OPTIONS = {"xla_cpu_use_fusion_emitters": False}
 
 

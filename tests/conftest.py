@@ -27,10 +27,15 @@ DATASETS = pathlib.Path(__file__).parent.parent / "datasets"
 
 
 def pytest_configure(config):
-    """What workers and the processes that they start compile, they compile with the library's options, and once for all."""
+    """What workers and the processes that they start compile, they compile quickly, and once for all of them.
+
+    Quickly is by the options that the library takes for most of its functions; thorough tests have each function compiled as
+    users have it.
+    """
     if not hasattr(config, "workerinput"):
-        options = [f"--{name}={str(value).lower()}" for name, value in known_options().items()]
-        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *options])
+        if "not thorough" in config.option.markexpr:
+            options = [f"--{name}={str(value).lower()}" for name, value in known_options().items()]
+            os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *options])
         folder = tempfile.TemporaryDirectory(prefix="compiled-")
         config.add_cleanup(folder.cleanup)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
