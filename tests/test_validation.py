@@ -1,5 +1,7 @@
 """The search for a length scale."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -171,8 +173,11 @@ def test_errors_are_those_of_force_fields(name, labels, water, monkeypatch):
     wanted = error_of_force_fields(longer, frames, folds, validated, noise)
     monkeypatch.setattr(features, "jets", None)
     assert validation.error(longer) == pytest.approx(wanted, rel=1e-7)
-    monkeypatch.setattr(hyperparameters, "machine_memory", lambda: 0)
-    assert validation.error(longer) == pytest.approx(wanted, rel=1e-7)
+    for memory in (4 * validation._matrix_bytes, 0):  # no room for inner products, for a matrix
+        monkeypatch.setattr(hyperparameters, "machine_memory", lambda memory=memory: memory)
+        crowded = dataclasses.replace(validation)
+        assert crowded.scalable is None
+        assert crowded.error(longer) == pytest.approx(wanted, rel=1e-7)
 
 
 def test_errors_of_several_compositions(ethanol, water):

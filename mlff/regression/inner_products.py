@@ -139,10 +139,12 @@ class ScalableBlocks:
         """Inner products of all pairs of frames."""
         features, groups, products = blocks.features, blocks.groups, {}
         for j, group in enumerate(groups):
-            columns = [term.columns(features.observations, group) for term in features.terms]
+            columns = [
+                term.columns(features.observations, group) if is_scalable(term) else None for term in features.terms
+            ]
             for i in range(j, len(groups)):
                 products[i, j] = [
-                    _of_channels(term, row_sides(term, features, groups[i]), sides, i == j)
+                    None if sides is None else _of_channels(term, row_sides(term, features, groups[i]), sides, i == j)
                     for term, sides in zip(features.terms, columns, strict=True)
                 ]
         return cls(blocks, products)
@@ -150,17 +152,17 @@ class ScalableBlocks:
     def kept(self, features: Features) -> KeptBlocks:
         """All blocks of the same frames under other length scales, one factor for every block of features."""
         computed, old = KernelBlocks(features), self.blocks.features
-        tiles = [SymmetricTiles(computed.offsets) for _ in features.terms]
-        for (i, j), of_terms in self.products.items():
-            groups = computed.groups[i], computed.groups[j]
-            for t, products in enumerate(of_terms):
-                term = features.terms[t]
-                if products is None:
-                    columns = term.columns(features.observations, groups[1])
-                    tile = kernel_block(term, features, groups[0], columns, features, groups[1], i == j)
-                else:
-                    tile = _block(products, term, _factors(old.terms[t], term), features.row_counts, *groups)
-                tiles[t].tiles[i][j] = tile
+        tiles, groups = [SymmetricTiles(computed.offsets) for _ in features.terms], computed.groups
+        for t, (before, term) in enumerate(zip(old.terms, features.terms, strict=True)):
+            scalable, factors = is_scalable(term), _factors(before, term)
+            for j, other in enumerate(groups):
+                columns = None if scalable else term.columns(features.observations, other)
+                for i, group in enumerate(groups[j:], start=j):
+                    tiles[t].tiles[i][j] = (
+                        _block(self.products[i, j][t], term, factors, features.row_counts, group, other)
+                        if scalable
+                        else kernel_block(term, features, group, columns, features, other, i == j)
+                    )
         return KeptBlocks(computed, tiles)
 
 
@@ -173,20 +175,18 @@ def needed_bytes(features: Features) -> int:
         * int(sum((channels == channel).sum() * rows for channels, rows in zip(term.channels, counts, strict=True)))
         ** 2
         for term in features.terms
-        if _is_worthwhile(term)
+        if is_scalable(term)
         for channel in range(term.channel_count)
     )
 
 
-def _is_worthwhile(term: Term) -> bool:
+def is_scalable(term: Term) -> bool:
     """Whether products that are computed once cost less than a few trials: images of a molecule are summed before they are
     multiplied, and second derivatives need more than these products."""
     return term.kernel.permutations_used is None and not any(curved.shape[1] for curved in term.curved)
 
 
-def _of_channels(term: Term, rows: list[Side], columns: list[Side], diagonal: bool) -> list[InnerProducts] | None:
-    if not _is_worthwhile(term):
-        return None
+def _of_channels(term: Term, rows: list[Side], columns: list[Side], diagonal: bool) -> list[InnerProducts]:
     return [
         InnerProducts.of(row, column, term.sizes, diagonal)
         for row, column in zip(rows, columns, strict=True)

@@ -19,7 +19,7 @@ from mlff.kernels.kernels import GlobalKernel, LocalKernel
 from mlff.operators import find_operator
 from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
 from mlff.regression.features import Features, compute_features
-from mlff.regression.inner_products import ScalableBlocks, needed_bytes
+from mlff.regression.inner_products import ScalableBlocks, is_scalable, needed_bytes
 from mlff.regression.kernel_blocks import Blocks, KernelBlocks
 from mlff.regression.linear_system import LinearSystem, constants_design
 from mlff.regression.observations import Noise, describe
@@ -191,7 +191,9 @@ class Validation:
     @functools.cached_property
     def scalable(self) -> ScalableBlocks | None:
         """What all trials' matrices are made of, where several folds have most frames in common and there is room for it."""
-        if len(self.folds) == 1 or self._matrix_bytes + needed_bytes(self.features) > machine_memory() / 4:
+        if len(self.folds) == 1 or not any(map(is_scalable, self.features.terms)):
+            return None
+        if self._matrix_bytes + needed_bytes(self.features) > machine_memory() / 4:
             return None
         return ScalableBlocks.of(KernelBlocks(self.features))
 

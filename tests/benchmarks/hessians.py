@@ -73,7 +73,7 @@ def frequencies_of(frame, hessian) -> np.ndarray:
     """Wavenumbers of the internal motions at a frame."""
     atoms = frame.to_ase()
     root = np.sqrt(np.repeat(atoms.get_masses(), 3))
-    internal = motions(atoms, atoms.get_masses()).internal
+    internal = motions(atoms).internal
     return wavenumbers(np.linalg.eigvalsh(internal @ (hessian / np.outer(root, root)) @ internal.T))
 
 
