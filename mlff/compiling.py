@@ -1,4 +1,4 @@
-"""How XLA compiles our functions: by options that shorten the wait, where its version knows them."""
+"""How XLA compiles our functions: by options that shorten the wait."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax
 
 # Measured, jaxlib 0.10 on CPUs: functions of descriptors compile in two thirds of the time, and batches run as fast.
 OPTIONS = {"xla_cpu_use_fusion_emitters": False}
+UNOPTIMISED = {"xla_backend_optimization_level": 0}  # for what runs a few times; every version of XLA knows it
 
 
 @functools.cache

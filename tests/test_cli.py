@@ -19,31 +19,25 @@ from mlff.files import reserved
 from mlff.potentials.errors import short
 
 
-def mlff_command(*arguments, cwd, check=True):
+def mlff_command(*arguments, cwd):
     done = subprocess.run(
         [sys.executable, "-m", "mlff", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
     )
-    if check:
-        assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr
     return done
 
 
-def called(*arguments, cwd) -> subprocess.CompletedProcess:
+def called(*arguments, cwd, code=0) -> subprocess.CompletedProcess:
     """The same in this process, which has imported and compiled already what the command needs."""
     from mlff.cli import main as cli
 
     out, messages = io.StringIO(), io.StringIO()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.chdir(cwd))
-        stack.enter_context(contextlib.redirect_stdout(out))
-        stack.enter_context(contextlib.redirect_stderr(messages))
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, "argv", ["mlff", *map(str, arguments)])
-        try:
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(messages):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["mlff", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
             cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-    assert code == 0, messages.getvalue()
+    assert end.value.code == code, messages.getvalue()
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), messages.getvalue())
 
 
@@ -164,21 +158,15 @@ def test_md_keeps_the_masses_and_constraints_of_its_start(folder, datasets):
         assert np.abs(frame.positions[1:] - heavy.positions[1:]).max() > 0.001
 
 
-def refused(arguments, monkeypatch, capsys) -> str:
-    """The one line of an error, in this process."""
-    from mlff.cli import main as cli
-
-    monkeypatch.setattr(sys, "argv", ["mlff", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    output = capsys.readouterr()
-    assert (caught.value.code, output.out) == (2, "")
-    return output.err
+def refused(arguments, cwd) -> str:
+    """The one line of an error."""
+    done = called(*arguments, cwd=cwd, code=2)
+    assert done.stdout == ""
+    return done.stderr
 
 
-def test_md_goes_on_with_what_it_began_with(folder, monkeypatch, capsys):
+def test_md_goes_on_with_what_it_began_with(folder):
     """What was typed has to be what is stored, and what was not typed is taken from there."""
-    monkeypatch.chdir(folder)
     run = ["md", "w.mlff", "--out", "set.traj"]
     called(*run, "--steps", 20, "--temperature", 500, "--timestep", 0.25, "--interval", 10, cwd=folder)
     before = (folder / "set.traj").read_bytes()
@@ -194,7 +182,7 @@ def test_md_goes_on_with_what_it_began_with(folder, monkeypatch, capsys):
         ("--steps", 20): r"--resume: set.traj is at step 20 already, nothing is left up to --steps 20",
     }.items():
         steps = () if "--steps" in typed else ("--steps", 60)
-        assert f"error: {expected}" in refused([*run, *steps, *typed, "--resume"], monkeypatch, capsys)
+        assert f"error: {expected}" in refused([*run, *steps, *typed, "--resume"], folder)
     assert (folder / "set.traj").read_bytes() == before
     numbers = json.loads(called(*run, "--steps", 60, "--temperature", 500, "--resume", "--json", cwd=folder).stdout)
     assert (numbers["first_step"], numbers["settings"]["timestep"], numbers["settings"]["temperature"]) == (
@@ -209,26 +197,20 @@ def test_md_goes_on_with_what_it_began_with(folder, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "typed", ["--timestep=0", "--temperature=-3", "--temperature=nan", "--friction=-1", "--interval=0", "--seed=-1"]
 )
-def test_md_names_options_as_they_were_typed(folder, monkeypatch, capsys, typed):
-    monkeypatch.chdir(folder)
-    line = refused(
-        ["md", "w.mlff", "--nve", typed] if "friction" not in typed else ["md", "w.mlff", typed], monkeypatch, capsys
-    )
+def test_md_names_options_as_they_were_typed(folder, typed):
+    line = refused(["md", "w.mlff", "--nve", typed] if "friction" not in typed else ["md", "w.mlff", typed], folder)
     assert line.startswith(f"error: {typed.split('=')[0]} ")
     assert "must" in line
 
 
-def test_md_never_replaces_what_it_reads_or_what_is_there(folder, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
+def test_md_never_replaces_what_it_reads_or_what_is_there(folder):
     model = (folder / "w.mlff").read_bytes()
-    assert "--out w.mlff: would replace a file that is in use" in refused(
-        ["md", "w.mlff", "--out", "w.mlff"], monkeypatch, capsys
-    )
+    assert "--out w.mlff: would replace a file that is in use" in refused(["md", "w.mlff", "--out", "w.mlff"], folder)
     (folder / "first.xyz").write_text("3\n\nO 0 0 0\nH 0 0 1\nH 0 1 0\n")
     command = ["md", "w.mlff", "--start", "first.xyz", "--out"]
-    assert "first.xyz: would replace" in refused([*command, "first.xyz"], monkeypatch, capsys)
+    assert "first.xyz: would replace" in refused([*command, "first.xyz"], folder)
     with reserved({"--out": folder / "busy.traj"}):
-        assert "busy.traj: another process is writing it" in refused([*command, "busy.traj"], monkeypatch, capsys)
+        assert "busy.traj: another process is writing it" in refused([*command, "busy.traj"], folder)
     assert (folder / "w.mlff").read_bytes() == model
     assert not (folder / "busy.traj").exists()
 

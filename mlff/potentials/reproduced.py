@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from mlff.compiling import UNOPTIMISED
 from mlff.data.batches import Batch
 from mlff.kernels.composed import Kernel
 from mlff.kernels.surroundings import Surroundings, surroundings
@@ -24,7 +25,6 @@ from mlff.precision import double_precision
 TOLERANCE = 1e-7  # of the size of the features: far above rounding, far below what another descriptor gives
 EMBEDDED = 1e-3  # the same where the geometry itself was made from features in single precision, as sGDML's
 DISPLACEMENT = 0.05  # Å, away from geometries that are symmetric by themselves
-COMPILED_QUICKLY = {"xla_backend_optimization_level": 0}  # it runs a few times
 AT_ONCE = 16  # environments that are compared with all points
 
 
@@ -58,7 +58,7 @@ def _require_expansion(expansion: Expansion, kernel: Kernel | None, record: Mapp
             _require_images(part, kernel.parts[i], one, around)
 
 
-@functools.partial(jax.jit, compiler_options=COMPILED_QUICKLY)
+@functools.partial(jax.jit, compiler_options=UNOPTIMISED)
 def _features(kernel: Kernel, numbers, x, around, permutation):
     """φ(p x)/ℓ, shape (e, D)."""
     return kernel.features(x[permutation], numbers, *around.exchanged(permutation))
