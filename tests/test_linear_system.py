@@ -18,7 +18,7 @@ from mlff.precision import doubled
 from mlff.regression import kernel_blocks
 from mlff.regression.exact import factorise
 from mlff.regression.features import compute_features
-from mlff.regression.inner_products import ScalableBlocks
+from mlff.regression.inner_products import ScalableBlocks, needed_bytes
 from mlff.regression.kernel_blocks import KernelBlocks, kernel_between
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.solution import expand, find_weights, solve
@@ -130,6 +130,17 @@ def test_blocks_of_any_length_scale_are_those_computed_there(kernel, frames, mon
     fresh = LinearSystem.of(kernel, scaled, NOISE)
     known = LinearSystem.of(kernel, scaled, NOISE, blocks=ScalableBlocks.of(system.blocks).kept(scaled))
     np.testing.assert_allclose(whole(known), whole(fresh), atol=1e-12 * np.abs(whole(fresh)).max())
+
+
+@pytest.mark.parametrize("kernel", [KERNELS["global"], KERNELS["sum"], LOCAL_PRODUCT])
+def test_the_memory_of_inner_products_is_known_before(kernel, frames):
+    """But for the diagonal, of which every pair of a frame with itself is whole, and for what pads frames to equal sizes."""
+    system = system_of(kernel, frames)
+    blocks = ScalableBlocks.of(system.blocks).products.values()
+    kept = sum(
+        of_channel.tangents.nbytes for of_terms in blocks for of_term in of_terms for of_channel in of_term or ()
+    )
+    assert 0.7 * kept <= needed_bytes(system.features) <= kept
 
 
 def conjugate_gradient(product, right, tolerance=1e-13, limit=5000):

@@ -105,19 +105,20 @@ class InnerProducts:
         r, q = self.rows.shape[-1], self.columns.shape[-1]
         total = np.zeros((count, r, q))
         for b, slope in enumerate(slopes):
-            flat = slope.reshape(count, 1, e * k)
-            total += (flat @ self.tangents[b, pairs]).reshape(count, r, q)
+            total += (slope.reshape(count, 1, e * k) @ self.tangents[b, pairs]).reshape(count, r, q)
             for c, columns in enumerate(self.columns[:, pairs]):
                 total += self.rows[b, pairs].swapaxes(1, 2) @ (bends[b, c].reshape(count, e * k, 1) * columns)
-            if self.values is not None:
-                mine, his = (values[pairs] for values in self.values)
-                weighted = flat.swapaxes(1, 2) * self.columns[b, pairs]
-                total += mine.swapaxes(1, 2) @ weighted.reshape(count, e, k, q).sum(axis=2)
-                weighted = flat.swapaxes(1, 2) * self.rows[b, pairs]
-                total -= weighted.reshape(count, e, k, r).sum(axis=1).swapaxes(1, 2) @ his
-        if self.values is not None:
-            mine, his = (values[pairs] for values in self.values)
-            total += mine.swapaxes(1, 2) @ f @ his
+        return total if self.values is None else total + self._with_values(pairs, f, slopes)
+
+    def _with_values(self, pairs: slice, f, slopes) -> Float[np.ndarray, "p r q"]:
+        """What labels that are values add: v v′ f, and their products with the tangents of the other frame."""
+        count, e, k = f.shape
+        ours, theirs = (values[pairs] for values in self.values)
+        ours = ours.swapaxes(1, 2)
+        total = ours @ f @ theirs
+        for slope, rows, columns in zip(slopes[..., None], self.rows[:, pairs], self.columns[:, pairs], strict=True):
+            total += ours @ (slope * columns.reshape(count, e, k, -1)).sum(axis=2)
+            total -= (slope * rows.reshape(count, e, k, -1)).sum(axis=1).swapaxes(1, 2) @ theirs
         return total
 
 
@@ -168,16 +169,12 @@ class ScalableBlocks:
 
 def needed_bytes(features: Features) -> int:
     """About what the inner products of all pairs of these frames take."""
-    counts = features.row_counts
-    return sum(
-        4
-        * len(term.sizes)
-        * int(sum((channels == channel).sum() * rows for channels, rows in zip(term.channels, counts, strict=True)))
-        ** 2
-        for term in features.terms
-        if is_scalable(term)
-        for channel in range(term.channel_count)
-    )
+    total = 0
+    for term in filter(is_scalable, features.terms):
+        for channel in range(term.channel_count):
+            environments = np.array([np.sum(channels == channel) for channels in term.channels])
+            total += 4 * len(term.sizes) * int(environments @ features.row_counts) ** 2
+    return total
 
 
 def is_scalable(term: Term) -> bool:
