@@ -87,6 +87,11 @@ def _check_leaf(leaf) -> None:
 
 
 def check_amplitude(value) -> None:
+    """Refuse what is no amplitude A of one kernel, eV²: a positive number, or None where the fit finds it.
+
+    Raises:
+        ValueError: several numbers, or one that is not positive.
+    """
     if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
         raise ValueError(f"amplitude={value!r} must be one number{AMPLITUDE}")
     require_positive("amplitude", value, AMPLITUDE)
