@@ -25,6 +25,7 @@ def soap(
     sigma: float | Array = 0.5,
     basis_radius: float | Array | None = None,
     cutoff_function: str = "smooth",
+    normalised: bool = False,
 ) -> Float[Array, "n d"]:
     """SOAP power spectrum of every atom i.
 
@@ -48,8 +49,9 @@ def soap(
         sigma: width of the density of an atom, Å.
         basis_radius: how far the radial functions reach, Å; `cutoff` where not given.
         cutoff_function: f, "smooth" or "cosine".
+        normalised: whether each power spectrum is divided by its norm, as kernels of scalar products want it.
     Returns:
-        shape (n, z n_max (z n_max + 1)/2 · (l_max + 1)) for z elements, Å³: for each pair of elements z ≤ z′ and each l the
+        shape (n, z n_max (z n_max + 1)/2 · (l_max + 1)) for z elements, Å³ (numbers, if normalised): for each pair of elements z ≤ z′ and each l the
         matrix over n, n′ row by row, its upper triangle where z = z′. Entries that stand for two equal ones carry a
         factor √2, so that inner products of features are those of whole power spectra.
     Source: Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013), doi 10.1103/PhysRevB.87.184115; radial functions of
@@ -81,7 +83,9 @@ def soap(
                 at_center = center[:, None] * jnp.sum(mixing[0], axis=-1) / math.sqrt(4.0 * math.pi)
                 coefficients = coefficients + at_center.reshape(width, 1)
             spectra.append(coefficients @ coefficients.T)
-        return jnp.stack(spectra).ravel()[index] * factors
+        spectrum = jnp.stack(spectra).ravel()[index] * factors
+        # the atom itself is in the density, so that no spectrum vanishes
+        return spectrum / jnp.sqrt(jnp.sum(spectrum**2)) if normalised else spectrum
 
     return jax.vmap(atom)(environments(positions, numbers, cell, neighbors, cutoff), centers)
 

@@ -16,6 +16,7 @@ _PUBLIC = {
     "Matern52": "kernels.radial",
     "Matern72": "kernels.radial",
     "RationalQuadratic": "kernels.radial",
+    "Polynomial": "kernels.radial",
     "Descriptor": "kernels.descriptor",
     "GlobalKernel": "kernels.kernels",
     "LocalKernel": "kernels.kernels",

@@ -15,6 +15,7 @@ from mlff.kernels.radial import RBF as RBF
 from mlff.kernels.radial import Matern32 as Matern32
 from mlff.kernels.radial import Matern52 as Matern52
 from mlff.kernels.radial import Matern72 as Matern72
+from mlff.kernels.radial import Polynomial as Polynomial
 from mlff.kernels.radial import RationalQuadratic as RationalQuadratic
 from mlff.operators import Operator as Operator
 from mlff.operators import projected_hessian as projected_hessian

@@ -18,6 +18,7 @@ class Radial(StrEnum):
     matern72 = "matern72"
     rbf = "rbf"
     rational_quadratic = "rational-quadratic"
+    polynomial = "polynomial"
 
 
 class Recipe(StrEnum):

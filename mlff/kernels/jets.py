@@ -24,6 +24,7 @@ from mlff.kernels.surroundings import Surroundings, surroundings
 from mlff.precision import double_precision
 
 _MEMORY = 64 * 2**20
+_UNIT = 1e-9  # of the length of features
 _COLUMNS_MEMORY = 512 * 2**20  # of the arrays inside of one descriptor, for all columns of a Jacobian at once
 
 
@@ -86,6 +87,24 @@ def feature_values(kernel: Kernel, batch: Batch) -> tuple[Float[np.ndarray, "m e
     function = functools.partial(_values, parts, batch.numbers)
     pieces = [piece for _, piece in map_chunks(function, (batch.positions, around), size)]
     return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+
+
+def require_unit_length(kernel: Kernel, batch: Batch) -> None:
+    """Refuse features that are not of length 1 under radial functions that take no others, as the first of some frames has them.
+
+    Raises:
+        ValueError: naming the descriptor.
+    """
+    for leaf in kernel.leaves:
+        if leaf.radial.of_unit_length:
+            bare = leaf.replace(radial=leaf.radial.replace(lengthscale=1.0), amplitude=None)
+            (features,) = feature_values(bare, batch.take(slice(0, 1)))
+            lengths = np.linalg.norm(features, axis=-1)
+            if not np.allclose(lengths, 1.0, rtol=0.0, atol=_UNIT):
+                raise ValueError(
+                    f"descriptor {leaf.descriptor.name} has features of length {lengths.min():.3g} to {lengths.max():.3g}, "
+                    f"{leaf.radial.label} takes length 1 alone; divide them by their norm (soap: normalised=True), or take RBF()"
+                )
 
 
 @functools.partial(jit, static_argnames=("coordinates", "forward", "at_once"))

@@ -6,12 +6,14 @@ labels of order m and results of order n need m + n ≤ order.
 
 import functools
 import math
+import numbers
 import operator
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Float
 
 from mlff.arguments import require_positive
@@ -57,6 +59,7 @@ class Radial(Tree):
 
     order: ClassVar[float]
     label: ClassVar[str]
+    of_unit_length: ClassVar[bool] = False  # whether it takes no features but those of length 1
 
     def __post_init__(self):
         require_positive("lengthscale", self.lengthscale)
@@ -172,6 +175,35 @@ class RationalQuadratic(Radial):
         return (1.0 + s / (2.0 * self.alpha)) ** (-self.alpha)
 
 
+class Polynomial(Radial):
+    """Power of the scalar product of features of unit length, (φ·φ′)^ζ = (1 − s/2)^ζ. Any order.
+
+    A longer length scale mixes in all lower powers, (1 − 1/ℓ² + φ·φ′/ℓ²)^ζ. It is a kernel on the unit sphere alone: `fit` refuses
+    features of another length.
+
+    Source: Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013), doi 10.1103/PhysRevB.87.184115.
+    """
+
+    lengthscale: Float[Array, "..."] | float | None = 1.0
+    degree: int = struct.field(pytree_node=False, default=4)
+
+    order: ClassVar[float] = math.inf
+    label: ClassVar[str] = "polynomial"
+    of_unit_length: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.lengthscale, (float, int)) and self.lengthscale < 1.0:
+            raise ValueError(
+                f"lengthscale={self.lengthscale} must be at least 1: (1 − 1/ℓ² + φ·φ′/ℓ²)^ζ is no kernel below"
+            )
+        if isinstance(self.degree, bool) or not isinstance(self.degree, numbers.Integral) or self.degree < 1:
+            raise ValueError(f"degree={self.degree!r} must be a whole number from 1")
+
+    def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return (1.0 - 0.5 * s) ** self.degree
+
+
 class Product(Radial):
     """Product Π_i f_i(s_i) of radial functions, each of the distance in its own block of features."""
 
@@ -188,7 +220,7 @@ class Product(Radial):
         return functools.reduce(operator.mul, values)
 
 
-RADIALS = {cls.__name__: cls for cls in (RBF, Matern32, Matern52, Matern72, RationalQuadratic)}
+RADIALS = {cls.__name__: cls for cls in (RBF, Matern32, Matern52, Matern72, RationalQuadratic, Polynomial)}
 SMOOTHEST = "Matern72 or RBF"
 
 

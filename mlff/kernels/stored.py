@@ -10,6 +10,7 @@ import numpy as np
 from mlff.archive import Registry, Stored
 from mlff.data.permutations import Permutations
 from mlff.expected import (
+    COUNT,
     ELEMENT,
     NUMBER,
     POSITIVE,
@@ -67,6 +68,7 @@ AMPLITUDE = Expected(
     lambda value: value is None or (isinstance(value, float) and POSITIVE.holds(value)),
 )
 LEAF = {"descriptor": instance(Descriptor), "radial": instance(Radial), "amplitude": AMPLITUDE}
+OF_RADIALS = {"RationalQuadratic": {"alpha": POSITIVE}, "Polynomial": {"degree": COUNT}}  # beside the length scale
 GLOBAL = Stored(GlobalKernel, {**LEAF, "permutations": optional(instance(Permutations))})
 LOCAL = Stored(LocalKernel, {**LEAF, "elements": ELEMENTS})
 
@@ -96,10 +98,7 @@ KERNELS = Registry(
             Permutations,
             {"indices": wholes("P n"), "generators": wholes("g n"), "residuals": RESIDUALS, "support": wholes("P")},
         ),
-        **{
-            name: Stored(cls, {"lengthscale": SCALE, **({"alpha": POSITIVE} if name == "RationalQuadratic" else {})})
-            for name, cls in RADIALS.items()
-        },
+        **{name: Stored(cls, {"lengthscale": SCALE, **OF_RADIALS.get(name, {})}) for name, cls in RADIALS.items()},
     },
     bases=(Stored(Radial, {"lengthscale": SCALE}), GLOBAL, LOCAL),
 )

@@ -115,12 +115,16 @@ def _require_part(where: str, part: Part, kernel, numbers: np.ndarray | None, re
     images = 1 if group is None or part.images is not None else len(group)
     expected = [images] if elements is None else None if numbers is None else [np.sum(atoms == z) for z in elements]
     points = [len(channel.points) for channel in part.channels]
-    if expected is not None and points != [int(each) * record["n_train"] for each in expected]:
+    if (
+        "inducing" not in record
+        and expected is not None
+        and points != [int(each) * record["n_train"] for each in expected]
+    ):
         raise ValueError(f"{where}.channels have {points} points, not those of {record['n_train']} training frames")
     if part.images is not None:
         _require_images(where, part.images, group, sum(part.sizes))
     valued = any(channel.values is not None for channel in part.channels)
-    if not record.get("own_operators") and valued != ("energy" in record["labels"]):
+    if "inducing" not in record and not record.get("own_operators") and valued != ("energy" in record["labels"]):
         raise ValueError(
             f"{where}: value weights are {'' if valued else 'not '}there, its labels are {record['labels']}"
         )
@@ -151,7 +155,10 @@ def _require_channel(where: str, channel: Channel, sizes: tuple[int, ...]) -> No
     if points.shape[1] != sum(sizes) or len(channel.offsets) != len(sizes):
         raise ValueError(f"{where} has points of shape {points.shape}, expected blocks of {sizes} features")
     norms = np.linalg.norm(points, axis=1)
-    size = np.stack([norms**2, norms * np.linalg.norm(tangents, axis=1)])
+    if tangents is None and channel.values is None:
+        raise ValueError(f"{where} has neither tangents nor values")
+    slopes = np.zeros(len(points)) if tangents is None else np.linalg.norm(tangents, axis=1)
+    size = np.stack([norms**2, norms * slopes])
     _require_close(f"{where}.offsets", channel.offsets, Channel.offsets_of(points, tangents, sizes), size)
     if channel.curvature is not None:
         _require_curvature(f"{where}.curvature", channel.curvature, points, sizes)

@@ -75,7 +75,7 @@ class Channel(Tree):
     Attributes:
         origin: subtracted from φ/ℓ before |a|² + |b|² − 2a·b, which loses digits far from zero; shape (D,).
         points: φ_k/ℓ − origin, shape (K, D).
-        tangents: t_k, shape (K, D).
+        tangents: t_k, shape (K, D), or None where all are zero, as of sparse models.
         values: v_k, shape (K,), or None where no label was an energy.
         offsets: (|φ_k|², φ_k·t_k) of every block of features, shape (blocks, 2, K).
         curvature: S_k of the first of the points, or None where no label was of second order.
@@ -83,14 +83,14 @@ class Channel(Tree):
 
     origin: Float[Array, " D"]
     points: Float[Array, "K D"]
-    tangents: Float[Array, "K D"]
+    tangents: Float[Array, "K D"] | None
     values: Float[Array, " K"] | None
     offsets: Float[Array, "b 2 K"]
     curvature: Curvature | None = None
 
     @classmethod
     def build(cls, points, tangents, values, sizes: tuple[int, ...], vectors=None, weights=None) -> Channel:
-        """From points φ_k/ℓ, tangents and value weights as NumPy arrays; values may be all zero.
+        """From points φ_k/ℓ, tangents (or None) and value weights as NumPy arrays; values may be all zero.
 
         The first points may have second-order weights Σ_i σ_i u_i u_iᵀ: vectors u, shape (k, R, D), and weights σ, (k, R).
         """
@@ -98,11 +98,13 @@ class Channel(Tree):
         points = points - origin
         curvature = None if vectors is None else Curvature.build(points[: len(vectors)], vectors, weights, sizes)
         offsets = cls.offsets_of(points, tangents, sizes)
-        return cls(origin, points, tangents, values if np.any(values) else None, offsets, curvature)
+        valued = tangents is None or np.any(values)
+        return cls(origin, points, tangents, values if valued else None, offsets, curvature)
 
     @staticmethod
     def offsets_of(points, tangents, sizes: tuple[int, ...]) -> np.ndarray:
         """(|φ_k|², φ_k·t_k) of every block of features, shape (blocks, 2, K), from NumPy arrays."""
+        tangents = np.zeros_like(points) if tangents is None else tangents
         return np.stack(
             [
                 np.stack([np.sum(points[:, part] * other[:, part], axis=1) for other in (points, tangents)])
@@ -117,10 +119,13 @@ class Channel(Tree):
         for block, (squares, products) in zip(_slices(sizes), self.offsets, strict=True):
             y = x[:, block]
             s.append(jnp.sum(y**2, axis=1)[:, None] + squares - 2.0 * (y @ self.points[:, block].T))
-            along.append(y @ self.tangents[:, block].T - products)
+            if self.tangents is not None:
+                along.append(y @ self.tangents[:, block].T - products)
         s = jnp.stack(s)
+        if self.tangents is None and self.curvature is None:
+            return radial.value(*s) @ self.values
         value, slopes = radial.partials(s, 1)
-        energies = -2.0 * jnp.sum(slopes * jnp.stack(along), axis=(0, 2))
+        energies = -2.0 * jnp.sum(slopes * jnp.stack(along), axis=(0, 2)) if along else jnp.zeros(len(x), x.dtype)
         if self.curvature is not None:
             curved = slice(len(self.curvature.weights))
             second = radial.partials(s[..., curved], 2)[2]

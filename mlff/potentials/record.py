@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlff.data.batches import LabelledFrames
+from mlff.data.batches import Batch, LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.data.neighbors import closest_pairs
 from mlff.expected import (
@@ -35,6 +35,7 @@ PAIR = Expected(
     "a length scale with its error", lambda value: several(optional(POSITIVE), 2).holds(value) and value[0] is not None
 )
 UNITS = {"energy": "eV", "length": "Å"}  # of everything that is written
+VALUES, LABELS = "values of environments", "labels of frames"  # what a sparse model is spanned by
 OBJECT = Expected("a JSON object", lambda value: isinstance(value, Mapping))
 RECORD = {
     "labels": several(TEXT, least=1), "own_operators": several(TEXT), "noise": named(LEVEL), "units": TEXT, "source": TEXT,
@@ -43,9 +44,15 @@ RECORD = {
     "geometry_cell": several(several(NUMBER, 3), 3), "geometry_pbc": several(FLAG, 3),
     "indices": several(WHOLE), "seed": optional(WHOLE), "data_hash": TEXT, "fingerprints": several(TEXT),
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
-    "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
+    "inducing": OBJECT, "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
 }  # fmt: skip
-MAY_LACK = ("own_operators", "unseen", "test", "charges")  # of models that others trained, untested, and of older files
+MAY_LACK = (
+    "own_operators",
+    "inducing",
+    "unseen",
+    "test",
+    "charges",
+)  # of models that others trained, untested, and of older files
 FACTS = (  # what every record that is of frames says, `facts_of`
     "units", "source", "n_train", "periodic", "closest", "geometry", "geometry_numbers", "geometry_cell", "geometry_pbc",
     "indices", "data_hash", "fingerprints", "versions",
@@ -71,7 +78,7 @@ def facts_of(data: Dataset, frames: LabelledFrames) -> dict[str, Any]:
         "charges": data.charges(),
         "source": data.source,
         "n_train": len(data),
-        **_start_geometry(frames),
+        **start_geometry(frames),
         "periodic": any(bool(batch.pbc.any()) for batch in frames.batches),
         "closest": _closest(frames),
         "indices": [int(i) for i in data.indices],
@@ -93,7 +100,18 @@ def joined(one: Mapping, other: Mapping) -> dict[str, Any]:
     }
 
 
-def _start_geometry(frames: LabelledFrames) -> dict:
+def start_geometry(frames: LabelledFrames) -> dict[str, Any]:
+    """The geometry of `start_frame`, as a record has it."""
+    best = start_frame(frames)
+    return {
+        "geometry": best.positions[0].tolist(),
+        "geometry_numbers": [int(z) for z in best.numbers],
+        "geometry_cell": best.cells[0].tolist(),
+        "geometry_pbc": [bool(p) for p in best.pbc[0]],
+    }
+
+
+def start_frame(frames: LabelledFrames) -> Batch:
     """The frame of lowest energy an atom, or without energies the one of smallest forces: where to start a simulation."""
     best, lowest = None, np.inf
     for batch in frames.having("energy").batches or frames.batches:
@@ -106,12 +124,7 @@ def _start_geometry(frames: LabelledFrames) -> dict:
         i = int(np.argmin(worth))
         if worth[i] < lowest:
             best, lowest = batch.take([i]), worth[i]
-    return {
-        "geometry": best.positions[0].tolist(),
-        "geometry_numbers": [int(z) for z in best.numbers],
-        "geometry_cell": best.cells[0].tolist(),
-        "geometry_pbc": [bool(p) for p in best.pbc[0]],
-    }
+    return best
 
 
 def _closest(frames: LabelledFrames) -> dict[str, float]:
@@ -146,6 +159,8 @@ def require_record(record: Mapping, label_order: int) -> None:
     if unknown := sorted(set(record["noise"]) - set(record["labels"])):
         raise ValueError(f"record.noise has {unknown[0]!r:.60}, which is no label of this force field")
     order = max(ORDERS.get(name, 2) for name in record["labels"])
+    if "inducing" in record and label_order == 0:  # values of environments, whatever the labels are
+        return
     if not record.get("own_operators") and label_order != order:
         raise ValueError(f"label_order is {label_order}, and {order} for the labels {', '.join(record['labels'])}")
 

@@ -20,6 +20,7 @@ from mlff.kernels.surroundings import Surroundings, surroundings
 from mlff.potentials.consistent import expansions
 from mlff.potentials.expansion import Channel, Expansion, Part
 from mlff.potentials.force_field import ForceField
+from mlff.potentials.record import VALUES
 from mlff.precision import double_precision
 
 TOLERANCE = 1e-7  # of the size of the features: far above rounding, far below what another descriptor gives
@@ -45,6 +46,7 @@ def _require_expansion(expansion: Expansion, kernel: Kernel | None, record: Mapp
     x, cell, pbc = (np.array(record[f"geometry{end}"]) for end in ("", "_cell", "_pbc"))
     one = Batch(x[None].astype(np.float64), numbers, cell[None].astype(np.float64), pbc[None], {}, np.arange(1))
     tolerance = EMBEDDED if "sgdml" in record["versions"] else TOLERANCE
+    sparse = record.get("inducing", {}).get("kind") == VALUES
     for i, part in enumerate(expansion.parts):
         around = surroundings(part.kernel.descriptors, one).frame(0)
         features = np.asarray(
@@ -53,7 +55,8 @@ def _require_expansion(expansion: Expansion, kernel: Kernel | None, record: Mapp
         species = part.kernel.channels(numbers)
         for k, channel in enumerate(part.channels):
             if (seen := features[species == k]).size:
-                _require_points(part, channel, seen, tolerance)
+                # a sparse model has one environment of this geometry among its points, all others have all of them
+                _require_points(part, channel, _nearest(channel, seen) if sparse else seen, tolerance)
         if part.images is not None and kernel is not None:  # the terms of a sum know no generators
             _require_images(part, kernel.parts[i], one, around)
 
@@ -62,6 +65,13 @@ def _require_expansion(expansion: Expansion, kernel: Kernel | None, record: Mapp
 def _features(kernel: Kernel, numbers, x, around, permutation):
     """φ(p x)/ℓ, shape (e, D)."""
     return kernel.features(x[permutation], numbers, *around.exchanged(permutation))
+
+
+def _nearest(channel: Channel, features: np.ndarray) -> np.ndarray:
+    """The one of the environments that is nearest to a point of its channel, shape (1, D)."""
+    points = channel.points + channel.origin
+    squares = np.sum(features**2, axis=1)[:, None] + np.sum(points**2, axis=1) - 2.0 * features @ points.T
+    return features[[int(np.argmin(squares.min(axis=1)))]]
 
 
 def _require_points(part: Part, channel: Channel, features: np.ndarray, tolerance: float) -> None:

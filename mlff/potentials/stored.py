@@ -40,7 +40,7 @@ POTENTIALS = Registry(
         "Channel": Stored(
             Channel,
             {
-                "origin": reals("D"), "points": reals("K D"), "tangents": reals("K D"), "values": optional(reals("K")),
+                "origin": reals("D"), "points": reals("K D"), "tangents": optional(reals("K D")), "values": optional(reals("K")),
                 "offsets": reals("b 2 K"), "curvature": optional(instance(Curvature)),
             },
             may_lack=("curvature",),  # in files of version 2

@@ -23,6 +23,7 @@ from mlff.regression.linear_system import LinearSystem
 from mlff.regression.requests import Request
 from mlff.regression.slopes import warn_of_slopes
 from mlff.regression.solution import Solution, solve_system
+from mlff.regression.sparse_fit import fit_sparse, require_inducing, sparse_lengthscale
 from mlff.regression.training_record import record_of
 from mlff.regression.validation import FACTOR, Search, Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
 
@@ -40,6 +41,7 @@ def fit(
     seed: int = 0,
     progress: Progress = lambda stage, fraction: None,
     atomic_energies: Mapping[str, float] | None = None,
+    inducing: int | Sequence[int] | None = None,
 ) -> ForceField:
     """Fit a force field to reference frames, in closed form.
 
@@ -59,6 +61,9 @@ def fit(
         progress: called with the name of a stage and the share of it that is done.
         atomic_energies: energies of isolated atoms by symbol, {"H": -13.6, …}, eV, for local kernels with energies among the
             labels; without them the constants are found by least squares.
+        inducing: for a sparse model, whose cost grows linearly with the frames: how many environments span it, chosen
+            among those of the frames so that they differ as much as can be, with `seed` (for global kernels, how many labels
+            of whole frames), or the indices of frames whose labels do. Its noise, where none is given, is found by validation.
     Returns:
         the force field; its `record` tells units, labels, noise, length scales tried, indices, hash and versions.
     Raises:
@@ -68,8 +73,16 @@ def fit(
     seed = checked_seed(seed)
     request = Request.of(model, data, labels, noise, atomic_energies)
     facts = facts_of(data, request.frames)
-    search = _hyperparameters(request, seed, progress)
-    kernel, solution = _solve_or_shorten(request, search, progress)
+    if inducing is None:
+        search = _hyperparameters(request, seed, progress)
+        kernel, solution = _solve_or_shorten(request, search, progress)
+    else:
+        inducing = require_inducing(inducing, len(data))
+        search = sparse_lengthscale(request, inducing, noise is not None, seed, progress)
+        kernel, solution = (
+            search.kernel,
+            fit_sparse(request, search.kernel, inducing, noise is not None, seed, progress),
+        )
     fitted = ForceField(
         model=_with_constant(solution.model, kernel, request.frames, request.labels),
         numbers=request.frames.numbers,

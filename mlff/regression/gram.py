@@ -102,6 +102,44 @@ def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> 
     return result
 
 
+def value_columns(
+    radial: Radial, rows: Side, points: Float[np.ndarray, "M D"], sizes: tuple[int, ...]
+) -> Float[np.ndarray, "m r M"]:
+    """The kernel between the labels of m frames and the values of environments, labels of second order too.
+
+        L κ = v f + 2 f′ T·δ + W:(4 f″ (Aᵀδ)(Aᵀδ)ᵀ + 2 f′ AᵀA)
+
+    Arguments:
+        points: φ/ℓ of the environments.
+        sizes: features of every block, (D,) but for products.
+    """
+    parts, curved = feature_slices(sizes), rows.curved.shape[2]
+    s = squares(rows.points, points[:, None], parts)[..., 0]  # (b, m, e, M)
+    f, f1, f2 = radial_derivatives(radial, s, 2)
+    total = np.einsum("mer,meM->mrM", rows.values, f)
+    first, second = np.triu_indices(curved)
+    bent = np.zeros((len(points), *rows.weights.shape[:1], len(first)))  # (M, m, pairs)
+    along = []
+    for b, part in enumerate(parts):
+        away = _along_differences(rows.tangents[..., part], rows.points[..., part], points[:, part])
+        total += 2.0 * np.einsum("merM,meM->mrM", away, f1[b], optimize=True)
+        if curved:
+            steps = rows.curved[..., part]
+            along.append(_along_differences(steps, rows.points[..., part], points[:, part]))
+            metric = np.sum(steps[:, :, first] * steps[:, :, second], axis=-1)  # (m, e, pairs)
+            bent += 2.0 * np.einsum("mep,meM->Mmp", metric, f1[b], optimize=True)
+    for b, c in np.ndindex(f2.shape[:2]) if curved else ():
+        bent += 4.0 * np.einsum(
+            "meM,mepM->Mmp", f2[b, c], along[b][:, :, first] * along[c][:, :, second], optimize=True
+        )
+    return total + np.einsum("mrp,Mmp->mrM", rows.weights, bent, optimize=True) if curved else total
+
+
+def _along_differences(tangents, points, others) -> Float[np.ndarray, "m e r M"]:
+    """T·(φ − φ′) of tangents at points, and other points."""
+    return along_own_points(tangents, points)[..., None] - tangents @ others.T
+
+
 def feature_slices(sizes: tuple[int, ...]) -> list[slice]:
     """Where the features of every block are."""
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(np.cumsum([0, *sizes]))]

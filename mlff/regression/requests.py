@@ -14,6 +14,7 @@ from mlff.data.dataset import Dataset
 from mlff.data.hessian_checks import require_unprojected
 from mlff.kernels.composed import Kernel
 from mlff.kernels.exchange import check_symmetry
+from mlff.kernels.jets import require_unit_length
 from mlff.kernels.radial import require_order
 from mlff.operators import HESSIAN, Operator, find_operator, order_of
 from mlff.potentials.expansion import composition, constant_elements
@@ -61,6 +62,7 @@ class Request:
         order = _highest_order(frames, operators)
         for radial in kernel.radials:
             require_order(radial, order, 1, f"a force field from {' and '.join(operators)}")
+        require_unit_length(kernel, frames.batches[0])
         if operators.get("hessian") is HESSIAN:
             require_unprojected(frames)
         for part in with_lengthscales(kernel, [1.0] * len(kernel.leaves)).parts:

@@ -5,6 +5,7 @@ Labels that contradict each other (a sign, a unit, an order of components) canno
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Collection
 
@@ -19,6 +20,10 @@ NOTICED = 0.01  # of the root mean square of all components: shears whose errors
 OR_STRESS = (
     "; or it is stress that does not fit: its sign (tension is positive), its unit (eV/Å³) or the order of its shears"
 )
+SHEARS, BETTER = (
+    ("xy", "xz", "yz"),
+    0.5,
+)  # share of the squared errors that an order of shears leaves, if it is the right one
 NAMES = {"energy": "energies", "forces": "forces", "stress": "stresses"}
 
 
@@ -71,6 +76,15 @@ def _stress(reference: np.ndarray, predicted: np.ndarray) -> tuple[float, str]:
     missed = np.sqrt(np.mean((predicted - reference)[:, shears] ** 2))
     if missed <= NOTICED * np.sqrt(np.mean(reference**2)):
         return slope, ""
-    return slope_of(reference[:, shears].ravel(), predicted[:, shears].ravel()), (
-        "the shears do not follow: is their order xx yy zz yz xz xy, as in ASE?"
-    )
+    slope = slope_of(reference[:, shears].ravel(), predicted[:, shears].ravel())
+    return slope, f"the shears do not follow: {_order_of(reference[:, shears], predicted[:, shears])}"
+
+
+def _order_of(reference: np.ndarray, predicted: np.ndarray) -> str:
+    """What is to be done about shears xy, xz, yz that do not follow: exchange some, where they follow in another order."""
+    missed = {p: float(np.sum((predicted - reference[:, p]) ** 2)) for p in itertools.permutations(range(3))}
+    best = min(missed, key=missed.__getitem__)
+    if missed[best] > BETTER * missed[0, 1, 2]:
+        return "is their order xx yy zz yz xz xy, as in ASE?"
+    found = ", ".join(f"{SHEARS[i]} is what is called {SHEARS[k]}" for i, k in enumerate(best) if i != k)
+    return f"they would if {found}; put them in ASE's order, xx yy zz yz xz xy"

@@ -29,6 +29,8 @@ class Solution:
         rows: of the linear system.
         unseen: share of the squared forces outside the descriptor's reach.
         posterior: the factor with its system, where it was asked for; it holds the whole matrix.
+        noise: of every kind of label by name, where the solve found it.
+        inducing: of a sparse model what the record says of its functionals.
     """
 
     model: Expansion
@@ -36,6 +38,8 @@ class Solution:
     rows: int
     unseen: float
     posterior: Posterior | None = None
+    noise: dict[str, float] | None = None
+    inducing: dict | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,5 +123,9 @@ def expand(system: LinearSystem, weights: Weights) -> Expansion:
         term.expand(system.features.observations, share * weights.rows)
         for term, share in zip(system.features.terms, system.shares, strict=True)
     )
-    order = max(int(orders(frame.rows).max(initial=0.0)) for frame in system.features.observations)
-    return Expansion(parts, weights.constants, system.elements, label_order=order)
+    return Expansion(parts, weights.constants, system.elements, label_order=highest_order(system))
+
+
+def highest_order(system: LinearSystem) -> int:
+    """The highest derivative among the labels."""
+    return max(int(orders(frame.rows).max(initial=0.0)) for frame in system.features.observations)

@@ -21,9 +21,10 @@ def record_of(
         facts: of the frames.
         seconds: what the fit took.
     """
+    sparse = {} if solution.inducing is None else {"inducing": solution.inducing}
     users = [name for name, operator in request.operators.items() if OPERATORS.get(name) is not operator]
     return {
-        **facts, "labels": list(request.labels), "own_operators": users, "noise": request.noise,
+        **facts, "labels": list(request.labels), "own_operators": users, "noise": solution.noise or request.noise, **sparse,
         "rows": solution.rows, "unseen": solution.unseen, "seed": seed,
         "lengthscales_tried": [
             [trial.lengthscale, trial.error if np.isfinite(trial.error) else None] for trial in trials

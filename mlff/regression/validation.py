@@ -268,7 +268,7 @@ def search_lengthscale(
             logger.info("length scale %.4g: validation RMSE %.4g", tried[k].lengthscale, tried[k].error)
         return tried[k].error
 
-    best = _downhill(error)
+    best = downhill(error)
     progress("length scale", 1.0)
     trials = list(tried.values())
     _report_singular(trials, noise)
@@ -292,7 +292,7 @@ def _begin(kernel: Kernel, frames: LabelledFrames, validate: Callable[[Kernel], 
     return starts, validate(with_lengthscales(kernel, starts))
 
 
-def _downhill(error: Callable[[int], float]) -> int:
+def downhill(error: Callable[[int], float]) -> int:
     """The place of a minimum of a function on the grid, whose beginning may be infinite."""
     best = 0
     while not np.isfinite(error(best)) and best > -STEPS:

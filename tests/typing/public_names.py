@@ -3,6 +3,7 @@
 The functions state what they hand on, so that the checker has to know what every name returns. Nothing runs them.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -49,8 +50,9 @@ def kernels(group: mlff.Permutations) -> mlff.SumKernel:
     scaled = mlff.GlobalKernel(mlff.Descriptor(own_descriptor, {"scale": 2.0}), mlff.Matern32())
     surroundings = mlff.LocalKernel(descriptors.soap, mlff.RBF(), elements=(1, 6, 8), amplitude=0.5)
     product = mlff.ProductKernel((distances, mlff.GlobalKernel(own_descriptor, mlff.Matern72(2.0))))
+    powers = mlff.LocalKernel(functools.partial(descriptors.soap, normalised=True), mlff.Polynomial(degree=2))
     tails = mlff.LocalKernel(descriptors.fchl19, mlff.RationalQuadratic(lengthscale=3.0, alpha=2.0))
-    return mlff.SumKernel((distances, scaled, surroundings, product, tails))
+    return mlff.SumKernel((distances, scaled, surroundings, product, powers, tails))
 
 
 def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:

@@ -1,0 +1,368 @@
+"""Sparse models: kernel regression in the span of a few functionals, from frames that are looked at one after another.
+
+With K_uu = UᵀU between m inducing functionals and K_lu between labels of a kind l and these, the energy is Σ_k a_k k(·, u_k) with
+
+    a = U⁻¹ w,      (1/A + Σ_l A_lᵀA_l/σ_l²) w = Σ_l A_lᵀ y_l/σ_l²,      A_l = K_lu U⁻¹
+
+Rows are whitened with U before they are multiplied with each other: the equations for a itself,
+(K_uu/A + Σ_l K_ul K_lu/σ_l²) a = Σ_l K_ul y_l/σ_l², would lose half the digits. What is kept of the labels of a kind is A_lᵀA_l,
+A_lᵀy_l and y_lᵀy_l, fold by fold. From that follow the models of any noise σ_l, of any amplitudes A and of fewer functionals, each
+with its errors on the folds that were left out. Memory grows with m² and a few frames, time with n m², and frames may be added.
+
+Source: Quiñonero-Candela, Rasmussen, J. Mach. Learn. Res. 6, 1939 (2005) (subset of regressors); Foster et al., J. Mach. Learn.
+    Res. 10, 857 (2009) (its stable solution); Bartók, Csányi, Int. J. Quantum Chem. 115, 1051 (2015), doi 10.1002/qua.24927.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from mlff.batching import machine_memory
+from mlff.data.batches import LabelledFrames
+from mlff.data.cells import volume
+from mlff.operators import ENERGY, FORCES, STRESS, Operator
+from mlff.potentials.expansion import Expansion, composition, constant_elements
+from mlff.regression.exact import IndefiniteMatrix, Progress
+from mlff.regression.inducing import Inducing, LabelRows
+from mlff.regression.posterior import RANK_CUTOFF
+
+ROWS = 512  # multiplied with each other at once
+FOLDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """What is kept of labels of one kind: sums over their rows.
+
+    Attributes:
+        matrix: [A H]ᵀ[A H] of whitened rows A and the columns H of the constants, shape (m + z, m + z).
+        right: [A H]ᵀ y, shape (m + z,).
+        square: yᵀ y.
+        count: of labels.
+    """
+
+    matrix: Float[np.ndarray, "c c"]
+    right: Float[np.ndarray, " c"]
+    square: float
+    count: int
+
+    def __add__(self, other: Moments) -> Moments:
+        square, count = self.square + other.square, self.count + other.count
+        return Moments(self.matrix + other.matrix, self.right + other.right, square, count)
+
+    def mean_square(self, weights: Float[np.ndarray, " c"]) -> float:
+        """Mean squared error of a solution."""
+        total = self.square - 2.0 * weights @ self.right + weights @ (self.matrix @ weights)
+        return max(float(total), 0.0) / self.count
+
+    def leading(self, functionals: int, constants: int) -> Moments:
+        """Of the first functionals alone."""
+        chosen = np.r_[:functionals, len(self.right) - constants : len(self.right)]
+        return Moments(self.matrix[np.ix_(chosen, chosen)], self.right[chosen], self.square, self.count)
+
+
+class _Sums:
+    """Moments as they come about; rows are collected until a product of them is worth its call."""
+
+    def __init__(self, columns: int):
+        self.matrix, self.right = np.zeros((columns, columns)), np.zeros(columns)
+        self.square, self.count = 0.0, 0
+        self._waiting: list[np.ndarray] = []
+
+    def add(self, rows: Float[np.ndarray, "r c"], labels: Float[np.ndarray, " r"]) -> None:
+        self.right += labels @ rows
+        self.square += float(labels @ labels)
+        self.count += len(labels)
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= ROWS:
+            self._multiply()
+
+    def _multiply(self) -> None:
+        if self._waiting:
+            rows = np.concatenate(self._waiting)
+            self.matrix += (
+                rows.T @ rows.copy()
+            )  # of an array with itself NumPy calls `dsyrk`, which crashes when threaded
+            self._waiting.clear()
+
+    def moments(self) -> Moments:
+        self._multiply()
+        return Moments(self.matrix, self.right, self.square, self.count)
+
+
+Levels = Mapping[str, float]  # the standard deviation of labels, by their kind
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseSystem:
+    """The labels of frames, whitened and summed.
+
+    Attributes:
+        inducing: the functionals.
+        folds: of every kind of label what is kept of it, fold by fold.
+        reference: energies of atoms (of the molecule) that the energies are counted from, eV, shape (z,).
+        given: whether these are the constants, or constants are found beside them.
+        extensive: whether the noise of energies and of strain derivatives is that of one atom, σ√n of n.
+        rows: how many labels there are.
+        unseen: share of the squared forces that lies in net forces, which no energy has.
+    """
+
+    inducing: Inducing
+    folds: dict[str, list[Moments]]
+    reference: Float[np.ndarray, " z"]
+    given: bool
+    extensive: bool
+    rows: int
+    unseen: float
+
+    @classmethod
+    def of(
+        cls,
+        inducing: Inducing,
+        kernel,
+        frames: LabelledFrames,
+        operators: Mapping[Operator, float],
+        fold_of: Mapping[int, int],
+        atomic_energies: Mapping[int, float] | None = None,
+        extensive: bool = False,
+        progress: Progress = lambda stage, fraction: None,
+    ) -> SparseSystem:
+        """Look at all frames, one after another.
+
+        Arguments:
+            operators: what labels are of, with any noise.
+            fold_of: the fold of every frame, by its index.
+            atomic_energies: by atomic number, eV, in place of constants that are found.
+        Raises:
+            ValueError: what is to be kept would not fit into memory, or a descriptor is not finite.
+        """
+        elements = constant_elements(kernel.parts)
+        compositions = {int(i): composition(elements, b.numbers) for b in frames.batches for i in b.index}
+        given = None if atomic_energies is None else np.array([atomic_energies[z] for z in elements])
+        reference = _reference(frames, compositions, ENERGY in operators) if given is None else given
+        count = max(fold_of.values()) + 1
+        m, constants = len(inducing.whitening), len(reference) if given is None else 0
+        _require_memory(m, count * len(operators))
+        sums = {operator.name: [_Sums(m + constants) for _ in range(count)] for operator in operators}
+        scales = _scales(frames) if extensive else {}
+        rows, net, total = 0, 0.0, 0.0
+        progress("labels", 0.0)
+        for done, (i, of_frame) in enumerate(inducing.rows(frames, operators), start=1):
+            for name, found in of_frame.items():
+                whitened = _finite(inducing.whitening.whitened(found.kernel), i, name)
+                labels, design = found.labels - found.design @ reference, found.design[:, :constants]
+                scale = scales.get((i, name), 1.0)
+                sums[name][fold_of[i]].add(scale * np.concatenate([whitened, design], axis=1), scale * labels)
+                rows += len(labels)
+            progress("labels", done / len(frames))
+        for batch in frames.having("forces").batches if FORCES in operators else ():
+            forces = batch.labels["forces"]
+            net += float(np.sum(forces.sum(axis=1) ** 2)) / forces.shape[1]
+            total += float(np.sum(forces**2))
+        folds = {name: [each.moments() for each in of_folds] for name, of_folds in sums.items()}
+        return cls(inducing, folds, reference, given is not None, extensive, rows, net / total if total else 0.0)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self.folds)
+
+    @functools.cached_property
+    def whole(self) -> dict[str, Moments]:
+        """Of all frames."""
+        return {name: functools.reduce(Moments.__add__, of_folds) for name, of_folds in self.folds.items()}
+
+    @property
+    def constants(self) -> int:
+        """How many constants are found."""
+        return 0 if self.given else len(self.reference)
+
+    @functools.cached_property
+    def amplitudes(self) -> Float[np.ndarray, " p"]:
+        """A of every part for which the prior variances of the forces (without any, of the first kind of labels) are equal
+        shares of their mean square."""
+        moments = self.whole.get("forces") or next(iter(self.whole.values()))
+        owners = self.inducing.owners
+        traces = np.bincount(owners, np.diagonal(moments.matrix)[: len(owners)])
+        return np.where(traces > 0.0, moments.square, 1.0) / (len(traces) * np.where(traces > 0.0, traces, 1.0))
+
+    def __add__(self, other: SparseSystem) -> SparseSystem:
+        """With the labels of more frames, of the same functionals and reference energies.
+
+        Raises:
+            ValueError: other functionals, kinds of label or reference energies.
+        """
+        same = self.inducing is other.inducing and self.kinds == other.kinds and self.extensive == other.extensive
+        if not same or not np.array_equal(self.reference, other.reference):
+            raise ValueError("sparse systems: expected the same inducing functionals, labels and atomic energies")
+        folds = {
+            name: [a + b for a, b in zip(ours, other.folds[name], strict=True)] for name, ours in self.folds.items()
+        }
+        rows = self.rows + other.rows
+        unseen = (self.rows * self.unseen + other.rows * other.unseen) / rows
+        return SparseSystem(self.inducing, folds, self.reference, self.given, self.extensive, rows, unseen)
+
+    def leading(self, functionals: int) -> SparseSystem:
+        """Of the first functionals alone, to try what noise is worth; it gives no model."""
+        folds = {
+            name: [moments.leading(functionals, self.constants) for moments in of_folds]
+            for name, of_folds in self.folds.items()
+        }
+        return dataclasses.replace(self, folds=folds)
+
+    def solve(self, levels: Levels, amplitudes: Float[np.ndarray, " p"], without: int | None = None) -> SparseFactor:
+        """The solution of all frames, or of those that are not in one fold.
+
+        Arguments:
+            levels: noise of every kind, in its unit (of energies and strain derivatives an atom where `extensive`).
+            amplitudes: A of every part of the kernel, eV².
+        Raises:
+            IndefiniteMatrix: the noise is so small that nothing is left of the prior.
+        """
+        kept = self.whole
+        if without is not None:
+            kept = {
+                name: Moments(all_.matrix - out.matrix, all_.right - out.right, all_.square, all_.count)
+                for name, all_, out in ((n, self.whole[n], self.folds[n][without]) for n in self.kinds)
+            }
+        matrix = sum(moments.matrix / levels[name] ** 2 for name, moments in kept.items())
+        right = sum(moments.right / levels[name] ** 2 for name, moments in kept.items())
+        m = len(right) - self.constants
+        roots = np.sqrt(np.asarray(amplitudes)[self.inducing.owners[:m]])
+        inner = roots[:, None] * matrix[:m, :m] * roots
+        inner.flat[:: m + 1] += 1.0
+        try:
+            factor = cho_factor(inner, overwrite_a=True, check_finite=False)
+        except LinAlgError as error:
+            raise IndefiniteMatrix(
+                f"the labels outweigh what is known before by more than double precision holds; raise noise (now {_named(levels)})"
+            ) from error
+        w = cho_solve(factor, roots * right[:m], check_finite=False)
+        responses, normal, c = None, None, np.zeros(0)
+        if self.constants:
+            across = roots[:, None] * matrix[:m, m:]
+            responses = cho_solve(factor, across, check_finite=False)
+            normal = matrix[m:, m:] - across.T @ responses
+            c = np.linalg.lstsq(normal, right[m:] - across.T @ w, rcond=RANK_CUTOFF)[0]
+            w = w - responses @ c
+        return SparseFactor(self, dict(levels), roots, factor, np.concatenate([roots * w, c]), responses, normal)
+
+    def errors(self, levels: Levels, amplitudes: Float[np.ndarray, " p"]) -> dict[str, float]:
+        """RMSE of every kind of label on the folds that are left out in turn, in the units of `levels`."""
+        squares, counts = dict.fromkeys(self.kinds, 0.0), dict.fromkeys(self.kinds, 0)
+        for fold in range(len(next(iter(self.folds.values())))):
+            weights = self.solve(levels, amplitudes, without=fold).weights
+            for name, of_folds in self.folds.items():
+                if of_folds[fold].count:
+                    squares[name] += of_folds[fold].mean_square(weights) * of_folds[fold].count
+                    counts[name] += of_folds[fold].count
+        return {name: float(np.sqrt(squares[name] / counts[name])) for name in self.kinds}
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseFactor:
+    """A sparse system that was solved; what a fit does not know, too.
+
+    Attributes:
+        system: with the inducing functionals.
+        levels: noise of every kind of label.
+        roots: √A of every whitened coordinate.
+        factor: of B = 1 + √A (Σ_l A_lᵀA_l/σ_l²) √A, as SciPy has it.
+        weights: w and the constants c found beside the reference, shape (m + z,).
+        responses: B⁻¹ √A Σ_l A_lᵀH_l/σ_l², shape (m, z); None without constants.
+        normal: of the constants, (z, z).
+    """
+
+    system: SparseSystem
+    levels: dict[str, float]
+    roots: Float[np.ndarray, " m"]
+    factor: tuple
+    weights: Float[np.ndarray, " c"]
+    responses: Float[np.ndarray, "m z"] | None
+    normal: Float[np.ndarray, "z z"] | None
+
+    def model(self, kernel) -> Expansion:
+        """The energy as a function of a geometry."""
+        inducing, m = self.system.inducing, len(self.roots)
+        parts = inducing.expand(inducing.whitening.weights(self.weights[:m]))
+        constants = self.system.reference + (self.weights[m:] if self.system.constants else 0.0)
+        return Expansion(parts, constants, constant_elements(kernel.parts), label_order=inducing.label_order)
+
+    def evidence_scale(self) -> float:
+        """The factor of all amplitudes and noise variances for which the labels are most likely.
+
+        s = (Σ_l |y_l − A_l w|²/σ_l² + wᵀw/A)/n
+        """
+        system = self.system
+        missed = sum(
+            moments.count * moments.mean_square(self.weights) / self.levels[name] ** 2
+            for name, moments in system.whole.items()
+        )
+        prior = float(np.sum((self.weights[: len(self.roots)] / self.roots) ** 2))
+        return (missed + prior) / sum(moments.count for moments in system.whole.values())
+
+    def covariance(self, found: LabelRows, prior: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "r r"]:
+        """Posterior covariance of labels of a frame, without their noise.
+
+            cov = k_LL − A_L A_Lᵀ + A_L B⁻¹ A_Lᵀ + constants,      all times the amplitudes
+
+        Arguments:
+            found: what `inducing.rows` gives of the labels.
+            prior: their prior covariance, k_LL times the amplitudes.
+        Source: Quiñonero-Candela, Rasmussen (2005), section 5 (deterministic training conditional).
+        """
+        whitened = self.roots * self.system.inducing.whitening.whitened(found.kernel)
+        covariance = prior - whitened @ whitened.T + whitened @ cho_solve(self.factor, whitened.T)
+        if self.normal is not None:
+            missing = found.design.T - self.responses.T @ whitened.T
+            covariance += missing.T @ np.linalg.pinv(self.normal, rcond=RANK_CUTOFF, hermitian=True) @ missing
+        return covariance
+
+
+def _reference(frames: LabelledFrames, compositions: Mapping[int, np.ndarray], found: bool) -> Float[np.ndarray, " z"]:
+    """Constants that explain the energies as well as can be, by least squares: numbers are small beside them."""
+    sizes = len(next(iter(compositions.values())))
+    having = frames.having("energy").batches if found else ()
+    if not having:
+        return np.zeros(sizes)
+    design = np.array([compositions[int(i)] for batch in having for i in batch.index])
+    return np.linalg.lstsq(design, np.concatenate([batch.labels["energy"] for batch in having]), rcond=1e-10)[0]
+
+
+def _scales(frames: LabelledFrames) -> dict[tuple[int, str], float]:
+    """What labels of frames are multiplied by, so that one number is the noise of all: 1/√n of energies, V/√n of stresses."""
+    scales = {}
+    for batch in frames.batches:
+        root = np.sqrt(len(batch.numbers))
+        for i, cell in zip(batch.index, batch.cells, strict=True):
+            scales[int(i), ENERGY.name] = 1.0 / root
+            scales[int(i), STRESS.name] = volume(cell) / root
+    return scales
+
+
+def _finite(rows: np.ndarray, frame: int, name: str) -> np.ndarray:
+    if not np.isfinite(rows).all():
+        raise ValueError(
+            f"the descriptor or its first derivative is not finite at training frame {frame} ({name}); guard its square roots, "
+            "norms and divisions there"
+        )
+    return rows
+
+
+def _require_memory(functionals: int, kept: int) -> None:
+    """Refuse what would not fit, before any work is done: the moments, their sum, a factor and its copy."""
+    needed, present = 8 * functionals**2 * (kept + 6), machine_memory()
+    if needed > present:
+        raise ValueError(
+            f"inducing={functionals}: {kept} matrices of that size need {needed / 2**30:.1f} GiB, this machine has "
+            f"{present / 2**30:.1f}; take fewer inducing points"
+        )
+
+
+def _named(levels: Levels) -> str:
+    return ", ".join(f"{name} {level:.3g}" for name, level in levels.items())

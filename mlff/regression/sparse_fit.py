@@ -1,0 +1,179 @@
+"""The fit of a sparse model: functionals chosen, frames looked at, noise found where none is stated, solved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlff.arguments import is_number
+from mlff.data.batches import LabelledFrames
+from mlff.kernels.composed import Kernel
+from mlff.regression.exact import IndefiniteMatrix, Progress
+from mlff.regression.inducing import EnvironmentValues, FrameLabels, Inducing, farthest_frames
+from mlff.regression.requests import Request
+from mlff.regression.solution import Solution
+from mlff.regression.sparse import FOLDS, SparseSystem
+from mlff.regression.validation import (
+    FACTOR,
+    START,
+    TIE,
+    Search,
+    Trial,
+    data_scale,
+    downhill,
+    lacks_lengthscale,
+    search_lengthscale,
+    with_lengthscales,
+)
+from mlff.regression.weights import errors_by_size, find_levels, folds_of, mean_error
+
+SEARCH_ENVIRONMENTS, SEARCH_POINTS = 1500, 300  # with which a length scale is looked for
+
+
+def _silent(stage: str, fraction: float) -> None:
+    """Tell nobody."""
+
+
+def fit_sparse(
+    request: Request, kernel: Kernel, inducing: int | Sequence[int], stated: bool, seed: int, progress: Progress
+) -> Solution:
+    """Solve in the span of inducing functionals.
+
+    Arguments:
+        kernel: the request's, with all length scales.
+        inducing: how many, or the indices of frames whose labels they are.
+        stated: whether the request's noise is the user's; else it is found by validation.
+    """
+    functionals = _functionals(request, kernel, inducing, seed, progress)
+    folds = folds_of(request.frames, seed)
+    if stated:
+        folds = dict.fromkeys(folds, 0)
+    system = _system(request, functionals, kernel, request.frames, folds, stated, progress)
+    amplitudes = _amplitudes(system, kernel)
+    noise, summary = request.noise, _summary(functionals)
+    if not stated:
+        found = find_levels(system, amplitudes, progress)
+        noise, amplitudes = found.levels, found.amplitudes
+        table = errors_by_size(system, noise, amplitudes)
+        summary |= {"noise_of_an_atom": True, "noise_tried": found.tried, "held_out_rmse": table}
+    progress("factorise", 0.0)
+    factor = system.solve(noise, amplitudes)
+    if not stated and kernel.amplitude is None:
+        likely = factor.evidence_scale()
+        noise, amplitudes = {name: level * likely**0.5 for name, level in noise.items()}, amplitudes * likely
+        factor = system.solve(noise, amplitudes)
+    progress("factorise", 1.0)
+    return Solution(
+        factor.model(kernel),
+        functionals.amplitudes(amplitudes),
+        system.rows,
+        system.unseen,
+        noise=noise,
+        inducing=summary,
+    )
+
+
+def require_inducing(inducing, frames: int) -> int | list[int]:
+    """What is asked for: a number of functionals, or indices of frames.
+
+    Raises:
+        ValueError: neither.
+    """
+    if is_number(inducing) and inducing == int(inducing):
+        if inducing < 1:
+            raise ValueError(f"inducing={inducing} must be at least 1: how many environments span the model")
+        return int(inducing)
+    if isinstance(inducing, (str, float)) or not np.iterable(inducing):
+        raise ValueError(
+            f"inducing={inducing!r:.60} must be a whole number, how many environments span the model, or indices of frames"
+        )
+    chosen = sorted({int(i) for i in inducing})
+    if not chosen or chosen[0] < 0 or chosen[-1] >= frames:
+        raise ValueError(f"inducing: expected indices of the {frames} frames, 0 to {frames - 1}, at least one")
+    return chosen
+
+
+def sparse_lengthscale(
+    request: Request, inducing: int | list[int], stated: bool, seed: int, progress: Progress
+) -> Search:
+    """The length scale of a sparse model: of few points and frames, by the errors of labels left out.
+
+    As `search_lengthscale` looks for that of an exact model, which is taken for models that labels of frames span. Several
+    length scales keep the ratio of the data's scales.
+    """
+    kernel = request.kernel
+    if not lacks_lengthscale(kernel):
+        return Search(kernel, [])
+    if not _by_values(kernel, inducing):
+        return search_lengthscale(kernel, request.frames, request.levels, seed, request.atomic_energies, progress)
+    frames = _some(request.frames, seed)
+    starts = [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in kernel.leaves]
+    first = next(s for s, leaf in zip(starts, kernel.leaves, strict=True) if leaf.radial.lengthscale is None)
+    tried: dict[int, Trial] = {}
+
+    def error(k: int) -> float:
+        if k not in tried:
+            progress("length scale", min(0.95, len(tried) / 9))
+            scaled = with_lengthscales(kernel, starts, FACTOR**k)
+            functionals = EnvironmentValues.choose(scaled, frames, min(inducing, SEARCH_POINTS), seed)
+            system = _system(request, functionals, scaled, frames, folds_of(frames, seed), stated)
+            tried[k] = Trial(first * FACTOR**k, _held_out(system, request, kernel, stated))
+        return tried[k].error
+
+    best = downhill(error)
+    progress("length scale", 1.0)
+    good = min(k for k, trial in tried.items() if trial.error <= (1.0 + TIE) * error(best))
+    return Search(with_lengthscales(kernel, starts, FACTOR**good), list(tried.values()))
+
+
+def _held_out(system: SparseSystem, request: Request, kernel: Kernel, stated: bool) -> float:
+    """The geometric mean of the errors of labels left out."""
+    amplitudes = _amplitudes(system, kernel)
+    try:
+        errors = system.errors(request.noise, amplitudes) if stated else find_levels(system, amplitudes).errors
+    except IndefiniteMatrix:
+        return np.inf
+    return mean_error(errors)
+
+
+def _some(frames: LabelledFrames, seed: int) -> LabelledFrames:
+    """Frames that are drawn, with about as many environments as a search looks at."""
+    sizes = {int(i): len(batch.numbers) for batch in frames.batches for i in batch.index}
+    drawn = np.random.default_rng(seed).permutation(frames.index)
+    enough = np.cumsum([sizes[int(i)] for i in drawn]) <= SEARCH_ENVIRONMENTS
+    return frames.take(drawn[: max(2 * FOLDS, int(enough.sum()))])
+
+
+def _system(
+    request: Request, functionals: Inducing, kernel, frames, folds, stated: bool, progress=_silent
+) -> SparseSystem:
+    given = request.atomic_energies
+    return SparseSystem.of(functionals, kernel, frames, request.levels, folds, given, not stated, progress)
+
+
+def _amplitudes(system: SparseSystem, kernel: Kernel) -> np.ndarray:
+    """A of every part that the functionals tell apart: those given, or equal shares of the variance of the labels."""
+    if kernel.amplitude is None:
+        return system.amplitudes
+    return system.inducing.given_amplitudes(np.array(np.atleast_1d(kernel.amplitude), dtype=float))
+
+
+def _by_values(kernel: Kernel, inducing: int | list[int]) -> bool:
+    return kernel.transferable and isinstance(inducing, int)
+
+
+def _functionals(request: Request, kernel: Kernel, inducing, seed: int, progress: Progress) -> Inducing:
+    if _by_values(kernel, inducing):
+        return EnvironmentValues.choose(kernel, request.frames, inducing, seed, progress)
+    if isinstance(inducing, int):
+        inducing = farthest_frames(kernel, request.frames, inducing, seed)
+    return FrameLabels.of(kernel, request.frames.take(inducing), request.levels, progress)
+
+
+def _summary(functionals: Inducing) -> dict:
+    return {
+        "functionals": len(functionals.whitening),
+        "dependent": functionals.whitening.count - len(functionals.whitening),
+        **functionals.summary(),
+    }

@@ -1,0 +1,351 @@
+"""Sparse models: against dense linear algebra, against the exact fit that is their limit, and as users fit, save and ask them."""
+
+import functools
+
+import ase.build
+import numpy as np
+import pytest
+from alloys import alloy_frames, labelled
+from moments import moments
+from test_gram import WATER
+from test_second_order import KINDS
+from test_second_order import labelled as of_every_kind
+
+import mlff
+from descriptors import inverse_distances, soap
+from mlff.data.batches import LabelledFrames
+from mlff.operators import find_operator
+from mlff.potentials.expansion import Expansion
+from mlff.regression.features import compute_features
+from mlff.regression.inducing import EnvironmentValues, FrameLabels, LabelRows
+from mlff.regression.kernel_blocks import kernel_between
+from mlff.regression.solution import solve
+from mlff.regression.sparse import SparseSystem
+from mlff.regression.sparse_fit import require_inducing
+from mlff.regression.weights import errors_by_size, folds_of
+from mlff.regression.whitening import Whitening
+
+ALL = ("energy", "forces", "stress")
+NOISE = {"energy": 1e-2, "forces": 3e-2, "stress": 1e-2}
+LOCAL = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
+TWO = mlff.LocalKernel(functools.partial(moments, cutoff=3.4), mlff.Matern52(lengthscale=1.5))
+KERNELS = {
+    "one": LOCAL,
+    "sum": mlff.SumKernel((LOCAL, TWO)),
+    "product": mlff.ProductKernel((LOCAL, TWO)),
+}
+
+
+@pytest.fixture(scope="module")
+def alloy() -> mlff.Dataset:
+    return mlff.Dataset(alloy_frames(12), "alloy")
+
+
+def completed(kernel, frames):
+    return kernel.completed(np.concatenate(frames.compositions))
+
+
+def operators(names):
+    return {find_operator(name): 1.0 for name in names}
+
+
+def gathered(inducing, frames, names):
+    """All rows of the kernel between labels and functionals, the labels and columns of the constants, by kind."""
+    found = {name: [] for name in names}
+    for _, of_frame in inducing.rows(frames, operators(names)):
+        for name, rows in of_frame.items():
+            found[name].append(rows)
+    return {name: [np.concatenate(column) for column in zip(*rows, strict=True)] for name, rows in found.items()}
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_rows_of_environments_are_those_of_whole_jacobians(kernel, alloy):
+    """Two ways to the same normal equations: through the neighbours of atoms, and through frames in descriptor space."""
+    frames = LabelledFrames.of(alloy[:4])
+    inducing = EnvironmentValues.choose(completed(kernel, frames), frames, 20, seed=1)
+    assert inducing.alone
+    through_frames = EnvironmentValues(inducing.kernel, inducing.points, inducing.same, False, inducing.whitening)
+    ours, theirs = gathered(inducing, frames, ALL), gathered(through_frames, frames, ALL)
+    for name in ALL:
+        (one, y, h), (two, z, g) = ours[name], theirs[name]
+        for a, b in ((one.T @ one, two.T @ two), (one.T @ y, two.T @ z), (one.T @ h, two.T @ g)):
+            np.testing.assert_allclose(a, b, atol=1e-9 * max(1e-9, np.abs(b).max()))
+
+
+def test_forces_and_stresses_are_derivatives_of_energies(alloy):
+    """Rows of forces and stresses by central differences of the rows of energies."""
+    frame = alloy[0]
+    frames = LabelledFrames.of(alloy[:1])
+    inducing = EnvironmentValues.choose(completed(LOCAL, frames), frames, 8, seed=0)
+    rows, h = gathered(inducing, frames, ALL), 1e-5
+
+    def energy(positions, cell):
+        system = mlff.System(positions, frame.numbers, cell, np.ones(3, bool))
+        moved = LabelledFrames.of(mlff.Dataset([mlff.Frame(system, {"energy": 0.0})]))
+        return gathered(inducing, moved, ("energy",))["energy"][0][0]
+
+    for i, a in ((0, 0), (3, 2)):
+        step = h * np.eye(3 * len(frame.numbers))[3 * i + a].reshape(-1, 3)
+        force = -(energy(frame.positions + step, frame.cell) - energy(frame.positions - step, frame.cell)) / (2 * h)
+        np.testing.assert_allclose(rows["forces"][0][3 * i + a], force, atol=1e-7 * np.abs(rows["forces"][0]).max())
+    volume = abs(np.linalg.det(frame.cell))
+    for k, (a, b) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
+        eps = np.zeros((3, 3))
+        eps[a, b] += 0.5 * h
+        eps[b, a] += 0.5 * h
+        up, down = (
+            energy(frame.positions @ (np.eye(3) + s * eps), frame.cell @ (np.eye(3) + s * eps)) for s in (1, -1)
+        )
+        weight = 1.0 if a == b else np.sqrt(2.0)
+        found = weight * (up - down) / (2 * h * volume)
+        np.testing.assert_allclose(rows["stress"][0][k], found, atol=1e-7 * np.abs(rows["stress"][0]).max())
+
+
+def test_the_solution_is_that_of_the_normal_equations(alloy):
+    """By a dense least-squares problem in which the prior is a row for every functional, solved by orthogonal matrices."""
+    frames = LabelledFrames.of(alloy)
+    inducing = EnvironmentValues.choose(completed(LOCAL, frames), frames, 25, seed=2)
+    system = SparseSystem.of(inducing, inducing.kernel, frames, operators(ALL), folds_of(frames, 0))
+    solution = system.solve(NOISE, np.array([4.0]))
+    rows, m = gathered(inducing, frames, ALL), len(inducing.whitening)
+    blocks, labels = [], []
+    for name, (kernel, y, design) in rows.items():
+        blocks.append(np.concatenate([inducing.whitening.whitened(kernel), design], axis=1) / NOISE[name])
+        labels.append(y / NOISE[name])
+    prior = np.concatenate([np.eye(m) / 2.0, np.zeros((m, 3))], axis=1)
+    wanted = np.linalg.lstsq(np.concatenate([*blocks, prior]), np.concatenate([*labels, np.zeros(m)]), rcond=None)[0]
+    np.testing.assert_allclose(solution.weights[:m], wanted[:m], atol=1e-7 * np.abs(wanted[:m]).max())
+    model = solution.model(inducing.kernel)
+    np.testing.assert_allclose(model.constants, wanted[m:], rtol=1e-7)
+    force_field = mlff.ForceField(model, None, inducing.kernel)
+    frame = alloy[3]
+    energy, forces = force_field.energy_and_forces(frame.positions, frame.cell, None, frame.numbers)
+    one = gathered(inducing, LabelledFrames.of(alloy[3:4]), ALL)
+    weights = inducing.whitening.weights(wanted[:m])
+    assert energy == pytest.approx(float((one["energy"][0] @ weights + one["energy"][2] @ wanted[m:])[0]), abs=1e-7)
+    np.testing.assert_allclose(forces.ravel(), one["forces"][0] @ weights, atol=1e-7 * np.abs(forces).max())
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["constants found", "constants given"])
+def test_all_labels_as_functionals_are_the_exact_fit_of_crystals(given, alloy):
+    constants = {"Cu": 0.1, "Ag": -0.2, "Au": 0.3} if given else None
+    exact = mlff.fit(LOCAL, alloy, ALL, NOISE, atomic_energies=constants)
+    sparse = mlff.fit(LOCAL, alloy, ALL, NOISE, atomic_energies=constants, inducing=range(len(alloy)))
+    assert sparse.kernel.amplitude == pytest.approx(
+        exact.kernel.amplitude, rel=0.3
+    )  # traces of forces, or of all of them
+    exact = mlff.fit(LOCAL.replace(amplitude=5.0), alloy, ALL, NOISE, atomic_energies=constants)
+    sparse = mlff.fit(
+        LOCAL.replace(amplitude=5.0), alloy, ALL, NOISE, atomic_energies=constants, inducing=range(len(alloy))
+    )
+    asked = alloy_frames(3, seed=7)
+    for frame in asked:
+        where = frame.positions, frame.cell, None, frame.numbers
+        (e, f), (e0, f0) = sparse.energy_and_forces(*where), exact.energy_and_forces(*where)
+        assert e == pytest.approx(e0, abs=1e-8 * abs(e0) + 1e-8)
+        np.testing.assert_allclose(f, f0, atol=1e-8 * np.abs(f0).max())
+
+
+@pytest.mark.parametrize("radial", [mlff.Matern52(lengthscale=3.0), mlff.RBF(lengthscale=3.0)], ids=["matern", "rbf"])
+def test_all_labels_as_functionals_are_the_exact_fit_of_molecules(radial, water):
+    group = mlff.find_permutations(water)
+    kernel, noise = mlff.GlobalKernel(inverse_distances, radial, group, amplitude=3.0), {"energy": 1e-3, "forces": 1e-2}
+    exact = mlff.fit(kernel, water[:15], tuple(noise), noise)
+    sparse = mlff.fit(kernel, water[:15], tuple(noise), noise, inducing=range(15))
+    x = np.stack([frame.positions for frame in water[20:30]])
+    (e, f), (e0, f0) = sparse.energy_and_forces(x), exact.energy_and_forces(x)
+    np.testing.assert_allclose(e - e0, 0.0, atol=1e-8 * np.abs(e0).max())
+    np.testing.assert_allclose(f, f0, atol=1e-8 * np.abs(f0).max())
+
+
+@pytest.mark.parametrize("kernel", [LOCAL, mlff.ProductKernel((LOCAL, TWO))], ids=["one", "product"])
+def test_labels_of_second_order_enter_too(kernel, rng):
+    """Values of environments against labels of every kind: what the model of each value says of these labels."""
+    frames = of_every_kind([WATER, WATER + 0.1 * rng.standard_normal((3, 3))])
+    noise = dict.fromkeys(map(find_operator, KINDS), 1.0)
+    kernel = completed(kernel, frames)
+    inducing = EnvironmentValues.choose(kernel, frames, 4, seed=0)
+    rows = {name: found[0] for name, found in gathered(inducing, frames, KINDS).items()}
+    (batch,) = frames.batches
+    said = {name: [] for name in KINDS}
+    for unit in np.eye(4):
+        model = Expansion(inducing.expand(unit), np.zeros(2), kernel.elements, label_order=0)
+        force_field = mlff.ForceField(model, None, kernel)
+        for operator in noise:
+            arguments = [tuple(batch.labels[name][i] for name in operator.arguments) for i in range(2)]
+            values = [
+                force_field.apply(operator, batch.positions[i], None, None, batch.numbers, arguments[i])
+                for i in range(2)
+            ]
+            said[operator.name].append(np.concatenate([np.ravel(value) for value in values]))
+    for name in KINDS:  # the labels stand in an orthonormal basis of those that the descriptors see
+        wanted = np.array(said[name]) @ np.transpose(said[name])
+        np.testing.assert_allclose(rows[name].T @ rows[name], wanted, atol=1e-9 * np.abs(wanted).max())
+
+
+def test_sums_tell_the_errors_of_folds_that_are_left_out(alloy):
+    """RMSE from sums alone, by a fit without the fold and its predictions."""
+    frames = LabelledFrames.of(alloy)
+    inducing = EnvironmentValues.choose(completed(LOCAL, frames), frames, 20, seed=0)
+    folds = folds_of(frames, 0)
+    assert np.ptp(np.bincount(list(folds.values()))) <= 1
+    system = SparseSystem.of(inducing, inducing.kernel, frames, operators(ALL), folds)
+    amplitudes, squares, counts = system.amplitudes, dict.fromkeys(ALL, 0.0), dict.fromkeys(ALL, 0)
+    for fold in range(5):
+        out = [i for i, k in folds.items() if k == fold]
+        weights = system.solve(NOISE, amplitudes, without=fold).weights
+        rows = gathered(inducing, frames.take(out), ALL)
+        for name, (kernel, y, design) in rows.items():
+            whitened = np.concatenate([inducing.whitening.whitened(kernel), design], axis=1)
+            squares[name] += float(np.sum((whitened @ weights - y + design @ system.reference) ** 2))
+            counts[name] += len(y)
+    for name, error in system.errors(NOISE, amplitudes).items():
+        assert error == pytest.approx(np.sqrt(squares[name] / counts[name]), rel=1e-6)
+
+
+def test_fewer_functionals_are_the_beginning_of_more(alloy):
+    frames = LabelledFrames.of(alloy)
+    kernel = completed(LOCAL, frames)
+    inducing = EnvironmentValues.choose(kernel, frames, 30, seed=0)
+    system = SparseSystem.of(inducing, kernel, frames, operators(ALL), folds_of(frames, 0))
+    table = dict(errors_by_size(system, NOISE, system.amplitudes))
+    assert list(table) == [4, 8, 15, 30]
+    few = inducing.whitening.order[:15]
+    rows = gathered(inducing, frames, ALL)["forces"][0]
+    gram = inducing.whitening.factor[:15, :15].T @ inducing.whitening.factor[:15, :15]
+    small = Whitening.of(np.asfortranarray(gram)).whitened(rows[:, few])
+    large = inducing.whitening.whitened(rows)[:, :15]
+    np.testing.assert_allclose(large @ large.T, small @ small.T, atol=1e-8 * np.abs(large @ large.T).max())
+    assert table[30]["forces"] < table[4]["forces"]
+
+
+def test_frames_are_added_without_the_others(alloy):
+    frames = LabelledFrames.of(alloy)
+    inducing = EnvironmentValues.choose(completed(LOCAL, frames), frames, 20, seed=0)
+    build = functools.partial(
+        SparseSystem.of, inducing, inducing.kernel, operators=operators(ALL), fold_of=dict.fromkeys(range(12), 0),
+        atomic_energies={29: 0.0, 47: 0.0, 79: 0.0},
+    )  # fmt: skip
+    whole, parts = build(frames=frames), build(frames=frames.take(range(7))) + build(frames=frames.take(range(7, 12)))
+    amplitudes = np.array([3.0])
+    one, other = whole.solve(NOISE, amplitudes), parts.solve(NOISE, amplitudes)
+    np.testing.assert_allclose(one.weights, other.weights, atol=1e-8 * np.abs(one.weights).max())
+    assert parts.rows == whole.rows
+    with pytest.raises(ValueError, match="the same inducing functionals"):
+        whole + build(frames=frames, atomic_energies={29: 1.0, 47: 0.0, 79: 0.0})
+
+
+def test_covariances_are_those_of_the_exact_fit_in_the_limit(alloy):
+    frames, asked = LabelledFrames.of(alloy), LabelledFrames.of(mlff.Dataset(alloy_frames(1, seed=9)))
+    noise = {find_operator(name): level for name, level in NOISE.items()}
+    kernel = completed(LOCAL.replace(amplitude=5.0), frames)
+    exact = solve(kernel, frames, noise, posterior=True).posterior.covariance(compute_features(kernel, asked, noise))
+    inducing = FrameLabels.of(kernel, frames, noise)
+    system = SparseSystem.of(inducing, kernel, frames, noise, dict.fromkeys(range(12), 0))
+    factor = system.solve(NOISE, np.ones(1))
+    features = compute_features(kernel, asked, noise)
+    prior = kernel_between(features, features, [5.0])
+    ((_, rows),) = inducing.rows(asked, noise)
+    together = LabelRows(*(np.concatenate(column) for column in zip(*rows.values(), strict=True)))
+    found = factor.covariance(together, prior)
+    np.testing.assert_allclose(found, exact, atol=1e-7 * np.abs(prior).max())
+    assert (np.diagonal(found) > 0).all()
+
+
+def test_noise_is_found_and_an_alloy_with_a_rare_metal_is_fitted(tmp_path):
+    """By users' means: no noise given, all three metals have points, the model is saved, loaded and beats half of its points."""
+    train, test = mlff.Dataset(alloy_frames(40), "alloy"), mlff.Dataset(alloy_frames(10, seed=5), "others")
+    kernel = mlff.LocalKernel(functools.partial(soap, cutoff=4.0, n_max=4, l_max=3, normalised=True), mlff.Polynomial())
+    force_field = mlff.fit(kernel, train, ALL, inducing=120)
+    said = force_field.record["inducing"]
+    assert said["points"]["Ag"] >= 1
+    assert sum(said["points"].values()) == 120 == said["functionals"] + said["dependent"]
+    assert set(force_field.record["noise"]) == set(ALL)
+    errors = mlff.evaluate(force_field, test)
+    reference = np.concatenate([frame.labels["forces"].ravel() for frame in test])
+    assert errors.forces_rmse < 0.25 * np.sqrt(np.mean(reference**2))
+    assert errors.energy_mae_per_atom < 0.02
+    few = mlff.evaluate(mlff.fit(kernel, train, ALL, inducing=15), test)
+    assert errors.forces_rmse < few.forces_rmse
+    force_field.save(tmp_path / "alloy.mlff")
+    loaded = mlff.load(tmp_path / "alloy.mlff")
+    assert all(channel.tangents is None for channel in loaded.model.parts[0].channels)
+    assert loaded.record["inducing"]["points"] == said["points"]
+    where = test[0].positions, test[0].cell, None, test[0].numbers
+    np.testing.assert_array_equal(loaded.forces(*where), force_field.forces(*where))
+    np.testing.assert_allclose(loaded.stress(*where), force_field.stress(*where), atol=1e-12)
+    strange = labelled(ase.build.bulk("Pt", cubic=True))
+    with pytest.raises(ValueError, match="Pt"):
+        mlff.evaluate(force_field, mlff.Dataset([strange], "platinum"))
+
+
+def test_environments_that_are_the_same_to_rounding_are_named(caplog):
+    """Perfect crystals have one environment, however many points are asked for."""
+    frames = [labelled(ase.build.bulk("Cu", a=a, cubic=True)) for a in (3.5, 3.6, 3.7, 3.8)]
+    kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
+    force_field = mlff.fit(kernel, mlff.Dataset(frames, "copper"), ("energy",), 1e-3, inducing=10)
+    said = force_field.record["inducing"]
+    assert said["points"] == {"Cu": 4}
+    assert said["same"] == 12
+    for frame in frames:
+        energy = force_field.energy(frame.positions, frame.cell, None, frame.numbers)
+        assert energy == pytest.approx(float(frame.labels["energy"]), abs=0.02)
+
+
+def test_length_scales_are_found_with_few_points(alloy):
+    force_field = mlff.fit(mlff.LocalKernel(moments, mlff.RBF()), alloy, ALL, inducing=20)
+    tried = dict(force_field.record["lengthscales_tried"])
+    assert len(tried) >= 3
+    assert force_field.kernel.radial.lengthscale in tried
+    assert tried[force_field.kernel.radial.lengthscale] <= 1.01 * min(tried.values())
+
+
+def test_a_number_of_labels_spans_a_global_model(water):
+    group = mlff.find_permutations(water)
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=3.0), group)
+    train, test = water[:40], water[40:70]
+    some = mlff.fit(kernel, train, ("energy", "forces"), inducing=100)
+    assert some.record["inducing"]["kind"] == "labels of frames"
+    assert len(some.record["inducing"]["frames"]) == 10
+    exact = mlff.evaluate(mlff.fit(kernel, train, ("energy", "forces")), test)
+    errors = mlff.evaluate(some, test)
+    assert exact.forces_rmse < errors.forces_rmse < 20 * exact.forces_rmse
+
+
+@pytest.mark.parametrize(
+    ("inducing", "word"),
+    [
+        (0, "at least 1"),
+        (-3, "at least 1"),
+        (2.5, "whole number"),
+        ("many", "whole number"),
+        ([99], "0 to 11"),
+        ([], "at least one"),
+    ],
+)
+def test_what_is_no_number_of_functionals_is_refused(inducing, word):
+    with pytest.raises(ValueError, match=rf"inducing.*{word}"):
+        require_inducing(inducing, 12)
+
+
+def test_more_functionals_than_memory_holds_are_refused(alloy, monkeypatch):
+    monkeypatch.setattr("mlff.regression.sparse.machine_memory", lambda: 2**15)
+    with pytest.raises(ValueError, match=r"inducing=40: .* GiB, this machine has .*; take fewer"):
+        mlff.fit(LOCAL, alloy, ALL, NOISE, inducing=40)
+
+
+def test_features_that_are_of_another_length_are_refused_by_powers_of_products(alloy):
+    with pytest.raises(ValueError, match=r"features of length .* normalised=True"):
+        mlff.fit(mlff.LocalKernel(moments, mlff.Polynomial()), alloy, ALL, NOISE, inducing=10)
+    with pytest.raises(ValueError, match="at least 1"):
+        mlff.Polynomial(lengthscale=0.5)
+    with pytest.raises(ValueError, match="whole number"):
+        mlff.Polynomial(degree=0)
+
+
+def test_forces_alone_know_energies_up_to_what_the_frames_say(alloy):
+    """Without energies among the labels they fix the constants, as of exact models."""
+    force_field = mlff.fit(LOCAL, alloy, ("forces",), 0.05, inducing=60)
+    assert force_field.record["energy_constant"]
+    errors = mlff.evaluate(force_field, mlff.Dataset(alloy_frames(5, seed=3), "others"))
+    assert errors.energy_mae_per_atom < 0.1
