@@ -19,6 +19,7 @@ from mlff.cli.options import (
     parse_keys,
     parse_labels,
     parse_noise,
+    parse_settings,
     search_here,
 )  # fmt: skip
 
@@ -34,7 +35,7 @@ def fit(
     units: Units = None,
     key: Key = None,
     recipe: Annotated[
-        Recipe | None, typer.Option(help="A published model; else sgdml, which is for isolated molecules.")
+        Recipe | None, typer.Option(help="A published model; else soap-gap for crystals, sgdml for molecules.")
     ] = None,
     descriptor: Annotated[
         str | None, typer.Option(help="Your own descriptor, package.module:function, in place of a recipe.")
@@ -47,6 +48,12 @@ def fit(
     ] = None,
     kernel: Annotated[
         Radial | None, typer.Option(help="Radial function; else the recipe's, with its length scale.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Of the descriptor: cutoff=5.0, n_max=8; repeat for several.")
+    ] = None,
+    inducing: Annotated[
+        int | None, typer.Option(help="Environments that span a sparse model; else the recipe's, or an exact model.")
     ] = None,
     lengthscale: Annotated[float | None, typer.Option(help="Without it the recipe's, or found by validation.")] = None,
     noise: Annotated[
@@ -65,6 +72,7 @@ def fit(
     \b
     mlff fit datasets/ethanol.extxyz --train 200 --report report
     mlff fit datasets/ethanol.extxyz --train 200 --recipe fchl19-gpr
+    mlff fit silicon.extxyz --set cutoff=5.5 --inducing 2000
     mlff fit train.npz --units kcal/mol --frames 0:200 --test test.npz --descriptor mine:descriptor
     """
     from mlff.files import made_folder, reserved
@@ -72,8 +80,9 @@ def fit(
     from mlff.potentials.errors import evaluate
     from mlff.quality.report import FILES, fit_summary, write_report
     from mlff.regression.fitting import fit as fit_model
+    from mlff.regression.recipes import RECIPES
 
-    wanted, keys, levels = parse_labels(labels), parse_keys(key), parse_noise(noise)
+    wanted, keys, levels, settings = parse_labels(labels), parse_keys(key), parse_noise(noise), parse_settings(setting)
     if recipe is not None and descriptor is not None:
         raise ValueError(f"--recipe {recipe} and --descriptor {descriptor}: two models are named; give one of them")
     target = out or _default_target(data)
@@ -85,12 +94,16 @@ def fit(
         everything, held = _read(data, test, frames, train, seed or 0, {"units": units, "keys": keys}, wanted)
         progress("read", 1.0)
         progress("model", 0.0)
-        model, chosen = _model(everything, recipe, descriptor, kernel, lengthscale, reach, seed or 0, progress)
+        recipe = _recipe(everything, recipe, descriptor)
+        model, chosen = _model(
+            everything, recipe, descriptor, kernel, lengthscale, reach, settings, seed or 0, progress
+        )
         progress("model", 1.0)
-        _require_drawn(seed, train, model, recipe)
+        points = inducing or (None if recipe is None else RECIPES[recipe.value].inducing)
+        _require_drawn(seed, train is not None or points is not None, model, recipe)
         if held is not None:
             _require_comparable(model, everything, held)
-        fitted = fit_model(model, everything, wanted or chosen, levels, seed or 0, progress)
+        fitted = fit_model(model, everything, wanted or chosen, levels, seed or 0, progress, inducing=points)
         archive.save(fitted, target)  # at once: what follows may fail
         evaluation = None
         if held is not None:
@@ -104,7 +117,7 @@ def fit(
             progress("self-check", 0.0)
             written += write_report(report, fitted, evaluation, _checks(fitted, everything))
             progress("self-check", 1.0)
-    summary = {"recipe": descriptor or (recipe or Recipe.sgdml).value, **fit_summary(fitted, evaluation)}
+    summary = {"recipe": descriptor or recipe.value, **fit_summary(fitted, evaluation)}
     if as_json:
         return terminal.print_json(summary)
     _say(everything, fitted, summary, evaluation)
@@ -139,6 +152,13 @@ def _read(
     return everything, held if test is None else Dataset.read(test, **stated)
 
 
+def _recipe(data, recipe: Recipe | None, descriptor: str | None) -> Recipe | None:
+    """What is asked for, or the one for such frames; None for a descriptor of the user's own."""
+    from mlff.regression.recipes import default_recipe
+
+    return recipe if recipe is not None or descriptor is not None else Recipe(default_recipe(data))
+
+
 def _model(
     data,
     name: Recipe | None,
@@ -146,6 +166,7 @@ def _model(
     kernel: Radial | None,
     lengthscale: float | None,
     reach: Reach | None,
+    settings: dict,
     seed: int,
     progress,
 ):
@@ -155,10 +176,10 @@ def _model(
 
     classes = {cls.__name__.lower(): cls for cls in RADIALS.values()}
     cls = classes[(kernel or Radial.matern52).value.replace("-", "")]
-    name, looked_for = name or Recipe.sgdml, (reach or Reach.dynamics).value
+    looked_for = (reach or Reach.dynamics).value
     if descriptor is not None:
         search_here()
-        model, chosen = descriptor_kernel(descriptor, data, cls(lengthscale=lengthscale), looked_for)
+        model, chosen = descriptor_kernel(descriptor, data, cls(lengthscale=lengthscale), looked_for, settings)
         if reach is not None and model.transferable:
             raise ValueError(
                 f"--reach {reach}: {descriptor} describes atoms, whose order does not matter; leave --reach out"
@@ -169,18 +190,18 @@ def _model(
     radial = RECIPES[name.value].radial if kernel is None else cls()
     if lengthscale is not None:
         radial = radial.replace(lengthscale=lengthscale)
-    return recipe(name.value, data, radial, None, looked_for, seed, progress)
+    return recipe(name.value, data, radial, None, looked_for, seed, progress, settings)
 
 
-def _require_drawn(seed: int | None, train: int | None, model, recipe: Recipe | None) -> None:
+def _require_drawn(seed: int | None, draws: bool, model, recipe: Recipe | None) -> None:
     """Refuse a seed of which nothing depends."""
     from mlff.regression.recipes import RECIPES
     from mlff.regression.validation import lacks_lengthscale
 
-    drawn = train is not None or lacks_lengthscale(model) or (recipe is not None and RECIPES[recipe.value].drawn)
+    drawn = draws or lacks_lengthscale(model) or (recipe is not None and RECIPES[recipe.value].drawn)
     if seed is not None and not drawn:
         raise ValueError(
-            f"--seed {seed}: nothing is drawn here (no --train, and no length scale to search); leave --seed out"
+            f"--seed {seed}: nothing is drawn here (no --train, no inducing points, and no length scale to search); leave --seed out"
         )
 
 
@@ -206,7 +227,7 @@ def _checks(force_field, data):
 
 
 def _say(data, force_field, summary: dict, evaluation) -> None:
-    from mlff.quality.report import scale_text
+    from mlff.quality.report import noise_text, scale_text, sparse_text
 
     size, tried = summary["permutations"], len(summary["lengthscales_tried"])
     terminal.say(f"{data}; units {data.units}")
@@ -214,6 +235,8 @@ def _say(data, force_field, summary: dict, evaluation) -> None:
         f"{len(data)} training frames, {size} permutation{'s' * (size != 1)}, "
         f"length scale {scale_text(force_field.kernel)}" + (f" ({tried} tried)" if tried else "")
     )
+    if "inducing" in force_field.record:
+        terminal.say(f"spanned by {sparse_text(force_field.record)}; noise {noise_text(force_field.record)}")
     memory = summary["peak_memory_mb"]
     terminal.say(
         f"fit in {summary['fit_seconds']:.1f} s" + ("" if memory is None else f", peak memory {memory:.0f} MB")

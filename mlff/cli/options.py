@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pathlib
 import sys
 from enum import StrEnum
@@ -32,6 +33,7 @@ class Recipe(StrEnum):
     sfchl19 = "sfchl19"
     schnet_kernel = "schnet-kernel"
     soap_gpr = "soap-gpr"
+    soap_gap = "soap-gap"
 
 
 class Reach(StrEnum):
@@ -101,6 +103,22 @@ def parse_noise(given: list[str] | None) -> float | dict[str, float] | None:
             )
         levels[label] = value
     return levels
+
+
+def parse_settings(pairs: list[str] | None) -> dict[str, object]:
+    """--set cutoff=5.0 --set n_max=8: what is no number, truth value or tuple of them is a word."""
+    settings: dict[str, object] = {}
+    for pair in pairs or ():
+        name, separator, text = pair.partition("=")
+        if not separator or not name or not text:
+            raise ValueError(f"--set {pair}: write name=value, for example --set cutoff=5.0")
+        if name in settings:
+            raise ValueError(f"--set {pair}: {name} is given already, {settings[name]}; give it once")
+        try:
+            settings[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            settings[name] = text
+    return settings
 
 
 def parse_trust(names: list[str] | None) -> tuple[str, ...]:

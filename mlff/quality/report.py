@@ -65,6 +65,7 @@ def _of_the_fit(force_field: ForceField) -> dict:
         "lengthscale": lengthscales[0] if len(lengthscales) == 1 else lengthscales,
         "lengthscales_tried": record["lengthscales_tried"],
         "noise": record["noise"],
+        **({"inducing": record["inducing"]} if "inducing" in record else {}),
         "amplitude": force_field.kernel.amplitude,
     }
 
@@ -196,6 +197,8 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
         rows.append((c["name"], measured, f"{c['bound']:.2g}", "yes" if c["passed"] else "**no**"))
     parts.append("## Self-check\n\n" + _table(("property", "measured", "bound", "holds"), rows))
     parts.append("Bounds hold five standard deviations of the rounding of this model's own energies, as measured.")
+    if "inducing" in record:
+        parts.append(_sparse(record))
     if record.get("lengthscales_tried"):
         rows = [
             (f"{scale:.4g}", "not positive definite" if error is None else f"{error:.5g}")
@@ -203,6 +206,27 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
         ]
         unit = "eV/Å" if "forces" in record["labels"] else "eV"
         parts.append("## Length scales tried\n\n" + _table(("length scale", f"RMSE on held-out frames ({unit})"), rows))
+    return "\n".join(parts)
+
+
+def sparse_text(record: dict) -> str:
+    """What a sparse model is spanned by, for people."""
+    said = record["inducing"]
+    points = ", ".join(f"{count} {symbol}" for symbol, count in said.get("points", {}).items())
+    left = f"; {said['dependent']} more follow from these to rounding" if said["dependent"] else ""
+    return f"{said['functionals']} {said['kind']}" + (f" ({points})" if points else "") + left
+
+
+def _sparse(record: dict) -> str:
+    """The part of the page about what spans a sparse model."""
+    parts = [f"## Inducing functionals\n\n{sparse_text(record).capitalize()}.\n"]
+    if table := record["inducing"].get("held_out_rmse"):
+        kinds = list(table[0][1])
+        units = {"energy": "eV/√atom", "forces": "eV/Å", "stress": "virial, eV/√atom"}
+        rows = [(count, *(f"{errors[kind]:.4g}" for kind in kinds)) for count, errors in table]
+        parts.append(
+            _table(("functionals", *(f"RMSE of {kind} left out ({units.get(kind, '')})" for kind in kinds)), rows)
+        )
     return "\n".join(parts)
 
 

@@ -159,7 +159,7 @@ def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, lab
 def _examined(fitted: ForceField, data: Dataset) -> ForceField:
     """Training errors into the record; a warning where they show that the labels do not fit together."""
     labels = fitted.record["labels"]
-    training = compare(fitted, data, (ENERGY, FORCES, STRESS) if "stress" in labels else (ENERGY, FORCES))
+    training = compare(fitted, data, (ENERGY, FORCES, STRESS) if fitted.takes_cell else (ENERGY, FORCES))
     if not fitted.record["unseen"] <= UNSEEN_TOLERANCE:
         logger.warning(
             "%.2g of the squared forces lie outside what descriptor %s can express: net forces or torques in the "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from descriptors import fchl19, inverse_distances, soap
 from mlff.data.batches import LabelledFrames
@@ -13,7 +15,7 @@ from mlff.kernels.composed import Kernel
 from mlff.kernels.descriptor import import_descriptor
 from mlff.kernels.jets import feature_shape
 from mlff.kernels.kernels import GlobalKernel, LocalKernel
-from mlff.kernels.radial import RBF, Matern52, Radial
+from mlff.kernels.radial import RBF, Matern52, Polynomial, Radial
 from mlff.potentials.training import train_schnet
 from mlff.regression.training_frames import require_seen_cells
 
@@ -27,33 +29,51 @@ class Recipe:
     Attributes:
         summary: what it is, in a line, with its source.
         radial: its radial function; without a length scale, `fit` finds one.
-        labels: what it is fitted to.
-        build: (frames, radial function, permutations or None) → kernel.
+        labels: what it is fitted to; stresses where frames have them.
+        build: (frames, radial function, permutations or None, seed, progress, settings of the descriptor) → kernel.
         symmetric: whether it takes the permutations of identical atoms.
         drawn: whether building it draws random numbers.
+        inducing: how many environments span it; None for an exact model.
     """
 
     summary: str
     radial: Radial
     labels: tuple[str, ...]
-    build: Callable[[Dataset, Radial, Permutations | None, int, Progress], Kernel]
+    build: Callable[[Dataset, Radial, Permutations | None, int, Progress, Mapping[str, Any]], Kernel]
     symmetric: bool = False
     drawn: bool = False
+    inducing: int | None = None
 
 
 def _global(descriptor) -> Callable:
-    return lambda data, radial, group, seed, progress: GlobalKernel(descriptor, radial, group)
+    return lambda data, radial, group, seed, progress, settings: GlobalKernel(
+        functools.partial(descriptor, **settings), radial, group
+    )
 
 
 def _local(descriptor) -> Callable:
-    return lambda data, radial, group, seed, progress: LocalKernel(descriptor, radial)
+    return lambda data, radial, group, seed, progress, settings: LocalKernel(
+        functools.partial(descriptor, **settings), radial
+    )
 
 
-def _learned(data: Dataset, radial: Radial, group, seed: int, progress: Progress) -> Kernel:
-    return LocalKernel(train_schnet(data, seed=seed, progress=progress), radial)
+def _learned(
+    data: Dataset, radial: Radial, group, seed: int, progress: Progress, settings: Mapping[str, Any]
+) -> Kernel:
+    return LocalKernel(train_schnet(data, seed=seed, progress=progress, **settings), radial)
 
 
-FORCES, BOTH = ("forces",), ("energy", "forces")
+def _sparse(data: Dataset, radial: Radial, group, seed: int, progress: Progress, settings: Mapping[str, Any]) -> Kernel:
+    """Power spectra of unit length, as fine as the number of elements allows: features grow with its square."""
+    elements = len({int(z) for frame in data for z in frame.numbers})
+    n_max, l_max = FINENESS[min(elements, len(FINENESS)) - 1]
+    fine = {"n_max": n_max, "l_max": l_max, "normalised": True, **settings}
+    return LocalKernel(functools.partial(soap, **fine), radial)
+
+
+FORCES, BOTH, ALL = ("forces",), ("energy", "forces"), ("energy", "forces", "stress")
+FINENESS = ((10, 8), (8, 6), (6, 5), (5, 4), (4, 3))  # n_max and l_max of SOAP for one, two, … elements
+SETTINGS: Mapping[str, Any] = {}
 
 RECIPES = {
     "gdml": Recipe(
@@ -88,7 +108,16 @@ RECIPES = {
         "atomic environments as SOAP power spectra (Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115, 2013)",
         RBF(), BOTH, _local(soap),
     ),
+    "soap-gap": Recipe(
+        "for crystals: a sparse model of the same, powers of scalar products (Bartók, Csányi, Int. J. Quantum Chem. 115, 1051, 2015)",
+        Polynomial(), ALL, _sparse, inducing=1000,
+    ),
 }  # fmt: skip
+
+
+def default_recipe(data: Dataset) -> str:
+    """The recipe for frames of which nothing else is known: one for crystals where some are periodic, else sGDML."""
+    return "soap-gap" if any(frame.system.pbc.any() for frame in data) else "sgdml"
 
 
 def recipe(
@@ -99,6 +128,7 @@ def recipe(
     reach: str = "dynamics",
     seed: int = 0,
     progress: Progress = lambda stage, fraction: None,
+    settings: Mapping[str, Any] = SETTINGS,
 ) -> tuple[Kernel, tuple[str, ...]]:
     """The kernel and the labels of a named model: `kernel, labels = recipe("fchl19-gpr", data)`, then `fit`.
 
@@ -110,16 +140,19 @@ def recipe(
         permutations: of identical atoms, for the recipes that take them; found in the frames where none are given.
         reach: which are looked for, "dynamics" or "graph" as of `find_permutations`, or "none".
         seed: of the training of learned features.
+        settings: of its descriptor, where they are not the usual ones: {"cutoff": 5.0}.
     Raises:
-        ValueError: no such recipe, or one of isolated molecules for periodic frames.
+        ValueError: no such recipe, one of isolated molecules for periodic frames, or settings that its descriptor does not have.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe={name!r} is not known; choose from {', '.join(RECIPES)}")
     chosen = RECIPES[name]
     if chosen.symmetric:  # before permutations are looked for, which takes a while in a crystal
-        require_seen_cells(chosen.build(data, radial or chosen.radial, None, seed, progress), data)
+        require_seen_cells(chosen.build(data, radial or chosen.radial, None, seed, progress, settings), data)
     group = (permutations or _found(data, reach)) if chosen.symmetric else None
-    return chosen.build(data, radial or chosen.radial, group, seed, progress), chosen.labels
+    stressed = any("stress" in frame.labels for frame in data)
+    labels = tuple(label for label in chosen.labels if stressed or label != "stress")
+    return chosen.build(data, radial or chosen.radial, group, seed, progress, settings), labels
 
 
 def _found(data: Dataset, reach: str) -> Permutations | None:
@@ -127,7 +160,7 @@ def _found(data: Dataset, reach: str) -> Permutations | None:
 
 
 def descriptor_kernel(
-    function: str, data: Dataset, radial: Radial, reach: str = "dynamics"
+    function: str, data: Dataset, radial: Radial, reach: str = "dynamics", settings: Mapping[str, Any] = SETTINGS
 ) -> tuple[Kernel, tuple[str, ...]]:
     """A kernel on anybody's descriptor, named `package.module:function`.
 
@@ -137,7 +170,7 @@ def descriptor_kernel(
     Raises:
         ValueError: it cannot be imported, or is no descriptor.
     """
-    found = import_descriptor(function)
+    found = functools.partial(import_descriptor(function), **settings)
     if len(feature_shape(found, LabelledFrames.of(data[:1]).batches[0])) == 2:
         return LocalKernel(found, radial), BOTH
     return GlobalKernel(found, radial, _found(data, reach)), FORCES
