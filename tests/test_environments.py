@@ -34,7 +34,7 @@ def test_environments_have_the_features_and_derivatives_of_geometries(descriptor
     frames = LabelledFrames.of(mlff.Dataset(alloy_frames(1)) if periodic else water[:2])
     batch = frames.batches[0]
     kernel, n = kernel_of(descriptor, batch.numbers), len(batch.numbers)
-    surrounded = Surrounded.of(batch, reach_of(kernel.descriptors))
+    surrounded = Surrounded.of((batch,), reach_of(kernel.descriptors))
     ((_, (whole,), (slopes,)),) = [(p, f, j) for p, (f, j) in jets(kernel, batch, 3 * n + 9)]
     size = np.abs(whole).max()
     values = environment_values(kernel, surrounded, 4)
@@ -42,10 +42,10 @@ def test_environments_have_the_features_and_derivatives_of_geometries(descriptor
     found = np.zeros((len(batch), n, values.shape[1], 3 * n + 9))
     for chosen, at, along in environment_jets(kernel, surrounded, 4):
         np.testing.assert_allclose(at, values[chosen], atol=1e-12 * size)
-        for e, environment in enumerate(range(chosen.start, chosen.stop)):
-            frame, atom = divmod(environment, n)
+        for e, environment in enumerate(chosen):
+            frame, atom = divmod(int(environment), n)
             into = found[frame, atom]
-            for k, other in enumerate(surrounded.others[environment]):
+            for k, other in enumerate(surrounded.others[environment, : len(along) // 3]):
                 if other >= 0:
                     slope, vector = along[3 * k : 3 * k + 3, e].T, surrounded.seen.vectors[environment, k]
                     into[:, 3 * (other % n) : 3 * (other % n) + 3] += slope

@@ -92,11 +92,14 @@ class Calculator(ASECalculator):
             self._warn_of_close_atoms(atoms)
         where = self._where(atoms)
         self._warn_of_distant_geometry(atoms, where)
+        if "stress" in properties:
+            energy, forces, stress = model.energy_forces_and_stress(**where)
+            self.results.update(
+                energy=energy, free_energy=energy, forces=forces, stress=full_3x3_to_voigt_6_stress(stress)
+            )
         if "energy" not in self.results:
             energy, forces = model.energy_and_forces(**where)
             self.results.update(energy=energy, free_energy=energy, forces=forces)
-        if "stress" in properties:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(model.stress(**where))
         if "hessian" in properties:
             self.results["hessian"] = model.hessian(**where)
 

@@ -13,7 +13,8 @@ from the plain one by showing it a geometry in which all atoms are in one place,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,8 @@ from jaxtyping import Float, Integer
 
 from descriptors.geometry import Environments, Neighbors
 from mlff.batching import chunk_size
-from mlff.compiling import jit
-from mlff.data.batches import Batch
+from mlff.compiling import UNOPTIMISED, jit
+from mlff.data.batches import Batch, LabelledFrames
 from mlff.data.cells import periodic_vectors
 from mlff.data.neighbors import neighbor_lists
 from mlff.kernels.surroundings import reach_of
@@ -31,6 +32,7 @@ from mlff.precision import Array, double_precision, doubled
 
 _AGREEMENT = 1e-9  # of the size of the features
 _COLUMNS = 12  # of a Jacobian at once: measured, SOAP of 54 atoms
+_STEP = 8  # of the slots of blocks
 _MEMORY = 48 * 2**20  # bytes of a block of Jacobians
 
 
@@ -61,6 +63,17 @@ def _features(part, centers, seen):
     return environment_features(part, centers, seen)
 
 
+# looked at once, so compiled quickly
+@functools.partial(jax.jit, compiler_options=UNOPTIMISED)
+def _whole(part, positions, numbers, cell, neighbors):
+    return part.features(positions, numbers, cell, neighbors)
+
+
+@functools.partial(jax.jit, compiler_options=UNOPTIMISED)
+def _apart(part, centers, seen):
+    return environment_features(part, centers, seen)
+
+
 @jit
 def _jets(part, centers, seen):
     def features(vectors):
@@ -78,29 +91,33 @@ def _jets(part, centers, seen):
 
 @dataclasses.dataclass(frozen=True)
 class Surrounded:
-    """The environments of all atoms of some frames of one composition, frame after frame.
+    """The environments of all atoms of some frames, frame after frame.
 
     Attributes:
         centers: atomic numbers of the atoms, shape (e,).
         seen: what they see, shapes (e, k, 3) and (e, k).
-        others: the neighbours as atoms of the frames, counted through; −1 in empty slots; shape (e, k).
-        atoms: how many there are in a frame.
+        others: the neighbours, counted through all frames; −1 in empty slots; shape (e, k).
+        sizes: how many atoms every frame has.
     """
 
     centers: Integer[np.ndarray, " e"]
     seen: Environments
     others: Integer[np.ndarray, "e k"]
-    atoms: int
+    sizes: Integer[np.ndarray, " f"]
 
     @classmethod
-    def of(cls, batch: Batch, reach: float, width: int = 0) -> Surrounded:
-        """Of the frames of a batch, in lists of at least some width.
+    def of(cls, batches: Sequence[Batch], reach: float) -> Surrounded:
+        """Of the frames of some batches.
 
         Raises:
             ValueError: cell vectors of periodic directions that are none.
         """
+        return cls._joined([cls._of_one(batch, reach) for batch in batches])
+
+    @classmethod
+    def _of_one(cls, batch: Batch, reach: float) -> Surrounded:
         cells = periodic_vectors(batch.cells, batch.pbc, batch.index)
-        lists = neighbor_lists(batch.positions, batch.cells, batch.pbc, reach, width)
+        lists = neighbor_lists(batch.positions, batch.cells, batch.pbc, reach)
         frames, atoms, slots = lists.indices.shape
         present = lists.indices >= 0
         index = np.maximum(lists.indices, 0)
@@ -110,14 +127,36 @@ class Surrounded:
         vectors = np.where(present[..., None], vectors, [2.0 * reach, 0.0, 0.0])
         others = np.where(present, index + frame * atoms, -1)
         numbers = np.asarray(batch.numbers, dtype=np.int32)
+        species = np.where(present, numbers[index], 0).reshape(-1, slots).astype(np.int32)
+        seen = Environments(vectors.reshape(-1, slots, 3), species)
+        return cls(np.tile(numbers, frames), seen, others.reshape(-1, slots), np.full(frames, atoms))
+
+    @classmethod
+    def _joined(cls, parts: Sequence[Surrounded]) -> Surrounded:
+        if len(parts) == 1:
+            return parts[0]
+        width = max(part.width for part in parts)
+        starts = np.cumsum([0, *(len(part) for part in parts)])
+        nobody = next(part.seen.vectors[:1, -1:] for part in parts if part.width == width)  # one slot is always empty
+        vectors, numbers, others = [], [], []
+        for part, start in zip(parts, starts, strict=False):
+            wider = width - part.width
+            filled = np.broadcast_to(nobody, (len(part), wider, 3))
+            vectors.append(np.concatenate([part.seen.vectors, filled], axis=1))
+            numbers.append(np.pad(part.seen.numbers, ((0, 0), (0, wider))))
+            shifted = np.where(part.others >= 0, part.others + start, -1)
+            others.append(np.pad(shifted, ((0, 0), (0, wider)), constant_values=-1))
         return cls(
-            np.tile(numbers, frames),
-            Environments(
-                vectors.reshape(-1, slots, 3), np.where(present, numbers[index], 0).reshape(-1, slots).astype(np.int32)
-            ),
-            others.reshape(-1, slots),
-            atoms,
+            np.concatenate([part.centers for part in parts]),
+            Environments(np.concatenate(vectors), np.concatenate(numbers)),
+            np.concatenate(others),
+            np.concatenate([part.sizes for part in parts]),
         )
+
+    @functools.cached_property
+    def frames(self) -> Integer[np.ndarray, " e"]:
+        """The frame of every environment."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
 
     def __len__(self) -> int:
         return len(self.centers)
@@ -127,13 +166,43 @@ class Surrounded:
         """Slots of every environment."""
         return self.others.shape[1]
 
-    def blocks(self, size: int) -> Iterator[tuple[slice, Integer[np.ndarray, " b"], Environments]]:
-        """Environments in blocks of one size, with what is there of each: (which they are, centers, seen). The last block shows
-        its last environment again where it has less."""
-        for start in range(0, len(self), size):
-            chosen = slice(start, min(start + size, len(self)))
-            index = np.minimum(np.arange(start, start + size), len(self) - 1)
-            yield chosen, self.centers[index], Environments(self.seen.vectors[index], self.seen.numbers[index])
+    def blocks(
+        self, size: int, chosen: Integer[np.ndarray, " c"] | None = None
+    ) -> Iterator[tuple[Integer[np.ndarray, " b"], Integer[np.ndarray, " s"], Environments]]:
+        """Some environments, or all, in blocks of one size: (which they are, centers, seen).
+
+        Those with the fewest neighbours come first, and blocks have no more slots than theirs need, in steps of 8. The last one
+        shows its last environment again where it has less.
+        """
+        chosen = np.arange(len(self)) if chosen is None else chosen
+        counts = np.sum(self.others[chosen] >= 0, axis=1)
+        order = np.argsort(counts, kind="stable") if len(chosen) > size else np.arange(len(chosen))
+        for start in range(0, len(chosen), size):
+            here = order[start : start + size]
+            width = min(self.width, _STEP * (1 + int(counts[here].max()) // _STEP))
+            index = chosen[here]
+            filled = np.pad(index, (0, size - len(index)), mode="edge")
+            yield (
+                index,
+                self.centers[filled],
+                Environments(self.seen.vectors[filled, :width], self.seen.numbers[filled, :width]),
+            )
+
+
+def grouped(frames: LabelledFrames, atoms: int) -> Iterator[tuple[Batch, ...]]:
+    """All frames in their order, in groups with about so many atoms, or of one frame."""
+    group, filled = [], 0
+    for batch in frames.batches:
+        start, size = 0, len(batch.numbers)
+        while start < len(batch):
+            taken = min(len(batch) - start, max(1, (atoms - filled) // size))
+            group.append(batch.take(slice(start, start + taken)))
+            start, filled = start + taken, filled + taken * size
+            if filled + size > atoms:
+                yield tuple(group)
+                group, filled = [], 0
+    if group:
+        yield tuple(group)
 
 
 def block_size(width: int, features: int, most: int) -> int:
@@ -144,24 +213,25 @@ def block_size(width: int, features: int, most: int) -> int:
 
 def environment_values(part, surrounded: Surrounded, size: int) -> Float[np.ndarray, "e D"]:
     """φ/ℓ of all environments, in blocks of a size."""
-    pieces = []
-    with doubled():
-        for chosen, centers, seen in surrounded.blocks(size):
-            pieces.append(np.asarray(_features(part, centers, seen))[: chosen.stop - chosen.start])
-    return np.concatenate(pieces)
+    found = None
+    for index, centers, seen in surrounded.blocks(size):
+        with doubled():
+            values = np.asarray(_features(part, centers, seen))
+        found = np.empty((len(surrounded), values.shape[1])) if found is None else found
+        found[index] = values[: len(index)]
+    return found
 
 
 def environment_jets(part, surrounded: Surrounded, size: int) -> Iterator:
     """Features of environments and their derivatives with respect to the vectors to the neighbours, block by block.
 
     Yields:
-        (slice of the environments, φ/ℓ of shape (b, D), ∂φ/∂v/ℓ of shape (3 k, b, D)).
+        (which environments, (b,); φ/ℓ, (b, D); ∂φ/∂v/ℓ of the first of their slots, the others are empty, (3 k, b, D)).
     """
-    for chosen, centers, seen in surrounded.blocks(size):
+    for index, centers, seen in surrounded.blocks(size):
         with doubled():
             values, slopes = (np.asarray(array) for array in _jets(part, centers, seen))
-        there = chosen.stop - chosen.start
-        yield chosen, values[:there], slopes[:, :there]
+        yield index, values[: len(index)], slopes[:, : len(index)]
 
 
 @double_precision
@@ -172,10 +242,10 @@ def sees_alone(part, batch: Batch) -> bool:
         return False
     one = batch.take(slice(0, 1))
     reach = reach_of(part.descriptors)
-    surrounded = Surrounded.of(one, reach)
-    alone = environment_values(part, surrounded, len(surrounded))
+    surrounded = Surrounded.of((one,), reach)
+    alone = np.asarray(_apart(part, surrounded.centers, surrounded.seen))
     lists = neighbor_lists(one.positions, one.cells, one.pbc, reach)
     cells = periodic_vectors(one.cells, one.pbc, one.index)
-    neighbors = Neighbors(jnp.asarray(lists.indices[0]), jnp.asarray(lists.shifts[0]))
-    whole = np.asarray(part.features(jnp.asarray(one.positions[0]), jnp.asarray(one.numbers), cells[0], neighbors))
+    neighbors = Neighbors(lists.indices[0], lists.shifts[0])
+    whole = np.asarray(_whole(part, one.positions[0], one.numbers, cells[0], neighbors))
     return bool(np.abs(alone - whole).max() <= _AGREEMENT * np.abs(whole).max())

@@ -10,10 +10,10 @@ import numpy as np
 from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.data.identity import among
-from mlff.operators import ENERGY, FORCES, OPERATORS, Operator, find_operator
+from mlff.operators import ENERGY, FORCES, OPERATORS, STRESS, Operator, find_operator
 from mlff.potentials.arguments import require_atoms, require_charge
 from mlff.potentials.force_field import ForceField
-from mlff.potentials.predictions import NOT_GIVEN, Predictions, energies_and_forces, predictions, require_comparable
+from mlff.potentials.predictions import NOT_GIVEN, Predictions, first_order, predictions, require_comparable
 from mlff.units import GPA, formula, symbols
 
 # units in which errors are read: factor, decimals, name
@@ -173,7 +173,7 @@ def _require_charges(force_field: ForceField, data: Dataset) -> None:
 def compare(force_field: ForceField, data: Dataset, operators: Sequence[Operator] = (ENERGY, FORCES)) -> Evaluation:
     """As `evaluate`, on any frames that the force field can take, training frames too, and of given kinds of label."""
     frames = LabelledFrames.of(data)
-    energies, forces = energies_and_forces(force_field, frames)
+    energies, forces, stresses = first_order(force_field, frames)
     values, units, reasons = {}, {}, {}
     for operator in operators:
         having = frames.having(operator.name)
@@ -181,7 +181,8 @@ def compare(force_field: ForceField, data: Dataset, operators: Sequence[Operator
             continue
         try:
             require_comparable(force_field, having, operator)
-            known = {ENERGY: energies, FORCES: forces}.get(operator) or predictions(force_field, having, operator)
+            known = {ENERGY: energies, FORCES: forces, STRESS: stresses}.get(operator)
+            known = known or predictions(force_field, having, operator)
             values[operator.name] = _pairs(data, operator.name, known)
             units[operator.name] = operator.unit
         except ValueError as error:

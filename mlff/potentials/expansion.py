@@ -14,6 +14,7 @@ training frames. Otherwise the images of the training frames are points of their
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -22,8 +23,10 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float, Integer
 
+from descriptors.geometry import Environments
 from mlff.kernels.composed import Kernel
 from mlff.kernels.descriptor import Descriptor
+from mlff.kernels.environments import environment_features
 from mlff.kernels.radial import require_order
 from mlff.potentials.coverage import spacings, training_distance
 from mlff.potentials.layout import Members
@@ -147,12 +150,14 @@ class Part(Tree):
         channels: points of every species; one channel for a kernel between molecules.
         images: rearrangements of the features of a molecule, shape (P, D), or None for the identity alone.
         sizes: number of features of every block that has a radial function of its own.
+        alone: whether its descriptors make of an atom what its own neighbours tell, and no more, as the fit found.
     """
 
     kernel: Kernel
     channels: tuple[Channel, ...]
     images: Integer[Array, "P D"] | None
     sizes: tuple[int, ...] = struct.field(pytree_node=False)
+    alone: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def local(self) -> bool:
@@ -185,6 +190,20 @@ class Part(Tree):
             jnp.where(counted > 0, apart, 0.0) if len(apart) else apart
             for apart, counted in zip(distances, members.counted, strict=True)
         ]
+
+    def environment_energies(self, element: int, centers, seen: Environments) -> Float[Array, " b"]:
+        """This term's share of the energies of environments of one element."""
+        channel = self.channels[self.kernel.elements.index(element)]
+        if not len(channel.points):
+            return jnp.zeros(len(centers), seen.vectors.dtype)
+        return channel.energies(self.kernel.radial, environment_features(self.kernel, centers, seen), self.sizes)
+
+    def environment_distances(self, spacings, element: int, centers, seen: Environments) -> Float[Array, " b"]:
+        """How far environments of one element lie from the nearest point, in units of how far points lie from each other."""
+        k = self.kernel.elements.index(element)
+        if not len(self.channels[k].points):
+            return jnp.zeros(len(centers), seen.vectors.dtype)
+        return self.channels[k].nearest(environment_features(self.kernel, centers, seen)) / spacings[k]
 
     def _features(self, positions, numbers, cell, neighbors, members: Members | None) -> list[Float[Array, "e D"]]:
         """What is compared with the points of every channel: the environments of its species, a molecule's images."""
@@ -267,6 +286,24 @@ class Expansion(Potential):
         if self.members.counted is None:
             return np.array([len(places) for places in self.members.places], dtype=float)
         return jnp.stack([jnp.sum(counted) for counted in self.members.counted])
+
+    @property
+    def sees_alone(self) -> bool:
+        return all(part.alone for part in self.parts)
+
+    def environment_energies(self, element: int, centers, seen: Environments) -> Float[Array, " b"]:
+        """What atoms of one element add to the energy."""
+        terms = [part.environment_energies(element, centers, seen) for part in self.parts]
+        return functools.reduce(
+            jnp.add, terms, jnp.broadcast_to(self.constants[self.elements.index(element)], centers.shape)
+        )
+
+    def environment_distances(self, spacings, element: int, centers, seen: Environments) -> Float[Array, " b"]:
+        """The largest of all parts."""
+        pairs = zip(self.parts, spacings, strict=True)
+        return jnp.max(
+            jnp.stack([part.environment_distances(own, element, centers, seen) for part, own in pairs]), axis=0
+        )
 
     def spacings(self) -> tuple[np.ndarray, ...]:
         """The largest distance from a training point to its nearest neighbour, for every part by channels, in length scales."""

@@ -13,8 +13,9 @@ from flax import struct
 from jaxtyping import Float, Integer
 
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
-from mlff.data.batches import Batch
+from mlff.data.batches import Batch, LabelledFrames
 from mlff.data.cells import stated, states_no_period, volume
+from mlff.data.neighbors import wants_list
 from mlff.data.permutations import Permutations
 from mlff.kernels.composed import Kernel
 from mlff.kernels.descriptor import Descriptor
@@ -24,6 +25,7 @@ from mlff.potentials.arguments import chosen_atoms, coordinates, displacements, 
 from mlff.potentials.compiled import Prepared, arrived, on_device
 from mlff.potentials.derivatives import symmetric_tensor, unordered_choices
 from mlff.potentials.energy_function import EnergyFunction
+from mlff.potentials.environmental import Environmental, Summed
 from mlff.potentials.potential import Potential
 from mlff.potentials.record import joined
 from mlff.potentials.sums import PotentialSum
@@ -143,6 +145,9 @@ class ForceField(Tree):
         Raises:
             ValueError: other atoms, no such shape, positions or results that are not finite.
         """
+        if (summed := self._summed(positions, cell, pbc, numbers)) is not None:
+            energies, forces = summed.energies, -summed.gradients.reshape(np.shape(positions))
+            return (float(energies[0]), forces) if forces.ndim == 2 else (energies, forces)
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         if positions.ndim == 2:
             with doubled():
@@ -297,12 +302,42 @@ class ForceField(Tree):
         Raises:
             ValueError: no stress is defined: the descriptor takes no cell, no direction is periodic, or the volume is zero.
         """
-        prepared, _, around = self._strainable("stress", positions, cell, pbc, numbers)
-        if not volume(np.asarray(cell, dtype=np.float64)):
+        return self._stress(positions, cell, pbc, numbers)[2]
+
+    def summed(self, frames: LabelledFrames) -> Summed | None:
+        """Energies and first derivatives of frames of any compositions at once, of models that are sums over environments; None
+        of other models, and where a frame is a small molecule, which is quicker as a whole."""
+        if not self.model.sees_alone or not all(wants_list(len(b.numbers), b.pbc.any(axis=0)) for b in frames.batches):
+            return None
+        return self._environmental.summed(frames.batches)
+
+    def energy_forces_and_stress(
+        self, positions: Float[np.ndarray | jax.Array, "n 3"], cell, pbc=None, numbers=None
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Energy, forces and stress of one geometry: of models that are sums over environments from one reverse pass.
+
+        Raises:
+            ValueError: no stress is defined, as for `stress`.
+        """
+        energy, forces, stress = self._stress(positions, cell, pbc, numbers)
+        if forces is None:
+            energy, forces = self.energy_and_forces(positions, cell, pbc, numbers)
+        return energy, forces, stress
+
+    def _stress(self, positions, cell, pbc, numbers) -> tuple[float | None, np.ndarray | None, np.ndarray]:
+        """Stress, with energy and forces where they come with it."""
+        one_geometry("the stress", positions)
+        self._require_cell("stress")
+        _, _, cells, periodic = self._located(positions, cell, pbc, numbers)
+        _require_strainable("stress", cells[0], periodic[0])
+        if not volume(cells[0]):
             raise ValueError(
                 f"cell: its volume is zero, so there is no stress; give three cell vectors as rows, Å, received {np.asarray(cell).tolist()}"
             )
-        return self._applied(STRESS, prepared, positions, around, (np.asarray(cell, dtype=np.float64),))
+        if (summed := self._summed(positions, cell, pbc, numbers)) is not None:
+            return float(summed.energies[0]), -summed.gradients, summed.strains[0] / volume(cells[0])
+        prepared, _, around = self._checked(positions, cell, pbc, numbers)
+        return None, None, self._applied(STRESS, prepared, positions, around, (np.asarray(cell, dtype=np.float64),))
 
     def apply(
         self,
@@ -370,9 +405,14 @@ class ForceField(Tree):
             ValueError: as `energy_and_forces`.
         """
         one_geometry("the distance from the training frames", positions)
-        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         if self._spacings is None:
+            self._located(positions, cell, pbc, numbers)
             return np.nan
+        if self.model.sees_alone:
+            prepared, x, cells, periodic = self._located(positions, cell, pbc, numbers)
+            if wants_list(prepared.atoms, periodic.any(axis=0)):
+                return self._environmental.training_distance(self._batch(x, cells, periodic, numbers))
+        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
         with doubled():
             arguments = (prepared.leaves, self._spacings, positions, prepared.numbers, *around)
             return float(prepared.functions.training_distance(*arguments))
@@ -446,8 +486,34 @@ class ForceField(Tree):
         """Whether neither a cell nor neighbours enter the energy."""
         return not self.takes_cell and self.model.reach == 0.0
 
-    def _checked(self, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, Surroundings]:
-        """Prepared model, and positions and surroundings of its slots, of one geometry or of each of a batch."""
+    @functools.cached_property
+    def _environmental(self) -> Environmental:
+        """The model as a sum over environments."""
+        return Environmental(self._on_device, self._spacings)
+
+    def _summed(self, positions, cell, pbc, numbers) -> Summed | None:
+        """Energies and first derivatives of frames that have lists of neighbours, as sums over environments; None for other
+        frames, and models that are no such sums."""
+        if not self.model.sees_alone:
+            return None
+        prepared, positions, cells, periodic = self._located(positions, cell, pbc, numbers)
+        if not wants_list(prepared.atoms, periodic.any(axis=0)):
+            return None
+        summed = self._environmental.summed((self._batch(positions, cells, periodic, numbers),))
+        if not all(np.isfinite(array).all() for array in summed):
+            self._refuse(positions)
+        return summed
+
+    def _batch(self, positions, cells, periodic, numbers) -> Batch:
+        """Positions that were checked, of one geometry or several, as frames."""
+        frames = positions[None] if positions.ndim == 2 else positions
+        atomic = np.asarray(self.numbers if numbers is None else numbers, dtype=np.int32)
+        return Batch(frames, atomic, cells, periodic, {}, np.arange(len(frames)))
+
+    def _located(
+        self, positions, cell, pbc, numbers
+    ) -> tuple[Prepared, np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Prepared model, and positions, cells and periodic directions, checked, of one geometry or of each of a batch."""
         positions = coordinates(positions)
         prepared = self._fitted if numbers is None else self._prepare(self._known(numbers))
         if prepared is None:
@@ -458,23 +524,28 @@ class ForceField(Tree):
             raise ValueError(
                 f"positions: expected shape ({atoms}, 3) or (m, {atoms}, 3) for {of_what}, received {positions.shape}"
             )
-        single = positions.ndim == 2
-        frames = positions[None] if single else positions
+        cells = periodic = None
         if not (self._sees_atoms_alone and states_no_period(cell, pbc)):
-            cells, periodic = stated(cell, pbc, len(frames))
+            cells, periodic = stated(cell, pbc, 1 if positions.ndim == 2 else len(positions))
             if periodic.any() and not self.takes_cell:
                 raise ValueError(
                     f"pbc: periodic, but {self.model.blind} takes no cell; set pbc=False for an isolated molecule"
                 )
+        if not self._sees_atoms_alone:
+            if cell is None and self.record.get("periodic"):
+                raise ValueError("cell: the force field is of periodic frames and needs one; give shape (3, 3), Å")
+            self._require_finite(positions)
+        elif positions.ndim == 3:
+            self._require_finite(positions)
+        return prepared, positions, cells, periodic
+
+    def _checked(self, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, Surroundings]:
+        """Prepared model, and positions and surroundings of its slots, of one geometry or of each of a batch."""
+        prepared, positions, cells, periodic = self._located(positions, cell, pbc, numbers)
+        single = positions.ndim == 2
         if self._sees_atoms_alone:
-            if not single:
-                self._require_finite(positions)
             return prepared, positions, _ISOLATED if single else Surroundings(np.zeros((len(positions), 3, 3)))
-        if cell is None and self.record.get("periodic"):
-            raise ValueError("cell: the force field is of periodic frames and needs one; give shape (3, 3), Å")
-        self._require_finite(positions)
-        atomic = np.asarray(self.numbers if numbers is None else numbers, dtype=np.int32)
-        around = prepared.surroundings(Batch(frames, atomic, cells, periodic, {}, np.arange(len(frames))))
+        around = prepared.surroundings(self._batch(positions, cells, periodic, numbers))
         return prepared, prepared.fill(positions), around.frame(0) if single else around
 
     def _applied(
@@ -488,16 +559,15 @@ class ForceField(Tree):
 
     def _strainable(self, what: str, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, Surroundings]:
         """Prepared model, positions and surroundings of one geometry whose cell can be deformed."""
-        if not self.takes_cell:
-            raise ValueError(f"{what}: {self.model.blind} takes no cell, so there is no {what}")
+        self._require_cell(what)
         one_geometry(f"the {what}", positions)
         prepared, positions, around = self._checked(positions, cell, pbc, numbers)
-        if not around.cell.any():
-            raise ValueError(
-                f"pbc: no direction is periodic, so the cell does not enter the energy and there is no {what}; "
-                "set pbc=True for a crystal, or ask for forces alone"
-            )
+        _require_strainable(what, around.cell, around.cell.any(axis=1))
         return prepared, positions, around
+
+    def _require_cell(self, what: str) -> None:
+        if not self.takes_cell:
+            raise ValueError(f"{what}: {self.model.blind} takes no cell, so there is no {what}")
 
     def _gradients_along(
         self, prepared: Prepared, positions: np.ndarray, around: Surroundings, sets: np.ndarray, memory: int
@@ -523,12 +593,21 @@ class ForceField(Tree):
 
     def __getstate__(self) -> dict:
         """Without compiled functions, which another process makes anew."""
-        made_anew = ("_prepared", "_fitted", "_on_device", "_orders")
+        made_anew = ("_prepared", "_fitted", "_on_device", "_orders", "_environmental")
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
 
     def _require_finite(self, positions: np.ndarray) -> None:
         if not np.isfinite(positions).all():
             raise ValueError("positions: not all finite; a previous step of the simulation may have diverged")
+
+
+def _require_strainable(what: str, cell: np.ndarray, periodic: np.ndarray) -> None:
+    """Refuse what a strain is asked of where it changes no energy: no direction is periodic."""
+    if not periodic.any() or not cell.any():
+        raise ValueError(
+            f"pbc: no direction is periodic, so the cell does not enter the energy and there is no {what}; "
+            "set pbc=True for a crystal, or ask for forces alone"
+        )
 
 
 # what has a compiled path of its own, by operator: (force field, geometry, arguments of the operator) → labels

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from descriptors.geometry import Environments
 from mlff.data.batches import Batch
 from mlff.kernels.surroundings import Surroundings, first_blind, reach_of, require_nearest_images, surrounded
 from mlff.precision import Array
@@ -93,6 +94,27 @@ class Potential(Tree):
             raise ValueError(
                 f"{what} does not exist: it is a derivative of order {order}, and {self.label} has {self.order:g} continuous ones"
             )
+
+    @property
+    def sees_alone(self) -> bool:
+        """Whether its energy is a sum over atoms, each of whose terms is a function of the atom's own neighbours alone:
+        `environment_energies`."""
+        return False
+
+    def environment_energies(self, element: int, centers, seen: Environments) -> Float[Array, " b"]:
+        """Terms of the energy, eV, of environments of atoms of one element, of potentials that see them alone.
+
+        Arguments:
+            element: atomic number.
+            centers: the same, of every atom, shape (b,).
+            seen: vectors to the neighbours, Å, and their atomic numbers, 0 in empty slots; shapes (b, k, 3) and (b, k).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no method environment_energies(element, centers, seen)")
+
+    def environment_distances(self, spacings, element: int, centers, seen: Environments) -> Float[Array, " b"]:
+        """How far environments lie from the training frames, in `spacings`, as `environment_energies` has them; NaN where there
+        are none."""
+        return jnp.full(centers.shape, jnp.nan)
 
     # -- what only some potentials have more to say to ------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlff.data.batches import Batch, LabelledFrames, arguments_of
+from mlff.data.cells import volume
 from mlff.data.hessian_checks import require_unprojected
 from mlff.operators import ENERGY, FORCES, HESSIAN, OPERATORS, Operator, order_of
 from mlff.potentials.force_field import ForceField
@@ -13,14 +14,26 @@ NOT_GIVEN = "the force field was fitted with an operator of its own for it; give
 Predictions = dict[int, np.ndarray]  # by the index of the frame
 
 
-def energies_and_forces(force_field: ForceField, frames: LabelledFrames) -> tuple[Predictions, Predictions]:
-    """Energy (eV) and forces (n, 3) (eV/Å) of every frame; frames of equal atoms go together."""
-    energies, forces = {}, {}
-    for batch in frames.batches:
+def first_order(force_field: ForceField, frames: LabelledFrames) -> tuple[Predictions, Predictions, Predictions]:
+    """Energy (eV), forces (n, 3) (eV/Å) and, where they come with these, stress (eV/Å³) of every frame."""
+    energies, forces, stresses = {}, {}, {}
+    if (summed := force_field.summed(frames)) is not None:
+        pairs = [
+            (int(i), len(batch.numbers), cell)
+            for batch in frames.batches
+            for i, cell in zip(batch.index, batch.cells, strict=True)
+        ]
+        atoms = np.split(summed.gradients, np.cumsum([size for _, size, _ in pairs])[:-1])
+        for (i, _, cell), energy, gradient, strain in zip(pairs, summed.energies, atoms, summed.strains, strict=True):
+            energies[i], forces[i] = np.asarray(energy), -gradient
+            if contained := volume(cell):
+                stresses[i] = strain / contained
+        return energies, forces, stresses
+    for batch in frames.batches:  # frames of equal atoms go together
         found = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc, _numbers(force_field, batch))
         for i, energy, force in zip(batch.index, *found, strict=True):
             energies[int(i)], forces[int(i)] = np.asarray(energy), force
-    return energies, forces
+    return energies, forces, stresses
 
 
 def predictions(force_field: ForceField, frames: LabelledFrames, operator: Operator) -> Predictions:

@@ -16,6 +16,7 @@ import numpy as np
 from mlff.compiling import UNOPTIMISED
 from mlff.data.batches import Batch
 from mlff.kernels.composed import Kernel
+from mlff.kernels.environments import sees_alone
 from mlff.kernels.surroundings import Surroundings, surroundings
 from mlff.potentials.consistent import expansions
 from mlff.potentials.expansion import Channel, Expansion, Part
@@ -52,6 +53,8 @@ def _require_expansion(expansion: Expansion, kernel: Kernel | None, record: Mapp
         features = np.asarray(
             _features(part.kernel, numbers, one.positions[0], around, np.arange(len(numbers), dtype=np.int32))
         )
+        if part.alone and not sees_alone(part.kernel, one):
+            raise ValueError(f"{part.kernel.label}: its descriptor makes of an atom more than its neighbours tell")
         species = part.kernel.channels(numbers)
         for k, channel in enumerate(part.channels):
             if (seen := features[species == k]).size:

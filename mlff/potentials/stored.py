@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mlff.archive import Registry, Stored
-from mlff.expected import COUNT, LEVEL, Expected, instance, one_of, optional, reals, several, wholes
+from mlff.expected import COUNT, FLAG, LEVEL, Expected, instance, one_of, optional, reals, several, wholes
 from mlff.kernels.composed import ProductKernel
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.kernels import GlobalKernel, LocalKernel
@@ -33,8 +33,9 @@ POTENTIALS = Registry(
             {
                 "kernel": instance(GlobalKernel, LocalKernel, ProductKernel),
                 "channels": several(instance(Channel), least=1), "images": optional(wholes("P D")),
-                "sizes": several(COUNT, least=1),
+                "sizes": several(COUNT, least=1), "alone": FLAG,
             },
+            may_lack=("alone",),  # in files that were written before there was such a thing
             no_longer=("counts",),
         ),
         "Channel": Stored(

@@ -7,6 +7,7 @@ import functools
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from descriptors.geometry import Environments
 from mlff.potentials.potential import Potential
 from mlff.precision import Array
 
@@ -70,6 +71,21 @@ class PotentialSum(Potential):
         """Refuse what one of the terms has not."""
         for term in self.terms:
             term.require_derivative(order, what)
+
+    @property
+    def sees_alone(self) -> bool:
+        return all(term.sees_alone for term in self.terms)
+
+    def environment_energies(self, element: int, centers, seen: Environments) -> Float[Array, " b"]:
+        """The sum of all terms."""
+        return functools.reduce(jnp.add, (term.environment_energies(element, centers, seen) for term in self.terms))
+
+    def environment_distances(self, spacings, element: int, centers, seen: Environments) -> Float[Array, " b"]:
+        """The largest of the terms that have training frames."""
+        pairs = zip(self.terms, spacings, strict=True)
+        return jnp.nanmax(
+            jnp.stack([term.environment_distances(own, element, centers, seen) for term, own in pairs]), axis=0
+        )
 
     @property
     def pads(self) -> bool:

@@ -39,25 +39,27 @@ class Points(NamedTuple):
         return sum(map(len, self.channels))
 
 
-def kernel_rows(points: Sequence[Points], surrounded: Sequence[Surrounded], operators: Sequence[Operator]) -> dict:
-    """The kernel between labels of frames of one composition and values of environments, by the labels' names.
+def kernel_rows(
+    points: Sequence[Points], surrounded: Sequence[Surrounded], operators: Sequence[Operator]
+) -> dict[str, list[np.ndarray]]:
+    """The kernel between labels of frames and values of environments: an array for every frame, by the labels' names.
 
     Arguments:
         points: of every part of the kernel.
         surrounded: the environments of the frames, for every part.
         operators: some of energy, forces and stress; of the last the derivative by strains, that is times the volume.
     Returns:
-        arrays whose last axis are the points, part after part and channel after channel: energy (m, M), forces (m, 3n, M),
-        stress (m, 6, M) in the order xx yy zz yz xz xy.
+        arrays whose last axis are the points, part after part and channel after channel: energy (1, M), forces (3n, M),
+        stress (6, M) in the order xx yy zz yz xz xy.
     """
-    atoms, frames = surrounded[0].atoms, len(surrounded[0]) // surrounded[0].atoms
-    sizes = {ENERGY: 1, FORCES: 3 * atoms, STRESS: 6}
-    rows = {op.name: np.zeros((frames * sizes[op], sum(map(len, points)))) for op in operators}
+    sizes = surrounded[0].sizes
+    counts = {ENERGY: np.ones_like(sizes), FORCES: 3 * sizes, STRESS: np.full_like(sizes, 6)}
+    rows = {op.name: np.zeros((counts[op].sum(), sum(map(len, points)))) for op in operators}
     start = 0
     for part, seen in zip(points, surrounded, strict=True):
         _fill(part, seen, {name: array[:, start : start + len(part)] for name, array in rows.items()})
         start += len(part)
-    return {op.name: rows[op.name].reshape(frames, sizes[op], -1) for op in operators}
+    return {op.name: np.split(rows[op.name], np.cumsum(counts[op])[:-1]) for op in operators}
 
 
 def _fill(points: Points, surrounded: Surrounded, rows: dict[str, np.ndarray]) -> None:
@@ -65,18 +67,18 @@ def _fill(points: Points, surrounded: Surrounded, rows: dict[str, np.ndarray]) -
     part = points.part
     most = sum(points.sizes) + max(map(len, points.channels))
     channels = part.channels(surrounded.centers)
-    for chosen, values, slopes in environment_jets(
+    for index, values, slopes in environment_jets(
         part, surrounded, block_size(surrounded.width, most, len(surrounded))
     ):
         start = 0
         for channel, there in enumerate(points.channels):
             columns = slice(start, start + len(there))
             start = columns.stop
-            here = np.flatnonzero(channels[chosen] == channel)
+            here = np.flatnonzero(channels[index] == channel)
             if len(here) and len(there):
                 own = slopes if len(here) == len(values) else slopes[:, here]
                 of_columns = {name: array[:, columns] for name, array in rows.items()}
-                _add(points, surrounded, chosen.start + here, values[here], own, there, of_columns)
+                _add(points, surrounded, index[here], values[here], own, there, of_columns)
 
 
 def _add(points: Points, surrounded: Surrounded, index, values, slopes, there, rows: dict[str, np.ndarray]) -> None:
@@ -85,13 +87,13 @@ def _add(points: Points, surrounded: Surrounded, index, values, slopes, there, r
     s = np.stack([_squares(values[:, block], there[:, block]) for block in blocks])
     f, f1 = radial_derivatives(points.part.radial, s, 1)
     if "energy" in rows:
-        np.add.at(rows["energy"], index // surrounded.atoms, f)
+        np.add.at(rows["energy"], surrounded.frames[index], f)
     wanted = [name for name in ("forces", "stress") if name in rows]
     if not wanted:
         return
     derivatives = _along_vectors(values, slopes, there, f1, blocks)
     for name in wanted:
-        gather = (_forces if name == "forces" else _strains)(surrounded, index)
+        gather = (_forces if name == "forces" else _strains)(surrounded, index, len(slopes) // 3)
         rows[name] += gather @ derivatives.reshape(-1, len(there))
 
 
@@ -118,9 +120,9 @@ def _along_vectors(values, slopes, there, f1, blocks: list[slice]) -> Float[np.n
     return derivatives
 
 
-def _forces(surrounded: Surrounded, index: np.ndarray) -> scipy.sparse.csr_matrix:
+def _forces(surrounded: Surrounded, index: np.ndarray, slots: int) -> scipy.sparse.csr_matrix:
     """−∂/∂x of all atoms, from derivatives with respect to the vectors of some environments, ordered (slot, xyz, environment)."""
-    others = surrounded.others[index]  # (b, k)
+    others = surrounded.others[index, :slots]
     column, environment = _columns(others.shape)
     atom = others.T[:, None].repeat(3, 1)
     axis = np.arange(3)[None, :, None]
@@ -132,11 +134,10 @@ def _forces(surrounded: Surrounded, index: np.ndarray) -> scipy.sparse.csr_matri
     return scipy.sparse.csr_matrix((entries, places), shape=(3 * len(surrounded), column.size))
 
 
-def _strains(surrounded: Surrounded, index: np.ndarray) -> scipy.sparse.csr_matrix:
+def _strains(surrounded: Surrounded, index: np.ndarray, slots: int) -> scipy.sparse.csr_matrix:
     """Derivatives by symmetric strains of all frames, as `_forces`: of an off-diagonal entry the mean of both."""
-    others, vectors = surrounded.others[index], surrounded.seen.vectors[index]
+    others, vectors = surrounded.others[index, :slots], surrounded.seen.vectors[index, :slots]
     column, environment = _columns(others.shape)
-    frames = len(surrounded) // surrounded.atoms
     rows, columns, entries = [], [], []
     for k, (a, b) in enumerate(VOIGT):
         for moved, along in {(a, b), (b, a)}:
@@ -144,9 +145,9 @@ def _strains(surrounded: Surrounded, index: np.ndarray) -> scipy.sparse.csr_matr
             weight = 1.0 if a == b else 0.5
             entries.append(weight * vectors[:, :, moved].T[present])
             columns.append(column[:, along][present])
-            rows.append(6 * (index[environment[:, along]] // surrounded.atoms)[present] + k)
+            rows.append(6 * surrounded.frames[index[environment[:, along]]][present] + k)
     places = np.concatenate(rows), np.concatenate(columns)
-    return scipy.sparse.csr_matrix((np.concatenate(entries), places), shape=(6 * frames, column.size))
+    return scipy.sparse.csr_matrix((np.concatenate(entries), places), shape=(6 * len(surrounded.sizes), column.size))
 
 
 def _columns(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

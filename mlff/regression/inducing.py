@@ -17,7 +17,7 @@ from mlff.batching import chunk_size
 from mlff.data.batches import Batch, LabelledFrames
 from mlff.data.cells import volume
 from mlff.kernels.composed import Kernel
-from mlff.kernels.environments import Surrounded, environment_values, sees_alone
+from mlff.kernels.environments import Surrounded, environment_values, grouped, sees_alone
 from mlff.kernels.jets import block_sizes, feature_values
 from mlff.kernels.surroundings import reach_of
 from mlff.potentials.expansion import Channel, Part, composition, constant_elements
@@ -117,16 +117,14 @@ class EnvironmentValues:
             yield from _rows_of_features(self.kernel, frames, noise, self._between)
 
     def _rows_of_environments(self, frames: LabelledFrames, noise: Noise) -> Iterator[FrameRows]:
-        for batch in frames.batches:
-            step = max(1, ENVIRONMENTS // len(batch.numbers))
-            for start in range(0, len(batch), step):
-                piece = batch.take(slice(start, start + step))
-                wanted = [operator for operator in noise if operator.name in batch.labels]
-                surrounded = [Surrounded.of(piece, reach_of(points.part.descriptors)) for points in self.points]
-                kernels = kernel_rows(self.points, surrounded, wanted)
-                for k, i in enumerate(piece.index):
-                    of_frame = {name: kernel[k] for name, kernel in kernels.items()}
-                    yield int(i), _labelled(self.kernel.parts[0].elements, piece, k, of_frame)
+        for group in grouped(frames, ENVIRONMENTS):
+            wanted = [op for op in noise if any(op.name in batch.labels for batch in group)]
+            surrounded = [Surrounded.of(group, reach_of(points.part.descriptors)) for points in self.points]
+            kernels = kernel_rows(self.points, surrounded, wanted)
+            members = ((batch, k) for batch in group for k in range(len(batch)))
+            for place, (batch, k) in enumerate(members):
+                of_frame = {name: found[place] for name, found in kernels.items() if name in batch.labels}
+                yield int(batch.index[k]), _labelled(self.kernel.parts[0].elements, batch, k, of_frame)
 
     def _between(self, features: Features) -> Float[np.ndarray, "rows M"]:
         """The kernel between all labels of frames in descriptor space and the points."""
@@ -144,7 +142,7 @@ class EnvironmentValues:
         parts = []
         for points in self.points:
             channels = [Channel.build(there, None, next(pieces), points.sizes) for there in points.channels]
-            parts.append(Part(points.part.bare(), tuple(channels), None, points.sizes))
+            parts.append(Part(points.part.bare(), tuple(channels), None, points.sizes, self.alone))
         return tuple(parts)
 
     @property
@@ -267,19 +265,16 @@ def _environments_of(part, frames: LabelledFrames, alone: bool, generator) -> li
     atoms = sum(len(batch) * len(batch.numbers) for batch in frames.batches)
     share = CANDIDATES / (8 * sum(features) * atoms)
     found: list[list[np.ndarray]] = [[] for _ in range(part.channel_count)]
-    for batch in frames.batches:
-        channels = part.channels(batch.numbers)
-        step = max(1, ENVIRONMENTS // len(batch.numbers))
-        for start in range(0, len(batch), step):
-            piece = batch.take(slice(start, start + step))
-            if alone:
-                values = environment_values(part, Surrounded.of(piece, reach), ENVIRONMENTS)
-            else:
-                (of_frames,) = feature_values(part, piece)
-                values = of_frames.reshape(-1, of_frames.shape[-1])
-            taken = generator.random(len(values)) < share
-            for channel, of_channel in enumerate(found):
-                of_channel.append(values[(np.tile(channels, len(piece)) == channel) & taken])
+    for group in grouped(frames, ENVIRONMENTS):
+        if alone:
+            values = environment_values(part, Surrounded.of(group, reach), ENVIRONMENTS)
+        else:
+            of_batches = [feature_values(part, batch)[0] for batch in group]
+            values = np.concatenate([of_batch.reshape(-1, of_batch.shape[-1]) for of_batch in of_batches])
+        channels = np.concatenate([np.tile(part.channels(batch.numbers), len(batch)) for batch in group])
+        taken = generator.random(len(values)) < share
+        for channel, of_channel in enumerate(found):
+            of_channel.append(values[(channels == channel) & taken])
     return [np.concatenate(of_channel) for of_channel in found]
 
 
