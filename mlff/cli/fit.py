@@ -16,6 +16,7 @@ from mlff.cli.options import (
     Reach,
     Recipe,
     Units,
+    parse_factors,
     parse_keys,
     parse_labels,
     parse_noise,
@@ -58,6 +59,9 @@ def fit(
     lengthscale: Annotated[float | None, typer.Option(help="Without it the recipe's, or found by validation.")] = None,
     noise: Annotated[
         list[str] | None, typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
+    ] = None,
+    group_noise: Annotated[
+        list[str] | None, typer.Option(help="Factor of the noise of a group of frames (config_type): Surface=2.0.")
     ] = None,
     reach: Annotated[
         Reach | None,
@@ -103,7 +107,9 @@ def fit(
         _require_drawn(seed, train is not None or points is not None, model, recipe)
         if held is not None:
             _require_comparable(model, everything, held)
-        fitted = fit_model(model, everything, wanted or chosen, levels, seed or 0, progress, inducing=points)
+        fitted = fit_model(
+            model, everything, wanted or chosen, levels, seed or 0, progress, None, points, parse_factors(group_noise)
+        )
         archive.save(fitted, target)  # at once: what follows may fail
         evaluation = None
         if held is not None:
@@ -227,6 +233,7 @@ def _checks(force_field, data):
 
 
 def _say(data, force_field, summary: dict, evaluation) -> None:
+    from mlff.potentials.errors import group_texts
     from mlff.quality.report import noise_text, scale_text, sparse_text
 
     size, tried = summary["permutations"], len(summary["lengthscales_tried"])
@@ -242,3 +249,5 @@ def _say(data, force_field, summary: dict, evaluation) -> None:
         f"fit in {summary['fit_seconds']:.1f} s" + ("" if memory is None else f", peak memory {memory:.0f} MB")
     )
     terminal.say(f"test on {evaluation}" if evaluation else "no test frames; give --test or --train N")
+    for line in group_texts(evaluation.summary()) if evaluation else ():
+        terminal.say_line(f"  {line}")

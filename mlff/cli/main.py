@@ -61,7 +61,7 @@ def test(
     """
     from mlff.data.dataset import Dataset
     from mlff.files import PNG, reserved, write_whole
-    from mlff.potentials.errors import evaluate, short
+    from mlff.potentials.errors import evaluate, group_texts, short
     from mlff.potentials.model_files import load
 
     wanted = parse_labels(labels)
@@ -84,6 +84,8 @@ def test(
             {**evaluation.summary(), "n_train": force_field.record["n_train"], "seconds": seconds}
         )
     terminal.say(str(evaluation))
+    for line in group_texts(evaluation.summary()):
+        terminal.say_line(f"  {line}")
     for symbol, error in evaluation.forces_mae_by_element.items():
         terminal.say(f"  forces on {symbol}: MAE {short(1e3 * error)} meV/Å")
     if plot is not None:

@@ -105,6 +105,24 @@ def parse_noise(given: list[str] | None) -> float | dict[str, float] | None:
     return levels
 
 
+def parse_factors(pairs: list[str] | None) -> dict[str, float] | None:
+    """--group-noise Surface=2.0, repeated."""
+    factors: dict[str, float] = {}
+    for pair in pairs or ():
+        group, separator, text = pair.partition("=")
+        if group in factors:
+            raise ValueError(f"--group-noise {pair}: {group} is given already, {factors[group]:g}; give it once")
+        try:
+            factors[group] = float(text)
+        except ValueError as error:
+            raise ValueError(
+                f"--group-noise {pair}: write group=factor, for example --group-noise Surface=2.0"
+            ) from error
+        if not separator or not group:
+            raise ValueError(f"--group-noise {pair}: write group=factor, for example --group-noise Surface=2.0")
+    return factors or None
+
+
 def parse_settings(pairs: list[str] | None) -> dict[str, object]:
     """--set cutoff=5.0 --set n_max=8: what is no number, truth value or tuple of them is a word."""
     settings: dict[str, object] = {}

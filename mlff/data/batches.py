@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,8 @@ class Batch:
     """Frames of one composition and one order of atoms, with the same labels.
 
     positions: (m, n, 3) Å; numbers: (n,); cells: (m, 3, 3) Å; pbc: (m, 3); labels: by name, energy (m,) eV,
-    forces (m, n, 3) eV/Å, …; index: which of all the frames these are, (m,).
+    forces (m, n, 3) eV/Å, …; index: which of all the frames these are, (m,); factors: of the noise of their labels, (m,), None
+    for 1.
     """
 
     positions: np.ndarray
@@ -25,6 +26,7 @@ class Batch:
     pbc: np.ndarray
     labels: dict[str, np.ndarray]
     index: np.ndarray
+    factors: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -32,9 +34,8 @@ class Batch:
     def take(self, chosen) -> Batch:
         """The frames at some places of this batch."""
         labels = {name: values[chosen] for name, values in self.labels.items()}
-        return Batch(
-            self.positions[chosen], self.numbers, self.cells[chosen], self.pbc[chosen], labels, self.index[chosen]
-        )
+        index, factors = self.index[chosen], None if self.factors is None else self.factors[chosen]
+        return Batch(self.positions[chosen], self.numbers, self.cells[chosen], self.pbc[chosen], labels, index, factors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,12 @@ class LabelledFrames:
     batches: tuple[Batch, ...]
 
     @classmethod
-    def of(cls, data: Dataset) -> LabelledFrames:
-        """The frames of a data set with their labels."""
+    def of(cls, data: Dataset, group_noise: Mapping[str, float] | None = None) -> LabelledFrames:
+        """The frames of a data set with their labels.
+
+        Arguments:
+            group_noise: what the noise of frames is multiplied by, by the name of their group.
+        """
         members: dict[tuple, dict[tuple, list[int]]] = {}
         for i, frame in enumerate(data):
             # labels that come in any number (curvatures along vectors) share an array where they are as many
@@ -65,6 +70,7 @@ class LabelledFrames:
                     np.stack([np.asarray(frame.cell, dtype=np.float64) for frame in frames]),
                     np.stack([frame.system.pbc for frame in frames]),
                     {name: np.stack([frame.labels[name] for frame in frames]) for name in names}, np.array(index),
+                    np.array([group_noise.get(frame.group, 1.0) for frame in frames]) if group_noise else None,
                 )
             )  # fmt: skip
         return cls(tuple(batches))

@@ -21,7 +21,7 @@ from mlff.data.identity import fingerprints, twins
 from mlff.data.npz import ELSEWHERE, read_npz
 from mlff.data.placeholders import find_placeholders
 from mlff.data.readers import is_vibrations, read_ase, read_vibrations
-from mlff.units import formula
+from mlff.units import formula, symbols
 
 
 class Dataset(Sequence[Frame]):
@@ -32,9 +32,18 @@ class Dataset(Sequence[Frame]):
         source: name of the file they come from, for messages.
         indices: index of each frame in that file.
         units: what the file's units were, and who said so.
+        atomic_energies: energies of isolated atoms that the file holds, eV, by symbol: of frames of one atom that are of the group
+            `IsolatedAtom` (`config_type` or `group`), which are no frames here.
     """
 
-    def __init__(self, frames: Sequence, source: str = "data", indices=None, units: str = "eV, Å"):
+    def __init__(
+        self,
+        frames: Sequence,
+        source: str = "data",
+        indices=None,
+        units: str = "eV, Å",
+        atomic_energies: Mapping[str, float] | None = None,
+    ):
         self.frames: tuple[Frame, ...] = tuple(frames)
         for i, frame in enumerate(self.frames):
             if not isinstance(frame, Frame):
@@ -45,6 +54,7 @@ class Dataset(Sequence[Frame]):
         self.source = source
         self.indices = np.arange(len(self.frames)) if indices is None else np.asarray(indices)
         self.units = units
+        self.atomic_energies = dict(atomic_energies or {})
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -84,7 +94,10 @@ class Dataset(Sequence[Frame]):
         labels = (labels,) if isinstance(labels, str) else labels
         reader = read_npz if path.suffix == ".npz" else read_vibrations if is_vibrations(path) else read_ase
         content = reader(path, units, dict(keys or {}), lambda total: _chosen(index, total, path.name))
-        data = cls(content.frames, path.name, content.index, content.units)
+        isolated = np.array([frame.is_isolated_atom for frame in content.frames], dtype=bool)
+        lone = {int(i): frame for i, frame in zip(content.index, content.frames, strict=True) if frame.is_isolated_atom}
+        frames = [frame for frame in content.frames if not frame.is_isolated_atom]
+        data = cls(frames, path.name, content.index[~isolated], content.units, _atomic_energies(path.name, lone))
         return data._checked(labels, content, tuple(keys or ()))
 
     def _checked(self, wanted: Sequence[str] | None, content: Content, named: Sequence[str]) -> Dataset:
@@ -139,7 +152,7 @@ class Dataset(Sequence[Frame]):
             dataclasses.replace(frame, labels={k: v for k, v in frame.labels.items() if k not in doubts})
             for frame in self.frames
         ]
-        return Dataset(frames, self.source, self.indices, self.units)
+        return Dataset(frames, self.source, self.indices, self.units, self.atomic_energies)
 
     # -- a sequence of frames --------------------------------------------------------------------------------------
 
@@ -158,15 +171,23 @@ class Dataset(Sequence[Frame]):
         if isinstance(index, (int, np.integer)):
             return self.frames[index]
         chosen = np.arange(len(self))[slice(0) if np.size(index) == 0 else index]
-        return Dataset([self.frames[i] for i in chosen], self.source, self.indices[chosen], self.units)
+        frames = [self.frames[i] for i in chosen]
+        return Dataset(frames, self.source, self.indices[chosen], self.units, self.atomic_energies)
 
     def __add__(self, other: Dataset) -> Dataset:
         """The frames of both; a geometry that both have becomes one frame with the labels of both. One that the other has moved
         or turned stays a frame of its own, as its forces are turned too, and a warning is logged.
 
         Raises:
-            ValueError: both have the same label of one geometry, or state different charges of it.
+            ValueError: both have the same label of one geometry, state different charges of it, or differ in the energy of an isolated
+                atom.
         """
+        energies = {**self.atomic_energies, **other.atomic_energies}
+        if differing := [symbol for symbol, energy in self.atomic_energies.items() if energies[symbol] != energy]:
+            raise ValueError(
+                f"{other.source}: an isolated atom {differing[0]} has {energies[differing[0]]} eV, in {self.source} it has "
+                f"{self.atomic_energies[differing[0]]} eV: are both of one method?"
+            )
         everything = (*self.frames, *other.frames)
         first, frames, place = twins(everything), list(self.frames), list(range(len(self)))
         for i, frame in zip(other.indices, other.frames, strict=True):
@@ -191,7 +212,7 @@ class Dataset(Sequence[Frame]):
             labels = {**earlier.labels, **frame.labels}
             frames[place[at]] = dataclasses.replace(earlier, labels=labels, atoms=joined(earlier.atoms, frame.atoms))
         units = self.units if self.units == other.units else f"{self.units}; {other.units}"
-        union = Dataset(frames, f"{self.source} + {other.source}", units=units)
+        union = Dataset(frames, f"{self.source} + {other.source}", units=units, atomic_energies=energies)
         warn_of_copies(union.frames, union.source)
         return union
 
@@ -313,6 +334,23 @@ class Dataset(Sequence[Frame]):
         self._require_frames()
         self.require(name)
         return np.stack([frame.labels[name] for frame in self.frames])
+
+
+def _atomic_energies(source: str, frames: Mapping[int, Frame]) -> dict[str, float]:
+    """Energies of isolated atoms by symbol, of frames by their places in the file."""
+    energies: dict[str, float] = {}
+    for i, frame in frames.items():
+        (symbol,), energy = symbols(frame.numbers), frame.labels.get("energy")
+        if energy is None or not np.isfinite(energy):
+            raise ValueError(
+                f"{source}: frame {i} is an isolated atom {symbol} without an energy; give it one, or remove it"
+            )
+        if energies.setdefault(symbol, float(energy)) != float(energy):
+            raise ValueError(
+                f"{source}: frame {i} is an isolated atom {symbol} of {float(energy)} eV, another one has {energies[symbol]} eV; "
+                "keep the one that is right"
+            )
+    return energies
 
 
 def _checked_path(path, keys: Mapping[str, str]) -> pathlib.Path:

@@ -16,6 +16,7 @@ LABELS = (
     "energy", "forces", "stress", "hessian", "hessian_products", "hessian_product_vectors", "curvatures", "curvature_vectors",
 )  # fmt: skip
 CHARGE_KEYS = ("charge", "total_charge", "net_charge")  # in capitals too, and behind REF_
+GROUP_KEYS, ISOLATED = ("config_type", "group"), "isolatedatom"
 RESULTS = ("energy", "forces", "stress")  # that ASE's calculators have and its forms keep
 INTEGRAL = 1e-3  # e; charges of atoms whose sum is as near to an integer state a total charge
 
@@ -47,6 +48,17 @@ class Frame:
     @property
     def cell(self) -> np.ndarray:
         return self.system.cell
+
+    @property
+    def group(self) -> str | None:
+        """The configuration group that the frame says it is of, `config_type` or `group`; None where it says nothing."""
+        said = {} if self.atoms is None else self.atoms.info
+        return next((str(said[key]) for key in GROUP_KEYS if key in said), None)
+
+    @property
+    def is_isolated_atom(self) -> bool:
+        """Whether it is there for the energy of a lone atom, as its group says."""
+        return len(self.numbers) == 1 and (self.group or "").replace("_", "").lower() == ISOLATED
 
     @property
     def stated_charge(self) -> float | None:

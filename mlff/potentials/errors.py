@@ -47,7 +47,8 @@ class Evaluation:
     Labels that the data lack give NaN there. Labels that the data have and the force field cannot give are named in
     `not_compared`, with the reason: energies of a model that was trained without any, stresses of one without a cell.
     `slope` is that of predicted against reference energies (1 when all is well, NaN when there are no energies). Arrays of
-    references and predictions are kept for plots: `values` of every kind that was compared, flattened; `energies` and
+    references and predictions are kept for plots, and `groups` has the errors of every group of frames (`config_type` or `group`
+    in the file) where there are several: `values` of every kind that was compared, flattened; `energies` and
     `forces` of all frames, one after another, NaN where there is no reference; `sizes` are their numbers of atoms.
     """
 
@@ -67,6 +68,7 @@ class Evaluation:
     not_compared: Mapping[str, str] = dataclasses.field(default_factory=dict)
     values: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=dict, repr=False)
     sizes: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    groups: Mapping[str, Mapping[str, float | int]] = dataclasses.field(default_factory=dict)
 
     def summary(self) -> dict:
         """The numbers alone, for JSON; absent errors as None."""
@@ -79,6 +81,7 @@ class Evaluation:
             **numbers, "n_test": self.n_test, "forces_mae_by_element": self.forces_mae_by_element,
             "errors": {name: dataclasses.asdict(errors) for name, errors in self.errors.items()},
             "not_compared": dict(self.not_compared),
+            **({"groups": {name: dict(errors) for name, errors in self.groups.items()}} if self.groups else {}),
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -103,6 +106,17 @@ def error_rows(summary: Mapping) -> list[tuple[str, str, str, str]]:
         factor, decimals, shown = SHOWN.get(unit, (1.0, 4, unit))
         rows.append((title_of(name), short(factor * mae, decimals), short(factor * rmse, decimals), shown))
     return rows
+
+
+def group_texts(summary: Mapping) -> list[str]:
+    """A line for every group of frames: its errors, as they are read."""
+    lines = []
+    for name, errors in summary.get("groups", {}).items():
+        energy, forces = errors.get("energy_mae_per_atom"), errors.get("forces_mae")
+        said = [] if energy is None else [f"energy MAE {short(1e3 * energy)} meV/atom"]
+        said += [] if forces is None else [f"forces MAE {short(1e3 * forces)} meV/Å"]
+        lines.append(f"{name}, {errors['frames']} frames: {', '.join(said) or 'no labels'}")
+    return lines
 
 
 def title_of(name: str) -> str:
@@ -203,6 +217,7 @@ def compare(force_field: ForceField, data: Dataset, operators: Sequence[Operator
         forces_mae_by_element=_by_element(data, *all_forces), energies=(reference, predicted), forces=all_forces,
         hessian_mae=errors.get("hessian", absent).mae, energy_mae_per_atom=an_atom.mae, energy_rmse_per_atom=an_atom.rmse,
         errors=errors, not_compared=reasons, values=values, sizes=sizes,
+        groups=_by_group(data, (reference, predicted), all_forces, sizes),
     )  # fmt: skip
 
 
@@ -234,6 +249,22 @@ def _by_element(data: Dataset, reference: np.ndarray, predicted: np.ndarray) -> 
     return {
         symbol: float(error[atoms == number].mean()) for number, symbol in zip(present, symbols(present), strict=True)
     }
+
+
+def _by_group(data: Dataset, energies, forces, sizes: np.ndarray) -> dict[str, dict[str, float | int]]:
+    """Number of frames and mean absolute errors of every group of frames; nothing where there is but one."""
+    names = [frame.group or "no group" for frame in data]
+    if len(set(names)) < 2:
+        return {}
+    energy = np.abs(energies[1] - energies[0]) / sizes
+    of_frames = np.split(np.abs(forces[1] - forces[0]), np.cumsum(3 * sizes)[:-1])
+    found = {}
+    for name in sorted(set(names)):
+        here = [i for i, each in enumerate(names) if each == name]
+        errors = {"energy_mae_per_atom": energy[here], "forces_mae": np.concatenate([of_frames[i] for i in here])}
+        known = {what: values[~np.isnan(values)] for what, values in errors.items()}
+        found[name] = {"frames": len(here), **{what: float(v.mean()) for what, v in known.items() if len(v)}}
+    return found
 
 
 def slope_of(reference: np.ndarray, predicted: np.ndarray) -> float:

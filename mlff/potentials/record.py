@@ -62,7 +62,7 @@ LATER_ERRORS = ("energy_mae_per_atom", "energy_rmse_per_atom", "hessian_mae")
 EVALUATION = {
     **{name: optional(LEVEL) for name in ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", *LATER_ERRORS)},
     "slope": optional(NUMBER), "n_test": COUNT, "forces_mae_by_element": named(LEVEL),
-    "errors": named(OBJECT), "not_compared": named(TEXT),
+    "errors": named(OBJECT), "not_compared": named(TEXT), "groups": named(OBJECT),
 }  # fmt: skip
 ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
 
@@ -208,7 +208,7 @@ def _require_geometry(where: str, record: Mapping) -> None:
 
 def _require_evaluation(where: str, summary: Mapping) -> None:
     """Refuse what is no summary of an evaluation, `Evaluation.summary`."""
-    require(where, summary, EVALUATION, (*LATER_ERRORS, "errors", "not_compared"))
+    require(where, summary, EVALUATION, (*LATER_ERRORS, "errors", "not_compared", "groups"))
     for mae, rmse in ((name, name.replace("mae", "rmse")) for name in summary if "_mae" in name):
         if rmse in EVALUATION and (summary[mae] is None) != (summary.get(rmse) is None):
             raise ValueError(f"{where}.{mae} and {where}.{rmse} are not both there, or both nothing")

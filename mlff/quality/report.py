@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mlff.files import PNG, write_whole
 from mlff.operators import STRESS
-from mlff.potentials.errors import Evaluation, error_rows, short, title_of
+from mlff.potentials.errors import Evaluation, error_rows, group_texts, short, title_of
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.model_files import plain
 from mlff.quality.self_check import Check
@@ -260,6 +260,11 @@ def _errors(training: dict | None, evaluation: Evaluation | None) -> str:
         parts += [f"Not compared: {name}, {reason}.\n" for name, reason in evaluation.not_compared.items()]
         if evaluation.values:
             parts.append(f"![Predicted against reference labels]({PICTURE})\n")
+        if evaluation.groups:
+            parts.append(
+                "## Errors by group of frames\n\n"
+                + "".join(f"- {line}\n" for line in group_texts(evaluation.summary()))
+            )
         elements = [(symbol, short(1e3 * error)) for symbol, error in evaluation.forces_mae_by_element.items()]
         if elements:
             parts.append("## Force errors by element\n\n" + _table(("element", "MAE (meV/Å)"), elements))

@@ -42,6 +42,7 @@ def fit(
     progress: Progress = lambda stage, fraction: None,
     atomic_energies: Mapping[str, float] | None = None,
     inducing: int | Sequence[int] | None = None,
+    group_noise: Mapping[str, float] | None = None,
 ) -> ForceField:
     """Fit a force field to reference frames, in closed form.
 
@@ -60,10 +61,12 @@ def fit(
         seed: of the frames that the search holds out.
         progress: called with the name of a stage and the share of it that is done.
         atomic_energies: energies of isolated atoms by symbol, {"H": -13.6, …}, eV, for local kernels with energies among the
-            labels; without them the constants are found by least squares.
+            labels; without them those that the file holds (`data.atomic_energies`), or constants found by least squares.
         inducing: for a sparse model, whose cost grows linearly with the frames: how many environments span it, chosen
             among those of the frames so that they differ as much as can be, with `seed` (for global kernels, how many labels
             of whole frames), or the indices of frames whose labels do. Its noise, where none is given, is found by validation.
+        group_noise: what the noise of all labels of a group of frames is multiplied by, {"Surface": 2.0}; groups are what frames
+            say under `config_type` or `group`.
     Returns:
         the force field; its `record` tells units, labels, noise, length scales tried, indices, hash and versions.
     Raises:
@@ -71,7 +74,7 @@ def fit(
     """
     started = time.perf_counter()
     seed = checked_seed(seed)
-    request = Request.of(model, data, labels, noise, atomic_energies)
+    request = Request.of(model, data, labels, noise, atomic_energies, group_noise)
     facts = facts_of(data, request.frames)
     if inducing is None:
         search = _hyperparameters(request, seed, progress)

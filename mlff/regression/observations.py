@@ -86,7 +86,8 @@ def _rows_of_operator(batch: Batch, operator: Operator, noise: float, coordinate
         labels = batch.labels[operator.name][piece].reshape(len(coefficients.values), -1)
         _require_answers(operator, coefficients, labels.shape[1], batch.index[piece])
         for k, of_frame in enumerate(labels):
-            yield measured(coefficients, k, of_frame, noise)
+            factor = 1.0 if batch.factors is None else float(batch.factors[piece][k])
+            yield measured(coefficients, k, of_frame, factor * noise)
 
 
 def _require_answers(operator: Operator, coefficients: Functionals, labels: int, index: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import numbers
 from collections.abc import Mapping, Sequence
 
@@ -21,6 +22,8 @@ from mlff.potentials.expansion import composition, constant_elements
 from mlff.regression.training_frames import labelled_frames
 from mlff.regression.validation import with_lengthscales
 from mlff.units import atomic_numbers, symbols
+
+logger = logging.getLogger(__name__)
 
 RELATIVE_NOISE = 3e-5  # of the labels' root mean square, where no noise is given
 
@@ -46,7 +49,7 @@ class Request:
     order: int
 
     @classmethod
-    def of(cls, model, data, labels, noise, atomic_energies) -> Request:
+    def of(cls, model, data, labels, noise, atomic_energies, group_noise=None) -> Request:
         """From the arguments of `fit`.
 
         Raises:
@@ -55,8 +58,10 @@ class Request:
         _require_kernel_and_data(model, data)
         operators = _operators(labels)
         data.charges()  # refuses those that differ
-        frames = labelled_frames(model, data, operators)
+        frames = labelled_frames(model, data, operators, group_noise)
         kernel = model.completed(np.concatenate(frames.compositions))
+        if atomic_energies is None:
+            atomic_energies = _energies_in_data(kernel, data, operators)
         atoms = _atomic_energies(kernel, atomic_energies, tuple(operators))
         levels = noise_levels(noise, frames, operators)
         order = _highest_order(frames, operators)
@@ -123,6 +128,20 @@ def _highest_order(frames: LabelledFrames, operators: dict[str, Operator]) -> in
     for name, operator in operators.items():
         orders += [order_of(operator, b.positions, arguments_of(b, operator)) for b in frames.having(name).batches]
     return max(orders)
+
+
+def _energies_in_data(kernel: Kernel, data: Dataset, operators: dict[str, Operator]) -> dict[str, float] | None:
+    """Energies of isolated atoms that the file holds, where they are wanted and none is missing."""
+    elements = constant_elements(kernel.parts)
+    if not data.atomic_energies or elements is None or "energy" not in operators:
+        return None
+    if missing := [symbol for symbol in symbols(elements) if symbol not in data.atomic_energies]:
+        logger.warning(
+            "%s: holds energies of isolated atoms, but not of %s; the constants are found by least squares",
+            data.source, ", ".join(missing),
+        )  # fmt: skip
+        return None
+    return data.atomic_energies
 
 
 def _atomic_energies(kernel: Kernel, given, labels: Sequence[str]) -> dict[int, float] | None:

@@ -150,14 +150,14 @@ class SparseSystem:
         m, constants = len(inducing.whitening), len(reference) if given is None else 0
         _require_memory(m, count * len(operators))
         sums = {operator.name: [_Sums(m + constants) for _ in range(count)] for operator in operators}
-        scales = _scales(frames) if extensive else {}
+        scales = _scales(frames, operators, extensive)
         rows, net, total = 0, 0.0, 0.0
         progress("labels", 0.0)
         for done, (i, of_frame) in enumerate(inducing.rows(frames, operators), start=1):
             for name, found in of_frame.items():
                 whitened = _finite(inducing.whitening.whitened(found.kernel), i, name)
                 labels, design = found.labels - found.design @ reference, found.design[:, :constants]
-                scale = scales.get((i, name), 1.0)
+                scale = scales[i, name]
                 sums[name][fold_of[i]].add(scale * np.concatenate([whitened, design], axis=1), scale * labels)
                 rows += len(labels)
             progress("labels", done / len(frames))
@@ -334,14 +334,18 @@ def _reference(frames: LabelledFrames, compositions: Mapping[int, np.ndarray], f
     return np.linalg.lstsq(design, np.concatenate([batch.labels["energy"] for batch in having]), rcond=1e-10)[0]
 
 
-def _scales(frames: LabelledFrames) -> dict[tuple[int, str], float]:
-    """What labels of frames are multiplied by, so that one number is the noise of all: 1/√n of energies, V/√n of stresses."""
+def _scales(
+    frames: LabelledFrames, operators: Mapping[Operator, float], extensive: bool
+) -> dict[tuple[int, str], float]:
+    """What labels of frames are multiplied by, so that one number is the noise of all of a kind: one over the factor of the
+    frame's group; where the noise is that of an atom, 1/√n of energies and V/√n of stresses too."""
     scales = {}
     for batch in frames.batches:
-        root = np.sqrt(len(batch.numbers))
-        for i, cell in zip(batch.index, batch.cells, strict=True):
-            scales[int(i), ENERGY.name] = 1.0 / root
-            scales[int(i), STRESS.name] = volume(cell) / root
+        root, factors = np.sqrt(len(batch.numbers)), np.ones(len(batch)) if batch.factors is None else batch.factors
+        for i, cell, factor in zip(batch.index, batch.cells, factors, strict=True):
+            of_an_atom = {ENERGY: 1.0 / root, STRESS: volume(cell) / root} if extensive else {}
+            for operator in operators:
+                scales[int(i), operator.name] = of_an_atom.get(operator, 1.0) / float(factor)
     return scales
 
 

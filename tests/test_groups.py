@@ -1,0 +1,138 @@
+"""Groups of frames and isolated atoms, as users of materials keep them: `config_type` or `group` in the file."""
+
+import ase.build
+import ase.io
+import numpy as np
+import pytest
+from alloys import alloy_frames
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from moments import moments
+
+import mlff
+from mlff.data.batches import LabelledFrames
+from mlff.operators import ENERGY, FORCES
+from mlff.regression.features import compute_features
+from mlff.regression.linear_system import LinearSystem
+
+KERNEL = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
+NOISE = {"energy": 1e-2, "forces": 3e-2}
+
+
+def atoms_of(frame: mlff.Frame, group: str, key: str = "config_type") -> Atoms:
+    atoms = frame.to_ase()
+    atoms.info[key] = group
+    return atoms
+
+
+def lone(symbol: str, energy: float, group: str = "IsolatedAtom") -> Atoms:
+    return Atoms(symbol, cell=[15.0] * 3, pbc=True, info={"config_type": group, "REF_energy": energy})
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[mlff.Frame]:
+    return alloy_frames(8, rare=False)
+
+
+@pytest.fixture(scope="module")
+def grouped(frames, tmp_path_factory) -> mlff.Dataset:
+    path = tmp_path_factory.mktemp("groups") / "alloy.extxyz"
+    images = [
+        atoms_of(f, "warm" if i % 2 else "strained", "config_type" if i % 2 else "group") for i, f in enumerate(frames)
+    ]
+    ase.io.write(path, [*images, lone("Cu", -1.5), lone("Au", -2.5, "isolated_atom")])
+    return mlff.Dataset.read(path)
+
+
+def test_isolated_atoms_are_energies_and_no_frames(grouped):
+    assert len(grouped) == 8
+    assert grouped.atomic_energies == {"Cu": -1.5, "Au": -2.5}
+    assert grouped[2:5].atomic_energies == grouped.split(3, seed=1)[0].atomic_energies == grouped.atomic_energies
+
+
+@pytest.mark.parametrize("inducing", [None, 20], ids=["exact", "sparse"])
+def test_energies_of_isolated_atoms_are_the_constants(grouped, inducing):
+    found = mlff.fit(KERNEL, grouped, tuple(NOISE), NOISE, inducing=inducing)
+    given = mlff.fit(KERNEL, grouped, tuple(NOISE), NOISE, atomic_energies={"Cu": -1.5, "Au": -2.5}, inducing=inducing)
+    np.testing.assert_array_equal(found.model.constants, [-1.5, -2.5])
+    np.testing.assert_array_equal(given.model.constants, found.model.constants)
+
+
+def test_an_isolated_atom_that_is_missing_is_named(frames, tmp_path, caplog):
+    ase.io.write(tmp_path / "some.extxyz", [*(atoms_of(f, "warm") for f in frames), lone("Cu", -1.5)])
+    force_field = mlff.fit(KERNEL, mlff.Dataset.read(tmp_path / "some.extxyz"), tuple(NOISE), NOISE)
+    assert "isolated atoms, but not of Au" in caplog.text
+    assert force_field.model.constants[0] != -1.5
+
+
+def test_isolated_atoms_that_contradict_each_other_are_refused(frames, tmp_path):
+    ase.io.write(tmp_path / "two.extxyz", [atoms_of(frames[0], "warm"), lone("Cu", -1.5), lone("Cu", -1.6)])
+    with pytest.raises(ValueError, match=r"frame 2 is an isolated atom Cu of -1\.6 eV, another one has -1\.5"):
+        mlff.Dataset.read(tmp_path / "two.extxyz")
+    ase.io.write(tmp_path / "one.extxyz", [atoms_of(frames[0], "warm"), lone("Cu", -1.5)])
+    ase.io.write(tmp_path / "other.extxyz", [atoms_of(frames[1], "warm"), lone("Cu", -1.7)])
+    one, other = mlff.Dataset.read(tmp_path / "one.extxyz"), mlff.Dataset.read(tmp_path / "other.extxyz")
+    with pytest.raises(ValueError, match=r"isolated atom Cu has -1\.7 eV, in one\.extxyz it has -1\.5"):
+        one + other
+
+
+@pytest.mark.parametrize("inducing", [None, range(8)], ids=["exact", "sparse"])
+def test_the_noise_of_a_group_is_multiplied(grouped, inducing):
+    """By the factors of all groups the same: as much noise; of one group by very much: as if it were not there."""
+    kernel = KERNEL.replace(amplitude=5.0)
+    where = alloy_frames(1, seed=4, rare=False)[0]
+    geometry = where.positions, where.cell, None, where.numbers
+
+    def forces(data, noise, factors):
+        return mlff.fit(kernel, data, tuple(NOISE), noise, inducing=inducing, group_noise=factors).forces(*geometry)
+
+    double = {name: 2 * level for name, level in NOISE.items()}
+    both = forces(grouped, NOISE, {"warm": 2.0, "strained": 2.0})
+    np.testing.assert_allclose(both, forces(grouped, double, None), atol=1e-8)
+    some = forces(grouped, NOISE, {"strained": 1e6})
+    exact = mlff.fit(kernel, grouped[[1, 3, 5, 7]], tuple(NOISE), NOISE).forces(*geometry)
+    np.testing.assert_allclose(some, exact, atol=1e-5)
+
+
+def test_factors_stand_on_the_diagonal(grouped):
+    frames = LabelledFrames.of(grouped, {"warm": 3.0})
+    noise, kernel = {ENERGY: 1e-2, FORCES: 3e-2}, KERNEL.completed(grouped[0].numbers)
+    system = LinearSystem.of(kernel, compute_features(kernel, frames, noise), noise)
+    of_frames = np.split(system.features.noise, system.features.ends[:-1])
+    for i, levels in zip(frames.index, of_frames, strict=True):
+        factor = 3.0 if i % 2 else 1.0
+        assert levels[0] == pytest.approx(1e-2 * factor)
+        assert levels[1:] == pytest.approx(3e-2 * factor)
+
+
+@pytest.mark.parametrize(
+    ("factors", "word"),
+    [
+        ({"cold": 2.0}, "no group 'cold'; there are strained, warm"),
+        ({"warm": 0.0}, "must be positive"),
+        ([1.0], "by the name"),
+    ],
+)
+def test_factors_of_no_group_are_refused(grouped, factors, word):
+    from mlff.regression.training_frames import labelled_frames
+
+    with pytest.raises(ValueError, match=rf"group_noise.*{word}"):
+        labelled_frames(KERNEL, grouped, {"energy": ENERGY}, factors)
+
+
+def test_errors_are_told_by_group(grouped):
+    force_field = mlff.fit(KERNEL, grouped[:4], tuple(NOISE), NOISE)
+    found = mlff.evaluate(force_field, grouped[4:])
+    assert {name: errors["frames"] for name, errors in found.groups.items()} == {"strained": 2, "warm": 2}
+    whole = np.mean([errors["forces_mae"] for errors in found.groups.values()])
+    assert whole == pytest.approx(found.forces_mae)
+    assert found.summary()["groups"] == found.groups
+    assert not mlff.evaluate(force_field, grouped[[5, 7]]).groups
+
+
+def test_a_single_crystal_atom_is_no_isolated_one(tmp_path):
+    atoms = ase.build.bulk("Cu")
+    atoms.info["config_type"] = "bulk"
+    atoms.calc = SinglePointCalculator(atoms, energy=-3.0, forces=np.zeros((1, 3)))
+    ase.io.write(tmp_path / "bulk.extxyz", atoms)
+    assert len(mlff.Dataset.read(tmp_path / "bulk.extxyz")) == 1
