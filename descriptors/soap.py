@@ -51,9 +51,9 @@ def soap(
         cutoff_function: f, "smooth" or "cosine".
         normalised: whether each power spectrum is divided by its norm, as kernels of scalar products want it.
     Returns:
-        shape (n, z n_max (z n_max + 1)/2 · (l_max + 1)) for z elements, Å³ (numbers, if normalised): for each pair of elements z ≤ z′ and each l the
-        matrix over n, n′ row by row, its upper triangle where z = z′. Entries that stand for two equal ones carry a
-        factor √2, so that inner products of features are those of whole power spectra.
+        shape (n, z n_max (z n_max + 1)/2 · (l_max + 1)) for z elements, Å³ (numbers, if normalised): for each pair of elements
+        z ≤ z′ and each l the matrix over n, n′ row by row, its upper triangle where z = z′. Entries that stand for two equal
+        ones carry a factor √2, so that inner products of features are those of whole power spectra.
     Source: Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115 (2013), doi 10.1103/PhysRevB.87.184115; radial functions of
         Himanen et al., Comput. Phys. Commun. 247, 106949 (2020), doi 10.1016/j.cpc.2019.106949.
     """

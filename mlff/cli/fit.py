@@ -103,7 +103,7 @@ def fit(
             everything, recipe, descriptor, kernel, lengthscale, reach, settings, seed or 0, progress
         )
         progress("model", 1.0)
-        points = inducing or (None if recipe is None else RECIPES[recipe.value].inducing)
+        points = RECIPES[recipe.value].inducing if inducing is None and recipe is not None else inducing
         _require_drawn(seed, train is not None or points is not None, model, recipe)
         if held is not None:
             _require_comparable(model, everything, held)

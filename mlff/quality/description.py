@@ -6,7 +6,7 @@ from typing import Any
 
 from mlff.potentials.errors import error_text
 from mlff.potentials.force_field import ForceField
-from mlff.quality.report import amplitude_text, fit_summary, made_of, noise_text, scale_text
+from mlff.quality.report import amplitude_text, fit_summary, made_of, noise_text, scale_text, sparse_text
 
 FACTS = ("source", "units", "labels", "data_hash", "versions", "indices")
 
@@ -42,6 +42,8 @@ def description(force_field: ForceField) -> list[str]:
         lines.append(
             f"length scale {scale_text(kernel)}, amplitude {amplitude_text(kernel)} eV², noise {noise_text(record)}"
         )
+    if "inducing" in record:
+        lines.append(f"spanned by {sparse_text(record)}")
     if training := record.get("training"):
         lines.append(f"training: {error_text(training)}")
     if test := record.get("test"):

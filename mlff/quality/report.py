@@ -282,8 +282,10 @@ def _seconds(record: dict) -> str:
 
 
 def noise_text(record: dict) -> str:
-    """The standard deviations of the labels, for people."""
-    return ", ".join(f"{name} {value:.2g}" for name, value in record["noise"].items())
+    """The standard deviations of the labels, for people; those of an atom with what they are multiplied by in a frame of n."""
+    of_an_atom = record.get("inducing", {}).get("noise_of_an_atom", False)
+    factors = {"energy": " √n", "stress": " √n/V"} if of_an_atom else {}
+    return ", ".join(f"{name} {value:.2g}{factors.get(name, '')}" for name, value in record["noise"].items())
 
 
 def amplitude_text(kernel) -> str:

@@ -15,9 +15,7 @@ from mlff.kernels.composed import Kernel
 from mlff.operators import STRESS, Operator
 
 
-def labelled_frames(
-    model: Kernel, data: Dataset, operators: dict[str, Operator], group_noise=None
-) -> LabelledFrames:
+def labelled_frames(model: Kernel, data: Dataset, operators: dict[str, Operator], group_noise=None) -> LabelledFrames:
     """The frames with the labels that are fitted, which the kernel can take.
 
     Arguments:
