@@ -16,12 +16,15 @@ from mlff.kernels.environments import Surrounded, environment_jets, environment_
 from mlff.kernels.jets import feature_values, jets
 from mlff.kernels.surroundings import reach_of
 
-LOCAL = [
-    functools.partial(soap, n_max=3, l_max=2, cutoff=4.0),
-    functools.partial(soap, n_max=3, l_max=2, cutoff=4.0, normalised=True),
-    functools.partial(fchl19, cutoff=4.0), functools.partial(acsf, cutoff=4.0), functools.partial(mbdf, cutoff=4.0),
-    moments,
+OTHERS = [
+    functools.partial(soap, n_max=3, l_max=2, cutoff=4.0), functools.partial(fchl19, cutoff=4.0),
+    functools.partial(acsf, cutoff=4.0), functools.partial(mbdf, cutoff=4.0),
 ]  # fmt: skip
+LOCAL = [
+    functools.partial(soap, n_max=3, l_max=2, cutoff=4.0, normalised=True),
+    moments,
+    *(pytest.param(descriptor, marks=pytest.mark.thorough) for descriptor in OTHERS),
+]
 
 
 def kernel_of(descriptor, numbers) -> mlff.LocalKernel:

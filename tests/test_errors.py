@@ -24,14 +24,14 @@ def frames(datasets):
     return ase.io.read(datasets / "water.extxyz", "0:30")
 
 
-def extxyz(change):
+def extxyz(change, *options):
     """A case whose input is the water set after `change(list of atoms)`."""
 
     def prepare(folder, datasets, model_file):
         images = frames(datasets)
         result = change(images)
         ase.io.write(folder / "in.extxyz", result if result is not None else images, format="extxyz")
-        return ["fit", "in.extxyz", "--lengthscale", "3"]
+        return ["fit", "in.extxyz", "--lengthscale", "3", *options]
 
     return prepare
 
@@ -185,7 +185,7 @@ CASES = {
         extxyz(coincident_atoms),
         r"in\.extxyz: frame 1: atoms 1 and 2 are .* apart; are the units right",
     ),
-    "periodic frames": (extxyz(periodic), r"in\.extxyz: frame 0 is periodic.*takes no cell"),
+    "periodic frames": (extxyz(periodic, "--recipe", "sgdml"), r"in\.extxyz: frame 0 is periodic.*takes no cell"),
     "Hessian of wrong shape": (
         extxyz(wrong_hessian),
         r"in\.extxyz: frame 0: hessian has shape \(4, 4\), expected \(9, 9\)",
@@ -393,6 +393,30 @@ CASES = {
     "noise that is no number": (
         arguments("fit", "WATER", "--frames", ":9", "--lengthscale", "3", "--noise", "nan"),
         r"error: --noise: forces nan must be",
+    ),
+    "a setting without a value": (
+        arguments("fit", "WATER", "--set", "cutoff"),
+        r"error: --set cutoff: write name=value",
+    ),
+    "a setting twice": (
+        arguments("fit", "WATER", "--set", "n_max=4", "--set", "n_max=5"),
+        r"error: --set n_max=5: n_max is given already, 4",
+    ),
+    "a setting that the descriptor lacks": (
+        arguments("fit", "WATER", "--recipe", "soap-gpr", "--set", "reach=4.0"),
+        r"error: descriptor soap has no argument 'reach'; it takes",
+    ),
+    "no inducing points": (
+        arguments("fit", "WATER", "--train", "20", "--recipe", "fchl19-gpr", "--inducing", "0"),
+        r"error: --inducing 0 must be at least 1",
+    ),
+    "noise of a group that is no number": (
+        arguments("fit", "WATER", "--group-noise", "warm=much"),
+        r"error: --group-noise warm=much: write group=factor",
+    ),
+    "noise of a group that is not there": (
+        arguments("fit", "WATER", "--train", "20", "--group-noise", "warm=2.0"),
+        r"error: --group-noise: .*water\.extxyz has no group 'warm'; no frame says config_type or group",
     ),
     "no training frames": (
         arguments("fit", "WATER", "--train", "0"),

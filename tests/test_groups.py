@@ -50,7 +50,7 @@ def test_isolated_atoms_are_energies_and_no_frames(grouped):
     assert grouped[2:5].atomic_energies == grouped.split(3, seed=1)[0].atomic_energies == grouped.atomic_energies
 
 
-@pytest.mark.parametrize("inducing", [None, 20], ids=["exact", "sparse"])
+@pytest.mark.parametrize("inducing", [pytest.param(None, marks=pytest.mark.thorough), 20], ids=["exact", "sparse"])
 def test_energies_of_isolated_atoms_are_the_constants(grouped, inducing):
     found = mlff.fit(KERNEL, grouped, tuple(NOISE), NOISE, inducing=inducing)
     given = mlff.fit(KERNEL, grouped, tuple(NOISE), NOISE, atomic_energies={"Cu": -1.5, "Au": -2.5}, inducing=inducing)

@@ -10,11 +10,13 @@ from mlff.kernels.descriptor import import_descriptor
 from mlff.regression.recipes import RECIPES, descriptor_kernel, recipe
 
 # the descriptors, global kernels on atoms' descriptors, and the training of features have quick tests of their own
-THOROUGH = ("global-fchl19", "schnet-kernel")
+THOROUGH = ("global-fchl19", "schnet-kernel", "soap-gap")
 NAMES = [name for name in RECIPES if name not in THOROUGH]
 
 
-@pytest.mark.parametrize("name", [*NAMES, pytest.param("global-fchl19", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "name", [*NAMES, *(pytest.param(name, marks=pytest.mark.thorough) for name in ("global-fchl19", "soap-gap"))]
+)
 def test_a_recipe_learns_water(name, water):
     radial = RECIPES[name].radial.replace(lengthscale=3.0)
     kernel, labels = recipe(name, water[:30], radial)
