@@ -76,7 +76,7 @@ def fit(
     \b
     mlff fit datasets/ethanol.extxyz --train 200 --report report
     mlff fit datasets/ethanol.extxyz --train 200 --recipe fchl19-gpr
-    mlff fit silicon.extxyz --set cutoff=5.5 --inducing 2000
+    mlff fit silicon.extxyz --set cutoff=5.0 --inducing 2000
     mlff fit train.npz --units kcal/mol --frames 0:200 --test test.npz --descriptor mine:descriptor
     """
     from mlff.files import made_folder, reserved

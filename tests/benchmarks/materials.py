@@ -1,6 +1,6 @@
 """Crystals: sparse models beside GAP, on the molybdenum and silicon of Zuo et al., J. Phys. Chem. A 124, 731 (2020).
 
-    python tests/benchmarks/materials.py --data DIR [--quip-python VENV/bin/python] [--points 1000] [--elements Mo Si]
+    python tests/benchmarks/materials.py --data DIR [--quip-python VENV/bin/python] [--points 1500] [--elements Mo Si]
         [--steps fit properties md scaling gap] [--json FILE] [--picture FILE.png]
 
 DIR holds `Mo_train.extxyz`, `Mo_test.extxyz`, `Si_train.extxyz`, `Si_test.extxyz`. Every step runs in a process of its own, so that
@@ -270,7 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--quip-python")
-    parser.add_argument("--points", type=int, default=1000)
+    parser.add_argument("--points", type=int, default=1500)
     parser.add_argument("--elements", nargs="+", default=["Mo", "Si"], choices=["Mo", "Si"])
     parser.add_argument("--steps", nargs="+", default=["fit", "properties", "md", "scaling", "gap"])
     parser.add_argument("--models", type=pathlib.Path, help="folder where model files are kept; else they are not")
