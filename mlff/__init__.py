@@ -29,6 +29,7 @@ _PUBLIC = {
     "ForceField": "potentials.force_field",
     "Potential": "potentials.potential",
     "fit": "regression.fitting",
+    "PairRepulsion": "potentials.pair_repulsion",
     "recipe": "regression.recipes",
     "train_schnet": "potentials.training",
     "schnet_force_field": "potentials.training",

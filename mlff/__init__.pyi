@@ -24,6 +24,7 @@ from mlff.potentials.errors import evaluate as evaluate
 from mlff.potentials.exported import load_export as load_export
 from mlff.potentials.force_field import ForceField as ForceField
 from mlff.potentials.model_files import load as load
+from mlff.potentials.pair_repulsion import PairRepulsion as PairRepulsion
 from mlff.potentials.potential import Potential as Potential
 from mlff.potentials.sgdml import load_sgdml as load_sgdml
 from mlff.potentials.training import schnet_force_field as schnet_force_field

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 from mlff.archive import Registry, Stored
-from mlff.expected import COUNT, FLAG, LEVEL, Expected, instance, one_of, optional, reals, several, wholes
+from mlff.expected import COUNT, FLAG, LEVEL, POSITIVE, Expected, instance, one_of, optional, reals, several, wholes
 from mlff.kernels.composed import ProductKernel
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.kernels import GlobalKernel, LocalKernel
 from mlff.kernels.stored import ELEMENTS, KERNELS
 from mlff.potentials.energy_function import EnergyFunction
 from mlff.potentials.expansion import Channel, Curvature, Expansion, Part
+from mlff.potentials.pair_repulsion import PairRepulsion
 from mlff.potentials.potential import Potential
 from mlff.potentials.sums import PotentialSum
 
@@ -56,6 +57,7 @@ POTENTIALS = Registry(
             EnergyFunction,
             {"function": instance(Descriptor), "elements": optional(ELEMENTS), "order": one_of(LEVEL, INFINITE)},
         ),
+        "PairRepulsion": Stored(PairRepulsion, {"cutoff": POSITIVE}),
         "PotentialSum": Stored(PotentialSum, {"terms": several(instance(Potential), least=1)}),
     },
     bases=(Stored(Potential, {}),),

@@ -80,7 +80,8 @@ def potentials(train: mlff.Dataset) -> mlff.ForceField:
     trained = mlff.train_schnet(train, features=16, steps=1000)
     on_features = mlff.fit(mlff.LocalKernel(trained, mlff.RBF()), train)
     network: mlff.ForceField = mlff.schnet_force_field(trained, train)
-    return mlff.ForceField.of(Morse(depth=0.2, width=2.0)) + network + on_features
+    repulsion = mlff.ForceField.of(mlff.PairRepulsion(cutoff=1.2))
+    return mlff.ForceField.of(Morse(depth=0.2, width=2.0)) + network + on_features + repulsion
 
 
 def files(force_field: mlff.ForceField, folder: pathlib.Path) -> mlff.ForceField:
