@@ -28,7 +28,7 @@ from mlff.regression.validation import (
 )
 from mlff.regression.weights import errors_by_size, find_levels, folds_of, mean_error
 
-SEARCH_ENVIRONMENTS, SEARCH_POINTS = 1500, 300  # with which a length scale is looked for
+SEARCH_ENVIRONMENTS, SEARCH_POINTS = 2500, 1000  # with which a length scale is looked for
 
 
 def _silent(stage: str, fraction: float) -> None:

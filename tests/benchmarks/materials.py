@@ -31,7 +31,8 @@ PUBLISHED = {  # MAE of energies (meV an atom) and forces (eV/Å)
     "Mo": {"GAP": (2.24, 0.09), "MTP": (2.83, 0.09)},
     "Si": {"GAP": (2.91, 0.07), "MTP": (2.21, 0.06)},
 }
-# PBE: Materials Project mp-129 and mp-149 (lattice constants of conventional cells, elastic constants); Å, GPa
+# PBE, Å and GPa. Mo: Chen et al., Phys. Rev. Mater. 1, 043603 (2017), doi 10.1103/PhysRevMaterials.1.043603; Si: npj Comput. Mater.
+# 10, 218 (2024), doi 10.1038/s41524-024-01390-8, table 2, and the lattice constant of Zuo et al.
 REFERENCE = {
     "Mo": {"a": 3.17, "C11": 472.0, "C12": 158.0, "C44": 106.0},
     "Si": {"a": 5.47, "C11": 153.0, "C12": 57.0, "C44": 74.0},
