@@ -86,7 +86,8 @@ def fit(
     from mlff.regression.fitting import fit as fit_model
     from mlff.regression.recipes import RECIPES
 
-    wanted, keys, levels, settings = parse_labels(labels), parse_keys(key), parse_noise(noise), parse_settings(setting)
+    wanted, keys, levels = parse_labels(labels), parse_keys(key), parse_noise(noise)
+    settings, factors = parse_settings(setting), parse_factors(group_noise)
     if recipe is not None and descriptor is not None:
         raise ValueError(f"--recipe {recipe} and --descriptor {descriptor}: two models are named; give one of them")
     target = out or _default_target(data)
@@ -107,9 +108,7 @@ def fit(
         _require_drawn(seed, train is not None or points is not None, model, recipe)
         if held is not None:
             _require_comparable(model, everything, held)
-        fitted = fit_model(
-            model, everything, wanted or chosen, levels, seed or 0, progress, None, points, parse_factors(group_noise)
-        )
+        fitted = fit_model(model, everything, wanted or chosen, levels, seed or 0, progress, None, points, factors)
         archive.save(fitted, target)  # at once: what follows may fail
         evaluation = None
         if held is not None:

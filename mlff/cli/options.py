@@ -72,17 +72,27 @@ def parse_labels(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
+def _pairs(option: str, pairs: list[str] | None, form: str, example: str, what: str = "") -> dict[str, str]:
+    """name=text, repeated, as texts by their names.
+
+    Arguments:
+        form: what a pair looks like, "label=key".
+        what: that is given by a pair, before its name in a message.
+    """
+    texts: dict[str, str] = {}
+    for pair in pairs or ():
+        name, separator, text = pair.partition("=")
+        if not separator or not name or not text:
+            raise ValueError(f"{option} {pair}: write {form}, for example {option} {example}")
+        if name in texts:
+            raise ValueError(f"{option} {pair}: {what}{name} is given already, {texts[name]}; give one")
+        texts[name] = text
+    return texts
+
+
 def parse_keys(pairs: list[str] | None) -> dict[str, str]:
     """--key energy=energy_ref, repeated."""
-    keys = {}
-    for pair in pairs or ():
-        label, separator, name = pair.partition("=")
-        if not separator or not label or not name:
-            raise ValueError(f"--key {pair}: write label=key, for example --key energy=energy_ref")
-        if label in keys:
-            raise ValueError(f"--key {pair}: the key of {label} is given already, {keys[label]}; give one")
-        keys[label] = name
-    return keys
+    return _pairs("--key", pairs, "label=key", "energy=energy_ref", "the key of ")
 
 
 def parse_noise(given: list[str] | None) -> float | dict[str, float] | None:
@@ -107,36 +117,26 @@ def parse_noise(given: list[str] | None) -> float | dict[str, float] | None:
 
 def parse_factors(pairs: list[str] | None) -> dict[str, float] | None:
     """--group-noise Surface=2.0, repeated."""
-    factors: dict[str, float] = {}
-    for pair in pairs or ():
-        group, separator, text = pair.partition("=")
-        if group in factors:
-            raise ValueError(f"--group-noise {pair}: {group} is given already, {factors[group]:g}; give it once")
-        try:
-            factors[group] = float(text)
-        except ValueError as error:
-            raise ValueError(
-                f"--group-noise {pair}: write group=factor, for example --group-noise Surface=2.0"
-            ) from error
-        if not separator or not group:
-            raise ValueError(f"--group-noise {pair}: write group=factor, for example --group-noise Surface=2.0")
-    return factors or None
+    form, example = "group=factor", "Surface=2.0"
+    texts = _pairs("--group-noise", pairs, form, example)
+    try:
+        return {group: float(text) for group, text in texts.items()} or None
+    except ValueError as error:
+        raise ValueError(
+            f"--group-noise {' '.join(pairs or ())}: write {form}, for example --group-noise {example}"
+        ) from error
 
 
 def parse_settings(pairs: list[str] | None) -> dict[str, object]:
     """--set cutoff=5.0 --set n_max=8: what is no number, truth value or tuple of them is a word."""
-    settings: dict[str, object] = {}
-    for pair in pairs or ():
-        name, separator, text = pair.partition("=")
-        if not separator or not name or not text:
-            raise ValueError(f"--set {pair}: write name=value, for example --set cutoff=5.0")
-        if name in settings:
-            raise ValueError(f"--set {pair}: {name} is given already, {settings[name]}; give it once")
-        try:
-            settings[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            settings[name] = text
-    return settings
+    return {name: _value(text) for name, text in _pairs("--set", pairs, "name=value", "cutoff=5.0").items()}
+
+
+def _value(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def parse_trust(names: list[str] | None) -> tuple[str, ...]:

@@ -92,7 +92,9 @@ class Calculator(ASECalculator):
             self._warn_of_close_atoms(atoms)
         where = self._where(atoms)
         self._warn_of_distant_geometry(atoms, where)
-        if "stress" in properties:
+        if "stress" in properties and "energy" in self.results:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(model.stress(**where))
+        elif "stress" in properties:
             energy, forces, stress = model.energy_forces_and_stress(**where)
             self.results.update(
                 energy=energy, free_energy=energy, forces=forces, stress=full_3x3_to_voigt_6_stress(stress)

@@ -27,7 +27,7 @@ from mlff.compiling import UNOPTIMISED, jit
 from mlff.data.batches import Batch, LabelledFrames
 from mlff.data.cells import periodic_vectors
 from mlff.data.neighbors import neighbor_lists
-from mlff.kernels.surroundings import reach_of
+from mlff.kernels.surroundings import reach_of, surrounded
 from mlff.precision import Array, double_precision, doubled
 
 _AGREEMENT = 1e-9  # of the size of the features
@@ -242,10 +242,8 @@ def sees_alone(part, batch: Batch) -> bool:
         return False
     one = batch.take(slice(0, 1))
     reach = reach_of(part.descriptors)
-    surrounded = Surrounded.of((one,), reach)
-    alone = np.asarray(_apart(part, surrounded.centers, surrounded.seen))
-    lists = neighbor_lists(one.positions, one.cells, one.pbc, reach)
-    cells = periodic_vectors(one.cells, one.pbc, one.index)
-    neighbors = Neighbors(lists.indices[0], lists.shifts[0])
-    whole = np.asarray(_whole(part, one.positions[0], one.numbers, cells[0], neighbors))
+    apart = Surrounded.of((one,), reach)
+    alone = np.asarray(_apart(part, apart.centers, apart.seen))
+    around = surrounded(one, reach, len(one.numbers)).frame(0)
+    whole = np.asarray(_whole(part, one.positions[0], one.numbers, *around))
     return bool(np.abs(alone - whole).max() <= _AGREEMENT * np.abs(whole).max())

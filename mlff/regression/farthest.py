@@ -23,14 +23,10 @@ SAME = 1e-7  # of the size of the features: environments nearer than that are th
 
 
 class Chosen(NamedTuple):
-    """Places of the chosen among the candidates of every channel, in the order of choice.
-
-    places: (k,) for every channel; order: the channel of each choice, (count,); same: how many candidates are a chosen one to
-    rounding.
-    """
+    """Places of the chosen among the candidates of every channel, in the order of choice, (k,) each, and how many candidates
+    are a chosen one to rounding."""
 
     places: list[Integer[np.ndarray, " _"]]
-    order: Integer[np.ndarray, " count"]
     same: int
 
 
@@ -50,24 +46,22 @@ def farthest_points(
     smallest = [SAME**2 * (norms.max(initial=0.0) or 1.0) for norms in squares]
     apart = [np.full(len(seen), np.inf) for seen in candidates]
     places: list[list[int]] = [[] for _ in candidates]
-    order: list[int] = []
 
     def take(channel: int, place: int) -> None:
         seen, norms, away = candidates[channel], squares[channel], apart[channel]
         np.minimum(away, np.maximum(norms + norms[place] - 2.0 * (seen @ seen[place]), 0.0), out=away)
         away[place] = -1.0  # chosen
         places[channel].append(place)
-        order.append(channel)
 
     present = [channel for channel, seen in enumerate(candidates) if len(seen)]
     for channel in present:
         take(channel, first[channel])
-    while len(order) < count:
+    while (taken := sum(map(len, places))) < count:
         channel = max(present, key=lambda c: apart[c].max())
         place = int(np.argmax(apart[channel]))
         if apart[channel][place] <= smallest[channel]:
             break
         take(channel, place)
-        progress(len(order) / count)
+        progress(taken / count)
     same = sum(int(np.sum((away >= 0.0) & (away <= limit))) for away, limit in zip(apart, smallest, strict=True))
-    return Chosen([np.array(found, dtype=int) for found in places], np.array(order, dtype=int), same)
+    return Chosen([np.array(found, dtype=int) for found in places], same)

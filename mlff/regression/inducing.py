@@ -240,7 +240,7 @@ def farthest_frames(kernel: Kernel, frames: LabelledFrames, labels: int, seed: i
         raise ValueError("inducing: frames of different molecules have no distance; give the indices of frames")
     index, sizes = np.concatenate(index), np.array(sizes)
     first = int(np.random.default_rng(seed).integers(len(index)))
-    (places,), _, _ = farthest_points([np.concatenate(features)], max(1, round(labels / sizes.mean())), [first])
+    (places,), _ = farthest_points([np.concatenate(features)], max(1, round(labels / sizes.mean())), [first])
     return np.sort(index[places])
 
 

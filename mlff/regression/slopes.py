@@ -20,10 +20,8 @@ NOTICED = 0.01  # of the root mean square of all components: shears whose errors
 OR_STRESS = (
     "; or it is stress that does not fit: its sign (tension is positive), its unit (eV/Å³) or the order of its shears"
 )
-SHEARS, BETTER = (
-    ("xy", "xz", "yz"),
-    0.5,
-)  # share of the squared errors that an order of shears leaves, if it is the right one
+SHEARS = ("xy", "xz", "yz")
+BETTER = 0.5  # share of the squared errors that an order of shears leaves at most, if it is the right one
 NAMES = {"energy": "energies", "forces": "forces", "stress": "stresses"}
 
 

@@ -80,7 +80,7 @@ def require_inducing(inducing, frames: int) -> int | list[int]:
     Raises:
         ValueError: neither.
     """
-    if is_number(inducing) and inducing == int(inducing):
+    if is_number(inducing) and float(inducing).is_integer():
         if inducing < 1:
             raise ValueError(f"inducing={inducing} must be at least 1: how many environments span the model")
         return int(inducing)

@@ -49,20 +49,19 @@ class Found:
 
 
 def find_levels(
-    system: SparseSystem, amplitudes: np.ndarray, progress: Progress = lambda stage, fraction: None, shares: bool = True
+    system: SparseSystem, amplitudes: np.ndarray, progress: Progress = lambda stage, fraction: None
 ) -> Found:
     """The noise that gives the smallest errors of labels left out, downhill in steps that get smaller.
 
     Arguments:
-        amplitudes: A of every part of the kernel, eV².
-        shares: whether those of several parts are looked for too; their product stays.
+        amplitudes: A of every part of the kernel, eV²; of several the shares are looked for too, their product stays.
     """
     small = system.leading(SEARCHED) if len(system.inducing.whitening) > SEARCHED else system
     levels = {
         name: STARTS.get(name, OTHERS) * float(np.sqrt(moments.square / moments.count)) or 1.0
         for name, moments in system.whole.items()
     }
-    parts = range(len(amplitudes)) if shares and len(amplitudes) > 1 else ()
+    parts = range(len(amplitudes)) if len(amplitudes) > 1 else ()
     place, tried = dict.fromkeys((*levels, *parts), 0), {}
 
     def at(place: Mapping) -> tuple[dict[str, float], np.ndarray]:
