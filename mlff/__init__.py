@@ -22,6 +22,7 @@ _PUBLIC = {
     "LocalKernel": "kernels.kernels",
     "SumKernel": "kernels.composed",
     "ProductKernel": "kernels.composed",
+    "reduced": "kernels.reduction",
     "Operator": "operators",
     "projected_hessian": "operators",
     "Condition": "regression.differential_equations",

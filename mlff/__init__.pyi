@@ -17,6 +17,7 @@ from mlff.kernels.radial import Matern52 as Matern52
 from mlff.kernels.radial import Matern72 as Matern72
 from mlff.kernels.radial import Polynomial as Polynomial
 from mlff.kernels.radial import RationalQuadratic as RationalQuadratic
+from mlff.kernels.reduction import reduced as reduced
 from mlff.operators import Operator as Operator
 from mlff.operators import projected_hessian as projected_hessian
 from mlff.potentials.errors import Evaluation as Evaluation

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import threadpoolctl
 
-from mlff.regression.linalg.threads import map_threads
+from mlff.threads import map_threads
 
 
 def blas_threads() -> list[int]:

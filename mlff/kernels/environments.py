@@ -27,6 +27,7 @@ from mlff.compiling import UNOPTIMISED, jit
 from mlff.data.batches import Batch, LabelledFrames
 from mlff.data.cells import periodic_vectors
 from mlff.data.neighbors import neighbor_lists
+from mlff.kernels.jets import block_sizes, feature_values
 from mlff.kernels.surroundings import reach_of, surrounded
 from mlff.precision import Array, double_precision, doubled
 
@@ -34,6 +35,8 @@ _AGREEMENT = 1e-9  # of the size of the features
 _COLUMNS = 12  # of a Jacobian at once: measured, SOAP of 54 atoms
 _STEP = 8  # of the slots of blocks
 _MEMORY = 48 * 2**20  # bytes of a block of Jacobians
+_CANDIDATES = 512 * 2**20  # bytes of environments that are looked through at once
+ENVIRONMENTS = 128  # whose frames are looked at together
 
 
 def environment_features(part, centers: Integer[Array, " b"], seen: Environments) -> Float[Array, "b D"]:
@@ -220,6 +223,43 @@ def environment_values(part, surrounded: Surrounded, size: int) -> Float[np.ndar
         found = np.empty((len(surrounded), values.shape[1])) if found is None else found
         found[index] = values[: len(index)]
     return found
+
+
+def features_in(
+    part, batches: Sequence[Batch], alone: bool
+) -> tuple[Float[np.ndarray, "e D"], Integer[np.ndarray, " e"]]:
+    """φ/ℓ of all atoms of some frames, and the channels that they are of.
+
+    Arguments:
+        part: of a kernel, with elements.
+        alone: whether it `sees_alone`.
+    """
+    if alone:
+        values = environment_values(part, Surrounded.of(batches, reach_of(part.descriptors)), ENVIRONMENTS)
+    else:
+        of_batches = [feature_values(part, batch)[0] for batch in batches]
+        values = np.concatenate([of_batch.reshape(-1, of_batch.shape[-1]) for of_batch in of_batches])
+    return values, np.concatenate([np.tile(part.channels(batch.numbers), len(batch)) for batch in batches])
+
+
+def environments_by_element(part, frames: LabelledFrames, alone: bool, generator) -> list[Float[np.ndarray, "_ D"]]:
+    """φ/ℓ of the environments of every element in the frames; of a share of them, drawn, where all would take too much memory.
+
+    Arguments:
+        part: of a kernel, with elements.
+        alone: whether it `sees_alone`.
+        generator: NumPy's, of random numbers.
+    """
+    features = block_sizes(part, frames.batches[0])
+    atoms = sum(len(batch) * len(batch.numbers) for batch in frames.batches)
+    share = _CANDIDATES / (8 * sum(features) * atoms)
+    found: list[list[np.ndarray]] = [[] for _ in range(part.channel_count)]
+    for group in grouped(frames, ENVIRONMENTS):
+        values, channels = features_in(part, group, alone)
+        taken = generator.random(len(values)) < share
+        for channel, of_channel in enumerate(found):
+            of_channel.append(values[(channels == channel) & taken])
+    return [np.concatenate(of_channel) for of_channel in found]
 
 
 def environment_jets(part, surrounded: Surrounded, size: int) -> Iterator:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from mlff.arguments import require_positive
 from mlff.data.permutations import Permutations
+from mlff.kernels.components import Components
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.radial import Radial
 from mlff.precision import Array
@@ -206,6 +207,7 @@ class LocalKernel(KernelBase):
         radial: f and ℓ, a number or one for every feature; without a length scale, `fit` finds one.
         elements: atomic numbers that have channels, in any order, kept in ascending one; filled in from the data.
         amplitude: A, in eV²; None takes it from the data, as for `GlobalKernel`.
+        components: the basis that features are reduced to, as `reduced` finds it; None for the features as they are.
 
     Source: Bartók et al., Phys. Rev. Lett. 104, 136403 (2010), doi 10.1103/PhysRevLett.104.136403.
     """
@@ -214,11 +216,17 @@ class LocalKernel(KernelBase):
     radial: Radial
     elements: Collection[int] | None = struct.field(pytree_node=False, default=None)
     amplitude: float | Array | None = None
+    components: Components | None = None
 
     def __post_init__(self):
         _check_leaf(self)
         if self.elements is not None:
             object.__setattr__(self, "elements", _ascending(self.elements))
+        bases = None if self.components is None else self.components.bases
+        if isinstance(bases, np.ndarray) and len(bases) != len(self.elements or ()):
+            raise ValueError(
+                f"LocalKernel: {len(bases)} bases of components for elements={self.elements}; `mlff.reduced` makes one for each"
+            )
 
     def bare(self) -> LocalKernel:
         """Without its amplitude."""
@@ -254,6 +262,10 @@ class LocalKernel(KernelBase):
                 f"descriptor {self.descriptor.name} returns an array of shape {features.shape} for {positions.shape[0]} "
                 "atoms; a local kernel takes one vector for every atom, shape (n, D)"
             )
+        if self.components is not None:
+            numbers = jnp.asarray(numbers)
+            channels = jnp.searchsorted(jnp.asarray(self.elements, numbers.dtype), numbers)
+            features = self.components.reduced(features, channels)
         return (_scaled(self, features),)
 
     def evaluate(self, system, other) -> Float[Array, ""]:

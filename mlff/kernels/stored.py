@@ -12,6 +12,7 @@ from mlff.data.permutations import Permutations
 from mlff.expected import (
     COUNT,
     ELEMENT,
+    FLAG,
     NUMBER,
     POSITIVE,
     Expected,
@@ -24,6 +25,7 @@ from mlff.expected import (
     several,
     wholes,
 )
+from mlff.kernels.components import Components
 from mlff.kernels.composed import ProductKernel, SumKernel
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.kernels import GlobalKernel, LocalKernel
@@ -70,7 +72,9 @@ AMPLITUDE = Expected(
 LEAF = {"descriptor": instance(Descriptor), "radial": instance(Radial), "amplitude": AMPLITUDE}
 OF_RADIALS = {"RationalQuadratic": {"alpha": POSITIVE}, "Polynomial": {"degree": COUNT}}  # beside the length scale
 GLOBAL = Stored(GlobalKernel, {**LEAF, "permutations": optional(instance(Permutations))})
-LOCAL = Stored(LocalKernel, {**LEAF, "elements": ELEMENTS})
+LOCAL = Stored(
+    LocalKernel, {**LEAF, "elements": ELEMENTS, "components": optional(instance(Components))}, may_lack=("components",)
+)
 
 
 def _described(function, arguments: dict, settings: tuple) -> Descriptor:
@@ -94,6 +98,7 @@ KERNELS = Registry(
             {"function": FUNCTION, "arguments": named(ARGUMENT), "settings": several(SETTING)},
             build=_described,
         ),
+        "Components": Stored(Components, {"bases": reals("z D k"), "normalised": FLAG}),
         "Permutations": Stored(
             Permutations,
             {"indices": wholes("P n"), "generators": wholes("g n"), "residuals": RESIDUALS, "support": wholes("P")},

@@ -27,9 +27,10 @@ from mlff.kernels.environments import Surrounded, grouped
 from mlff.potentials.layout import room_for
 from mlff.potentials.potential import Potential
 from mlff.precision import doubled
+from mlff.threads import map_threads, processors
 
 BLOCK = 128  # environments: measured, larger ones leave the cache
-SIZES = (4, 8, 16, 32, 48, 64, 96, BLOCK)
+SIZES = (4, 8, 16, 32, 48, 64, 96, BLOCK)  # of blocks; a few of them, so that every processor has one
 ATOMS = 1 << 16  # of all frames whose neighbours are held at once
 
 
@@ -64,11 +65,10 @@ class Environmental:
         surrounded = Surrounded.of(batches, self.reach)
         vectors, present = surrounded.seen.vectors, surrounded.others >= 0
         slopes, energies = np.zeros_like(vectors), np.empty(len(surrounded))
-        for index, element, block in _blocks(surrounded):
-            with doubled():
-                values, along = self._functions.slopes(self._leaves, *block, element=element)
-            energies[index] = np.asarray(values)[: len(index)]
-            slopes[index, : block[1].numbers.shape[1]] = np.asarray(along)[: len(index)]
+        blocks = list(_blocks(surrounded))
+        for (index, _, _), (values, along) in zip(blocks, map_threads(self._differentiated, blocks), strict=True):
+            energies[index] = values[: len(index)]
+            slopes[index, : along.shape[1]] = along[: len(index)]
         gradients = -np.sum(slopes, axis=1)
         ends = surrounded.others[present]
         for axis in range(3):
@@ -77,6 +77,13 @@ class Environmental:
         strains = np.add.reduceat(np.einsum("eka,ekb->eab", vectors, slopes), starts)
         symmetric = 0.5 * (strains + strains.transpose(0, 2, 1))
         return Summed(np.add.reduceat(energies, starts), gradients, symmetric)
+
+    def _differentiated(self, block) -> tuple[np.ndarray, np.ndarray]:
+        """Energies of the environments of a block, and their derivatives by the vectors to the neighbours."""
+        _, element, arguments = block
+        with doubled():
+            values, along = self._functions.slopes(self._leaves, *arguments, element=element)
+        return np.asarray(values), np.asarray(along)
 
     def training_distance(self, batch: Batch) -> float:
         """How far the first frame of a batch lies from the training frames: `coverage`."""
@@ -118,5 +125,6 @@ def _blocks(surrounded: Surrounded):
     """(which environments, their element, what the compiled functions are given) in blocks of one element."""
     for element in np.unique(surrounded.centers):
         here = np.flatnonzero(surrounded.centers == element)
-        for index, centers, seen in surrounded.blocks(min(BLOCK, room_for(len(here), SIZES)), here):
+        size = min(BLOCK, room_for(-(-len(here) // processors()), SIZES))
+        for index, centers, seen in surrounded.blocks(size, here):
             yield index, int(element), (centers, seen)

@@ -21,7 +21,7 @@ from mlff.kernels.composed import Kernel
 from mlff.kernels.environments import Surrounded, block_size, environment_jets
 from mlff.operators import ENERGY, FORCES, STRESS, Operator
 from mlff.regression.gram import feature_slices, radial_derivatives
-from mlff.regression.linalg.threads import map_threads
+from mlff.threads import map_threads
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 TAKEN = (ENERGY, FORCES, STRESS)  # labels that need no more than first derivatives with respect to neighbours

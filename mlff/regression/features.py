@@ -15,9 +15,9 @@ from mlff.kernels.composed import Kernel
 from mlff.kernels.exchange import feature_permutations
 from mlff.kernels.jets import block_sizes, jets
 from mlff.operators import find_operator
-from mlff.regression.linalg.threads import map_threads
 from mlff.regression.observations import FrameObservations, Noise, observe, rows_of_frames
 from mlff.regression.terms import Term
+from mlff.threads import map_threads
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from scipy.spatial.distance import cdist
 from mlff.compiling import jit
 from mlff.kernels.radial import Radial
 from mlff.precision import double_precision
-from mlff.regression.linalg.threads import map_threads, processors
+from mlff.threads import map_threads, processors
 
 _CHUNK, _FEW = 1 << 16, 1 << 12  # elements of s a call: two shapes, two compilations
 _CACHE = 4 * 2**20  # bytes of the factors of one product that should stay in cache

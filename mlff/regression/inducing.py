@@ -17,7 +17,7 @@ from mlff.batching import chunk_size
 from mlff.data.batches import Batch, LabelledFrames
 from mlff.data.cells import volume
 from mlff.kernels.composed import Kernel
-from mlff.kernels.environments import Surrounded, environment_values, grouped, sees_alone
+from mlff.kernels.environments import ENVIRONMENTS, Surrounded, environments_by_element, grouped, sees_alone
 from mlff.kernels.jets import block_sizes, feature_values
 from mlff.kernels.surroundings import reach_of
 from mlff.potentials.expansion import Channel, Part, composition, constant_elements
@@ -34,8 +34,6 @@ from mlff.regression.whitening import Whitening
 from mlff.units import symbols
 
 Progress = Callable[[str, float], None]
-CANDIDATES = 512 * 2**20  # bytes of environments that points are chosen among
-ENVIRONMENTS = 128  # that are looked at together
 CHUNK = 64 * 2**20  # bytes of Jacobians of frames that are looked at together, where these are taken whole
 SYMMETRIC = np.sqrt([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])  # of the entries of a symmetric matrix, of which six are two
 
@@ -93,8 +91,8 @@ class EnvironmentValues:
                 progress("inducing points", (i + done) / len(kernel.parts))
 
             tell(0.0)
-            candidates = _environments_of(part, frames, alone, generator)
-            started = _environments_of(part, LabelledFrames((start_frame(frames),)), alone, generator)
+            candidates = environments_by_element(part, frames, alone, generator)
+            started = environments_by_element(part, LabelledFrames((start_frame(frames),)), alone, generator)
             pairs = zip(started, candidates, strict=True)
             candidates, first = zip(*(_beginning_with(own, seen, generator) for own, seen in pairs), strict=True)
             found = farthest_points(candidates, share, first, tell)
@@ -257,25 +255,6 @@ def _beginning_with(
     if away.min() > SAME**2 * np.sum(wanted[0] ** 2):
         return np.concatenate([wanted[:1], candidates]), 0
     return candidates, int(np.argmin(away))
-
-
-def _environments_of(part, frames: LabelledFrames, alone: bool, generator) -> list[Float[np.ndarray, "_ D"]]:
-    """φ/ℓ of environments of every channel; a share of them, drawn, where all would take too much memory."""
-    features, reach = block_sizes(part, frames.batches[0]), reach_of(part.descriptors)
-    atoms = sum(len(batch) * len(batch.numbers) for batch in frames.batches)
-    share = CANDIDATES / (8 * sum(features) * atoms)
-    found: list[list[np.ndarray]] = [[] for _ in range(part.channel_count)]
-    for group in grouped(frames, ENVIRONMENTS):
-        if alone:
-            values = environment_values(part, Surrounded.of(group, reach), ENVIRONMENTS)
-        else:
-            of_batches = [feature_values(part, batch)[0] for batch in group]
-            values = np.concatenate([of_batch.reshape(-1, of_batch.shape[-1]) for of_batch in of_batches])
-        channels = np.concatenate([np.tile(part.channels(batch.numbers), len(batch)) for batch in group])
-        taken = generator.random(len(values)) < share
-        for channel, of_channel in enumerate(found):
-            of_channel.append(values[(channels == channel) & taken])
-    return [np.concatenate(of_channel) for of_channel in found]
 
 
 def _gram(points: Sequence[Points]) -> Float[np.ndarray, "M M"]:

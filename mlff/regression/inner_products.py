@@ -21,9 +21,9 @@ from mlff.kernels.radial import Radial
 from mlff.regression.features import Features
 from mlff.regression.gram import Side, along_own_points, feature_slices, radial_derivatives
 from mlff.regression.kernel_blocks import KeptBlocks, KernelBlocks, kernel_block, row_sides, unpadded
-from mlff.regression.linalg.threads import map_threads
 from mlff.regression.linalg.tiles import SymmetricTiles
 from mlff.regression.terms import Term
+from mlff.threads import map_threads
 
 _PIECE = 32 * 2**20  # bytes of kept products that a thread sums at once
 

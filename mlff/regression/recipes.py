@@ -16,6 +16,7 @@ from mlff.kernels.descriptor import import_descriptor
 from mlff.kernels.jets import feature_shape
 from mlff.kernels.kernels import GlobalKernel, LocalKernel
 from mlff.kernels.radial import RBF, Matern52, Polynomial, Radial
+from mlff.kernels.reduction import reduced
 from mlff.potentials.training import train_schnet
 from mlff.regression.training_frames import require_seen_cells
 
@@ -72,7 +73,7 @@ def _sparse(data: Dataset, radial: Radial, group, seed: int, progress: Progress,
     elements = len({int(z) for frame in data for z in frame.numbers})
     n_max, l_max = FINENESS[min(elements, len(FINENESS)) - 1]
     fine = {"cutoff": 6.0, "n_max": n_max, "l_max": l_max, "normalised": True, **settings}
-    return LocalKernel(functools.partial(soap, **fine), radial)
+    return reduced(LocalKernel(functools.partial(soap, **fine), radial), data, seed=seed)
 
 
 FORCES, BOTH, ALL = ("forces",), ("energy", "forces"), ("energy", "forces", "stress")

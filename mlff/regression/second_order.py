@@ -25,8 +25,8 @@ from jaxtyping import Float
 from mlff.batching import chunk_size
 from mlff.kernels.radial import Radial
 from mlff.regression.gram import Side, feature_slices, radial_derivatives, squares
-from mlff.regression.linalg.threads import map_threads
 from mlff.regression.rows import pairs
+from mlff.threads import map_threads
 
 _MEMORY = 16 * 2**20  # bytes of the intermediate arrays of the pairs of frames that are worked on at once
 

@@ -57,7 +57,7 @@ def kernels(group: mlff.Permutations) -> mlff.SumKernel:
 
 def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:
     laplacian = mlff.Operator("laplacian", lambda u, x: jnp.trace(jax.hessian(u)(x).reshape(x.size, x.size)), "eV/Å²")
-    model = kernels(permutations_of(train))
+    model = mlff.reduced(kernels(permutations_of(train)), train, dropped=1e-5)
     force_field = mlff.fit(model, train, labels=("energy", "forces"), noise={"energy": 1e-3})
     again = mlff.fit(model, train, labels=("forces", mlff.projected_hessian(), laplacian), seed=1)
     evaluation: mlff.Evaluation = mlff.evaluate(again, test, labels=["forces", laplacian])

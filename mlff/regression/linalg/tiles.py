@@ -15,7 +15,7 @@ from jaxtyping import Float
 from scipy.linalg.blas import dgemm, dtrsm
 from scipy.linalg.lapack import dpotrf
 
-from mlff.regression.linalg.threads import one_blas_thread
+from mlff.threads import one_blas_thread
 
 # A pivot that is left with 2 ε √n of its diagonal entry is rounding. Measured: predicted energies depend on the order of the
 # training frames, by a tenth of their error and less above that, by several times their error at a tenth of it.
