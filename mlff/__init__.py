@@ -30,6 +30,7 @@ _PUBLIC = {
     "ForceField": "potentials.force_field",
     "Potential": "potentials.potential",
     "fit": "regression.fitting",
+    "compressed": "regression.compression",
     "PairRepulsion": "potentials.pair_repulsion",
     "recipe": "regression.recipes",
     "train_schnet": "potentials.training",

@@ -46,6 +46,7 @@ from mlff.properties.vibrations import frequencies as frequencies
 from mlff.properties.vibrations import normal_modes as normal_modes
 from mlff.quality.audit.audit import audit as audit
 from mlff.quality.self_check import self_check as self_check
+from mlff.regression.compression import compressed as compressed
 from mlff.regression.differential_equations import Condition as Condition
 from mlff.regression.differential_equations import fit_function as fit_function
 from mlff.regression.fitting import fit as fit

@@ -1,4 +1,4 @@
-"""The command line: `mlff fit`, `mlff test`, `mlff md`, `mlff show`. Every heavy import waits until it is needed."""
+"""The command line: `mlff fit`, `mlff test`, `mlff compress`, `mlff md`, `mlff show`. Every heavy import waits until it is needed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mlff.cli import compress as cli_compress
 from mlff.cli import fit as cli_fit
 from mlff.cli import md as cli_md
 from mlff.cli import terminal
@@ -92,6 +93,7 @@ def test(
         terminal.say(f"wrote {plot}")
 
 
+app.command()(cli_compress.compress)
 app.command()(cli_md.md)
 
 

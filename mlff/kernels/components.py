@@ -3,9 +3,10 @@
     φ_a → φ_a B_z,      B_zᵀB_z = 1,      B_z: eigenvectors of M_z,      Σ_dropped λ ≤ η Σ λ
 
 where the second moments M_z of an element are those of its environments, and of how these change when atoms move, which
-counts as much: forces are of the changes, and a few environments do not span all of these. Power spectra and histograms have several times as many features as that, and all that is done with features afterwards, rows of a
-kernel matrix as well as a prediction, costs in proportion to their number. A kernel of the new features is as good a kernel as
-before; what it no longer tells apart is a share η of the variance.
+counts as much: forces are of the changes, and a few environments do not span all of these. Power spectra and histograms have
+several times as many features as that, and all that is done with features afterwards, rows of a kernel matrix as well as a
+prediction, costs in proportion to their number. A kernel of the new features is as good a kernel as before; what it no longer
+tells apart is a share η of the variance.
 
 Source: Pearson, Philos. Mag. 2, 559 (1901), doi 10.1080/14786440109462720.
 """

@@ -18,6 +18,7 @@ from mlff.kernels.surroundings import reach_of
 from mlff.potentials.arguments import require_atoms
 from mlff.potentials.expansion import Channel, Curvature, Expansion, Part, constant_elements
 from mlff.potentials.force_field import ForceField
+from mlff.potentials.record import spanned_by_few
 from mlff.potentials.sums import PotentialSum
 from mlff.precision import double_precision
 
@@ -115,16 +116,13 @@ def _require_part(where: str, part: Part, kernel, numbers: np.ndarray | None, re
     images = 1 if group is None or part.images is not None else len(group)
     expected = [images] if elements is None else None if numbers is None else [np.sum(atoms == z) for z in elements]
     points = [len(channel.points) for channel in part.channels]
-    if (
-        "inducing" not in record
-        and expected is not None
-        and points != [int(each) * record["n_train"] for each in expected]
-    ):
+    chosen = spanned_by_few(record)
+    if not chosen and expected is not None and points != [int(each) * record["n_train"] for each in expected]:
         raise ValueError(f"{where}.channels have {points} points, not those of {record['n_train']} training frames")
     if part.images is not None:
         _require_images(where, part.images, group, sum(part.sizes))
     valued = any(channel.values is not None for channel in part.channels)
-    if "inducing" not in record and not record.get("own_operators") and valued != ("energy" in record["labels"]):
+    if not chosen and not record.get("own_operators") and valued != ("energy" in record["labels"]):
         raise ValueError(
             f"{where}: value weights are {'' if valued else 'not '}there, its labels are {record['labels']}"
         )

@@ -44,11 +44,12 @@ RECORD = {
     "geometry_cell": several(several(NUMBER, 3), 3), "geometry_pbc": several(FLAG, 3),
     "indices": several(WHOLE), "seed": optional(WHOLE), "data_hash": TEXT, "fingerprints": several(TEXT),
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
-    "inducing": OBJECT, "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
+    "inducing": OBJECT, "compressed": OBJECT, "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
 }  # fmt: skip
 MAY_LACK = (
     "own_operators",
     "inducing",
+    "compressed",
     "unseen",
     "test",
     "charges",
@@ -65,6 +66,11 @@ EVALUATION = {
     "errors": named(OBJECT), "not_compared": named(TEXT), "groups": named(OBJECT),
 }  # fmt: skip
 ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
+
+
+def spanned_by_few(record: Mapping) -> bool:
+    """Whether the points of a model were chosen: of a sparse one, or of a `compressed` one."""
+    return "inducing" in record or "compressed" in record
 
 
 def facts_of(data: Dataset, frames: LabelledFrames) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def _require_expansion(expansion: Expansion, kernel: Kernel | None, record: Mapp
     x, cell, pbc = (np.array(record[f"geometry{end}"]) for end in ("", "_cell", "_pbc"))
     one = Batch(x[None].astype(np.float64), numbers, cell[None].astype(np.float64), pbc[None], {}, np.arange(1))
     tolerance = EMBEDDED if "sgdml" in record["versions"] else TOLERANCE
-    sparse = record.get("inducing", {}).get("kind") == VALUES
+    sparse = "compressed" in record or record.get("inducing", {}).get("kind") == VALUES
     for i, part in enumerate(expansion.parts):
         around = surroundings(part.kernel.descriptors, one).frame(0)
         features = np.asarray(

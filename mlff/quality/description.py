@@ -6,7 +6,15 @@ from typing import Any
 
 from mlff.potentials.errors import error_text
 from mlff.potentials.force_field import ForceField
-from mlff.quality.report import amplitude_text, fit_summary, made_of, noise_text, scale_text, sparse_text
+from mlff.quality.report import (
+    amplitude_text,
+    compressed_text,
+    fit_summary,
+    made_of,
+    noise_text,
+    scale_text,
+    sparse_text,
+)
 
 FACTS = ("source", "units", "labels", "data_hash", "versions", "indices")
 
@@ -26,7 +34,7 @@ def described(force_field: ForceField) -> dict[str, Any]:
     facts = {name: record[name] for name in FACTS if name in record}
     return {
         "formula": made_of(force_field), **parts, **summary, **facts, "symmetry": _symmetry(force_field),
-        "test": record.get("test"),
+        "test": record.get("test"), **({"compressed": record["compressed"]} if "compressed" in record else {}),
     }  # fmt: skip
 
 
@@ -44,6 +52,8 @@ def description(force_field: ForceField) -> list[str]:
         )
     if "inducing" in record:
         lines.append(f"spanned by {sparse_text(record)}")
+    if "compressed" in record:
+        lines.append(f"compressed to {compressed_text(record)}")
     if training := record.get("training"):
         lines.append(f"training: {error_text(training)}")
     if test := record.get("test"):

@@ -217,6 +217,14 @@ def sparse_text(record: dict) -> str:
     return f"{said['functionals']} {said['kind']}" + (f" ({points})" if points else "") + left
 
 
+def compressed_text(record: dict) -> str:
+    """What is left of the points of a compressed model, and what that changed, for people."""
+    said = record["compressed"]
+    points = ", ".join(f"{count} {symbol}" for symbol, count in said["points"].items())
+    energies, forces = (1e3 * said["change"][f"{name}_mae"] for name in ("energy", "forces"))
+    return f"{sum(said['points'].values())} points ({points}); energies changed by {energies:.2g} meV, forces by {forces:.2g} meV/Å"
+
+
 def _sparse(record: dict) -> str:
     """The part of the page about what spans a sparse model."""
     parts = [f"## Inducing functionals\n\n{sparse_text(record).capitalize()}.\n"]
