@@ -9,7 +9,7 @@ from moments import moments
 from test_cli import called
 
 import mlff
-from descriptors import fchl19, inverse_distances
+from descriptors import inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.jets import feature_values
 from mlff.regression import compression
@@ -21,7 +21,7 @@ LABELS = ("energy", "forces")
 
 @pytest.fixture(scope="module")
 def alloy() -> mlff.Dataset:
-    return mlff.Dataset(alloy_frames(12), "alloy")
+    return mlff.Dataset(alloy_frames(6), "alloy")
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def of(force_field, frame):
 
 def test_values_and_slopes_are_those_of_the_exact_model_at_the_points(exact, alloy):
     """Looked at where an atom's energy stands alone: in descriptor space, along displacements of the atoms of a frame."""
-    smaller = mlff.compressed(exact, alloy, points=24)
-    assert sum(smaller.record["compressed"]["points"].values()) == 24
+    smaller = mlff.compressed(exact, alloy, points=16)
+    assert sum(smaller.record["compressed"]["points"].values()) == 16
     assert set(smaller.record["compressed"]["points"]) == {"Cu", "Ag", "Au"}
     (part,), (whole,) = smaller.model.parts, exact.model.parts
     frames = LabelledFrames.of(alloy)
@@ -44,7 +44,7 @@ def test_values_and_slopes_are_those_of_the_exact_model_at_the_points(exact, all
         at = np.asarray(ours.points) + ours.origin
         value, slope = compression._values_and_slopes(whole.kernel.radial, theirs, at, part.sizes)
         found, along = compression._values_and_slopes(part.kernel.radial, ours, at, part.sizes)
-        np.testing.assert_allclose(found, value, atol=1e-6 * np.abs(value).max())
+        np.testing.assert_allclose(found, value, atol=1e-5 * np.abs(value).max())
         for batch in frames.batches:
             (features,) = feature_values(exact.kernel, batch)
             for k, environment in np.ndindex(features.shape[:2]):
@@ -58,10 +58,11 @@ def test_values_and_slopes_are_those_of_the_exact_model_at_the_points(exact, all
                     assert change @ along[place] == pytest.approx(change @ slope[place], abs=off)
 
 
+@pytest.mark.thorough
 def test_more_points_are_nearer_and_all_give_the_exact_model(exact, alloy):
     total = sum(len(channel.points) for channel in exact.model.parts[0].channels)
     tests, changes = alloy_frames(3, seed=7), []
-    for points in (12, 36, total - 1):
+    for points in (8, 24, total - 1):
         smaller = mlff.compressed(exact, alloy, points=points)
         changes.append(np.mean([np.abs(of(smaller, frame)[1] - of(exact, frame)[1]).mean() for frame in tests]))
     assert changes[0] > changes[1] > 10.0 * changes[2]
@@ -85,7 +86,7 @@ def mlff_errors(force_field, data) -> float:
 
 
 def test_forces_are_derivatives_of_energies(exact, alloy):
-    smaller, frame, h = mlff.compressed(exact, alloy, points=20), alloy[3], 1e-5
+    smaller, frame, h = mlff.compressed(exact, alloy, points=20), alloy[2], 1e-5
     forces = of(smaller, frame)[1]
     for i, a in ((0, 1), (5, 0)):
         step = h * np.eye(24)[3 * i + a].reshape(8, 3)
@@ -100,7 +101,7 @@ def test_terms_of_sums(water):
     kernel = mlff.SumKernel(
         (
             mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=2.0)),
-            mlff.LocalKernel(fchl19, mlff.RBF(lengthscale=4.0)),
+            mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0)),
         )
     )
     exact = mlff.fit(kernel, train, noise={"forces": 1e-3})
@@ -124,12 +125,12 @@ def test_models_come_back_from_their_files(exact, alloy, tmp_path):
 
 def test_the_command(water, datasets, tmp_path):
     """It finds the training frames among all of the file, and replaces nothing that was not named."""
-    mlff.fit(mlff.LocalKernel(fchl19, mlff.RBF(lengthscale=4.0)), water[:15], LABELS).save(tmp_path / "water.mlff")
-    command = ("compress", "water.mlff", datasets / "water.extxyz", "--points", "20")
+    mlff.fit(LOCAL, water[:15], LABELS).save(tmp_path / "water.mlff")
+    command = ("compress", "water.mlff", datasets / "water.extxyz", "--points", "20", "--trust", "moments")
     said = called(*command, cwd=tmp_path).stdout
     assert "compressed from 45 to 20 points" in said
     assert "wrote water-20.mlff" in said
-    assert "compressed to 20 points" in called("show", "water-20.mlff", cwd=tmp_path).stdout
+    assert "compressed to 20 points" in called("show", "water-20.mlff", "--trust", "moments", cwd=tmp_path).stdout
     assert "exists" in called(*command, cwd=tmp_path, code=2).stderr
     told = json.loads(called(*command, "--out", "water-20.mlff", "--json", cwd=tmp_path).stdout)
     assert sum(told["compressed"]["points"].values()) == 20
@@ -138,10 +139,10 @@ def test_the_command(water, datasets, tmp_path):
 def test_what_cannot_be_compressed(exact, alloy, water):
     with pytest.raises(ValueError, match="none of local kernels"):
         mlff.compressed(mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=2.0)), water[:5]), water)
-    sparse = mlff.fit(LOCAL, alloy, LABELS, noise=NOISE, inducing=20)
+    sparse = mlff.fit(LOCAL, alloy, LABELS, noise=NOISE, inducing=12)
     with pytest.raises(ValueError, match="sparse one already"):
         mlff.compressed(sparse, alloy, points=10)
-    with pytest.raises(ValueError, match="has 3 of the 12 frames"):
+    with pytest.raises(ValueError, match="has 3 of the 6 frames"):
         mlff.compressed(exact, alloy[:3], points=10)
     for points in (0, 2.5, True):
         with pytest.raises(ValueError, match="must be a whole number"):
