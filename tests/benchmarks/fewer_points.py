@@ -1,6 +1,6 @@
 """Exact local models of molecules, with features in principal components, on fewer points, and sparse: error against cost.
 
-    python tests/benchmarks/compression.py --data DIR [--molecules ethanol malonaldehyde] [--descriptors fchl19 soap]
+    python tests/benchmarks/fewer_points.py --data DIR [--molecules ethanol malonaldehyde] [--descriptors fchl19 soap]
         [--points 500 1000 2000] [--inducing 1000 4000] [--dropped 1e-6]
 
 DIR holds `rmd17_<molecule>_train_01.npz` and `…_test_01.npz`: 1000 frames each. A JSON line for every model: test MAE of energies
