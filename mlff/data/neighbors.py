@@ -69,15 +69,19 @@ def wide_enough(fullest: int) -> int:
     return step * (fullest // step + 1)
 
 
-def closest_pairs(positions, numbers, cells, pbc) -> dict[str, float]:
-    """The smallest distance between two atoms of each pair of elements, over all frames, Å; keys such as "C-H"."""
-    closest: dict[str, float] = {}
+def closest_pairs(positions, numbers, cells, pbc, reach: float = REACH) -> dict[str, float]:
+    """The smallest distance between two atoms of each pair of elements, over all frames, Å; keys such as "C-H".
+
+    Arguments:
+        reach: Å, beyond which nobody is looked for.
+    """
     cells = periodic_vectors(cells, pbc)
-    kinds = np.array(symbols(numbers))
+    elements, kinds = np.unique(np.asarray(numbers), return_inverse=True)
+    smallest = np.full((len(elements), len(elements)), np.inf)
     for x, cell, periodic in zip(positions, cells, pbc, strict=True):
-        builder = vesin.NeighborList(cutoff=REACH, full_list=False)
+        builder = vesin.NeighborList(cutoff=reach, full_list=False)
         first, second, distances = builder.compute(x, cell, [bool(p) for p in periodic], quantities="ijd")
-        names = np.array(["-".join(sorted(pair)) for pair in zip(kinds[first], kinds[second], strict=True)])
-        for name in np.unique(names):
-            closest[str(name)] = min(closest.get(str(name), np.inf), float(distances[names == name].min()))
-    return closest
+        np.minimum.at(smallest, (kinds[first], kinds[second]), distances)
+    smallest, names = np.minimum(smallest, smallest.T), symbols(elements)
+    pairs = [(i, j) for i, j in zip(*np.triu_indices(len(elements)), strict=True) if np.isfinite(smallest[i, j])]
+    return {"-".join(sorted((names[i], names[j]))): float(smallest[i, j]) for i, j in pairs}

@@ -113,13 +113,14 @@ class Calculator(ASECalculator):
         if not atoms.pbc.any():  # the quick answer, which is all that most steps of a simulation need
             kinds = atoms.numbers.tobytes()
             if kinds not in self._limits:
-                names = symbols(atoms.numbers)
-                pairs = ("-".join(sorted(pair)) for pair in itertools.combinations(names, 2))
-                self._limits = {kinds: np.array([CLOSER * closest.get(pair, REACH) for pair in pairs])}
+                self._limits = {kinds: self._closest_allowed(itertools.combinations(symbols(atoms.numbers), 2))}
             if not (pdist(atoms.positions) < self._limits[kinds]).any():
                 return
+        present = symbols(np.unique(atoms.numbers))  # of a cell, an atom's own images are neighbours too
+        reach = float(self._closest_allowed(itertools.combinations_with_replacement(present, 2)).max())
         cells, pbc = atoms.cell.array[None], atoms.pbc[None]
-        for pair, distance in closest_pairs(atoms.positions[None], atoms.numbers, cells, pbc).items():
+        nearest = closest_pairs(atoms.positions[None], atoms.numbers, cells, pbc, reach)
+        for pair, distance in nearest.items():
             if distance < CLOSER * closest.get(pair, REACH) and pair not in self._named:
                 self._named.add(pair)
                 seen = f"{closest[pair]:.2f} Å" if pair in closest else f"not within {REACH:.0f} Å"
@@ -127,6 +128,11 @@ class Calculator(ASECalculator):
                     "atoms %s are %.2f Å apart, in the training frames the closest are %s: the force field guesses there",
                     pair, distance, seen,
                 )  # fmt: skip
+
+    def _closest_allowed(self, pairs) -> np.ndarray:
+        """The distances below which pairs of elements are named, Å."""
+        closest = self.force_field.closest
+        return np.array([CLOSER * closest.get("-".join(sorted(pair)), REACH) for pair in pairs])
 
     def _warn_of_distant_geometry(self, atoms, where: dict) -> None:
         """Log a warning when the geometry leaves what the training frames show, and again whenever it is twice as far."""
