@@ -62,6 +62,7 @@ def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:
     again = mlff.fit(model, train, labels=("forces", mlff.projected_hessian(), laplacian), seed=1)
     evaluation: mlff.Evaluation = mlff.evaluate(again, test, labels=["forces", laplacian])
     print(force_field, evaluation, evaluation.forces_mae, evaluation.errors["laplacian"].mae)
+    quick: mlff.ForceField = mlff.compressed(force_field, train, points=500)
     kernel, labels = mlff.recipe("sgdml", train, radial=mlff.Matern52())
     return mlff.fit(kernel, train, labels)
 
