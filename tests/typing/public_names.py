@@ -61,8 +61,7 @@ def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:
     force_field = mlff.fit(model, train, labels=("energy", "forces"), noise={"energy": 1e-3})
     again = mlff.fit(model, train, labels=("forces", mlff.projected_hessian(), laplacian), seed=1)
     evaluation: mlff.Evaluation = mlff.evaluate(again, test, labels=["forces", laplacian])
-    print(force_field, evaluation, evaluation.forces_mae, evaluation.errors["laplacian"].mae)
-    quick: mlff.ForceField = mlff.compressed(force_field, train, points=500)
+    print(mlff.compressed(force_field, train, points=500), evaluation, evaluation.errors["laplacian"].mae)
     kernel, labels = mlff.recipe("sgdml", train, radial=mlff.Matern52())
     return mlff.fit(kernel, train, labels)
 
