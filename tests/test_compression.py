@@ -95,6 +95,7 @@ def test_forces_are_derivatives_of_energies(exact, alloy):
         assert forces[i, a] == pytest.approx(-(up - down) / (2 * h), abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_terms_of_sums(water):
     """The local term of a sum is compressed, the global one stays; of molecules, with forces alone as labels."""
     train = water[:20]
