@@ -13,17 +13,18 @@ from descriptors import inverse_distances
 GPA = 160.21766  # eV/Å³
 
 
-def copper(change) -> mlff.Dataset:
+def copper(change, count=10, size=0.02, group=None) -> mlff.Dataset:
     """Strained and shaken cells with EMT's energies and forces, and stresses that were changed."""
     rng, frames = np.random.default_rng(4), []
-    for _ in range(10):
-        atoms, strain = ase.build.bulk("Cu", cubic=True), 0.02 * rng.standard_normal((3, 3))
+    for _ in range(count):
+        atoms, strain = ase.build.bulk("Cu", cubic=True), size * rng.standard_normal((3, 3))
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
         atoms.rattle(0.05, rng=rng)
         atoms.calc = EMT()
         system = mlff.System(atoms.positions, atoms.numbers, atoms.cell.array, np.ones(3, bool))
         labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
-        frames.append(mlff.Frame(system, {**labels, "stress": change(atoms.get_stress(voigt=False))}))
+        atoms.info["config_type"] = group
+        frames.append(mlff.Frame(system, {**labels, "stress": change(atoms.get_stress(voigt=False))}, atoms))
     return mlff.Dataset(frames)
 
 
@@ -64,6 +65,23 @@ def test_wrong_stresses_are_a_warning_with_the_cause(change, noise, word, caplog
     _, said = fitted(copper(change), caplog, noise)
     assert "predicted against reference stresses of the training frames have slope" in said
     assert word in said
+
+
+def exchanged(stress):
+    """xz where yz is meant, and yz where xz is."""
+    order = [1, 0, 2]
+    other = stress[np.ix_(order, order)]
+    return other - np.diag(np.diag(other)) + np.diag(np.diag(stress))
+
+
+@pytest.mark.parametrize(("change", "warned"), [(exchanged, True), (lambda stress: stress, False)])
+def test_a_group_of_small_shears_in_another_order_is_named(change, warned, caplog):
+    """Large stresses that fit would hide it: the slope of all shears is 1 either way."""
+    data = copper(lambda stress: stress, 8, 0.04, "strained") + copper(change, 6, 0.01, "shaken")
+    _, said = fitted(data, caplog)
+    assert ("6 training frames of group shaken would follow the reference if" in said) == warned
+    assert "of group strained" not in said
+    assert ("xz is what is called yz, yz is what is called xz" in said) == warned
 
 
 @pytest.mark.parametrize("change", [lambda stress: -stress, lambda stress: GPA * stress], ids=["sign", "unit"])

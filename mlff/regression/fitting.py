@@ -169,5 +169,6 @@ def _examined(fitted: ForceField, data: Dataset) -> ForceField:
             "reference, or motions that the descriptor does not see", fitted.record["unseen"], fitted.kernel.leaves[0].descriptor.name,
         )  # fmt: skip
     # energies that are no labels are looked at too, and one of them has no slope
-    warn_of_slopes(training, {*labels, "energy"} if len(data) > 1 else set(labels) - {"energy"})
+    looked_at = {*labels, "energy"} if len(data) > 1 else set(labels) - {"energy"}
+    warn_of_slopes(training, looked_at, [frame.group for frame in data if np.size(frame.labels.get("stress", ()))])
     return fitted.replace(record={**fitted.record, "training": training.summary()})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -22,15 +22,19 @@ OR_STRESS = (
 )
 SHEARS = ("xy", "xz", "yz")
 BETTER = 0.5  # share of the squared errors that an order of shears leaves at most, if it is the right one
+FOLLOWED = 0.25  # share of the squared shears that it leaves at most
+ENOUGH = 5  # frames of a group, of whose shears the order is told
+IN_ORDER = "is their order xx yy zz yz xz xy, as in ASE?"
 NAMES = {"energy": "energies", "forces": "forces", "stress": "stresses"}
 
 
-def warn_of_slopes(training: Evaluation, kinds: Collection[str]) -> None:
+def warn_of_slopes(training: Evaluation, kinds: Collection[str], strained: Sequence[str | None] = ()) -> None:
     """Log a warning for every kind of label whose predictions on the training frames do not follow the references.
 
     Arguments:
         training: of the training frames.
         kinds: which are looked at, of "energy", "forces" and "stress"; those that were not compared are left out.
+        strained: the group of every frame that has stresses; in one the shears may have another order than in the others.
     """
     for name in NAMES:
         if name not in kinds or name not in training.values:
@@ -43,6 +47,8 @@ def warn_of_slopes(training: Evaluation, kinds: Collection[str]) -> None:
                 "predicted against reference %s of the training frames have slope %.3g, expected 1: %s%s",
                 NAMES[name], slope, cause, rest,
             )  # fmt: skip
+        elif name == "stress":
+            _warn_of_groups(*training.values[name], strained)
 
 
 def _plain(name: str, reference: np.ndarray, predicted: np.ndarray) -> tuple[float, str]:
@@ -78,11 +84,29 @@ def _stress(reference: np.ndarray, predicted: np.ndarray) -> tuple[float, str]:
     return slope, f"the shears do not follow: {_order_of(reference[:, shears], predicted[:, shears])}"
 
 
+def _warn_of_groups(reference: np.ndarray, predicted: np.ndarray, groups: Sequence[str | None]) -> None:
+    """Groups of small stresses whose shears have another order, where the slope of all is that of the large ones."""
+    shears = [values.reshape(-1, 9)[:, [1, 2, 5]] for values in (reference, predicted)]
+    names = np.array([group or "no group" for group in groups])
+    told, counts = np.unique(names, return_counts=True)
+    for name in told[counts >= ENOUGH] if len(told) > 1 else ():
+        if found := _exchanged(*(values[names == name] for values in shears)):
+            logger.warning(
+                "predicted shears of the %d training frames of group %s would follow the reference if %s; put them in ASE's "
+                "order, xx yy zz yz xz xy", np.sum(names == name), name, found,
+            )  # fmt: skip
+
+
 def _order_of(reference: np.ndarray, predicted: np.ndarray) -> str:
     """What is to be done about shears xy, xz, yz that do not follow: exchange some, where they follow in another order."""
+    found = _exchanged(reference, predicted)
+    return f"they would if {found}; put them in ASE's order, xx yy zz yz xz xy" if found else IN_ORDER
+
+
+def _exchanged(reference: np.ndarray, predicted: np.ndarray) -> str:
+    """Which shears xy, xz, yz have changed places, where in another order they follow well; else nothing."""
     missed = {p: float(np.sum((predicted - reference[:, p]) ** 2)) for p in itertools.permutations(range(3))}
     best = min(missed, key=missed.__getitem__)
-    if missed[best] > BETTER * missed[0, 1, 2]:
-        return "is their order xx yy zz yz xz xy, as in ASE?"
-    found = ", ".join(f"{SHEARS[i]} is what is called {SHEARS[k]}" for i, k in enumerate(best) if i != k)
-    return f"they would if {found}; put them in ASE's order, xx yy zz yz xz xy"
+    if not missed[best] <= min(BETTER * missed[0, 1, 2], FOLLOWED * float(np.sum(reference**2))):
+        return ""
+    return ", ".join(f"{SHEARS[i]} is what is called {SHEARS[k]}" for i, k in enumerate(best) if i != k)
