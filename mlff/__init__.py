@@ -30,6 +30,8 @@ _PUBLIC = {
     "ForceField": "potentials.force_field",
     "Potential": "potentials.potential",
     "fit": "regression.fitting",
+    "tune": "regression.tuning",
+    "Tuned": "regression.tuning",
     "compressed": "regression.compression",
     "PairRepulsion": "potentials.pair_repulsion",
     "recipe": "regression.recipes",

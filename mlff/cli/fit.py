@@ -56,6 +56,9 @@ def fit(
     inducing: Annotated[
         int | None, typer.Option(help="Environments that span a sparse model; else the recipe's, or an exact model.")
     ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Find amplitudes, length scales and noise by the errors of frames left out.")
+    ] = False,
     lengthscale: Annotated[float | None, typer.Option(help="Without it the recipe's, or found by validation.")] = None,
     noise: Annotated[
         list[str] | None, typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
@@ -76,6 +79,7 @@ def fit(
     \b
     mlff fit datasets/ethanol.extxyz --train 200 --report report
     mlff fit datasets/ethanol.extxyz --train 200 --recipe fchl19-gpr
+    mlff fit datasets/ethanol.extxyz --train 50 --recipe sgdml+soap+fchl19 --tune
     mlff fit silicon.extxyz --set cutoff=5.0 --inducing 2000
     mlff fit train.npz --units kcal/mol --frames 0:200 --test test.npz --descriptor mine:descriptor
     """
@@ -105,10 +109,14 @@ def fit(
         )
         progress("model", 1.0)
         points = RECIPES[recipe.value].inducing if inducing is None and recipe is not None else inducing
-        _require_drawn(seed, train is not None or points is not None, model, recipe)
+        _require_drawn(seed, train is not None or points is not None or tune, model, recipe)
         if held is not None:
             _require_comparable(model, everything, held)
-        fitted = fit_model(model, everything, wanted or chosen, levels, seed or 0, progress, None, points, factors)
+        fitted_to = wanted or chosen
+        if tune:
+            model = _tuned(model, everything, fitted_to, levels, seed or 0, progress, factors, points)
+            levels = None
+        fitted = fit_model(model, everything, fitted_to, levels, seed or 0, progress, None, points, factors)
         archive.save(fitted, target)  # at once: what follows may fail
         evaluation = None
         if held is not None:
@@ -198,6 +206,17 @@ def _model(
     return recipe(name.value, data, radial, None, looked_for, seed, progress, settings)
 
 
+def _tuned(model, data, labels, levels, seed: int, progress, factors, points: int | None):
+    """The model with hyperparameters found by frames left out."""
+    from mlff.regression.tuning import tune
+
+    if points is not None:
+        raise ValueError(
+            "--tune: sparse models find their noise and keep their length scale; leave --tune or --inducing out"
+        )
+    return tune(model, data, labels, levels, seed, progress, None, factors)
+
+
 def _require_drawn(seed: int | None, draws: bool, model, recipe: Recipe | None) -> None:
     """Refuse a seed of which nothing depends."""
     from mlff.regression.recipes import RECIPES
@@ -233,7 +252,7 @@ def _checks(force_field, data):
 
 def _say(data, force_field, summary: dict, evaluation) -> None:
     from mlff.potentials.errors import group_texts
-    from mlff.quality.report import noise_text, scale_text, sparse_text
+    from mlff.quality.report import noise_text, scale_text, sparse_text, tuned_text
 
     size, tried = summary["permutations"], len(summary["lengthscales_tried"])
     terminal.say(f"{data}; units {data.units}")
@@ -243,6 +262,8 @@ def _say(data, force_field, summary: dict, evaluation) -> None:
     )
     if "inducing" in force_field.record:
         terminal.say(f"spanned by {sparse_text(force_field.record)}; noise {noise_text(force_field.record)}")
+    if "tuned" in force_field.record:
+        terminal.say(f"tuned: {tuned_text(force_field.record)}")
     memory = summary["peak_memory_mb"]
     terminal.say(
         f"fit in {summary['fit_seconds']:.1f} s" + ("" if memory is None else f", peak memory {memory:.0f} MB")

@@ -33,6 +33,8 @@ class Recipe(StrEnum):
     sfchl19 = "sfchl19"
     schnet_kernel = "schnet-kernel"
     soap_gpr = "soap-gpr"
+    sgdml_soap = "sgdml+soap"
+    sgdml_soap_fchl19 = "sgdml+soap+fchl19"
     soap_gap = "soap-gap"
 
 

@@ -220,6 +220,28 @@ class Product(Radial):
         return functools.reduce(operator.mul, values)
 
 
+class Sensitivity(Radial):
+    """∂f/∂ln a of a radial function f and one of its numbers a: of its length scale −2 s f′(s), s = |δ|²/ℓ².
+
+    A radial function as any other, so the matrix of the labels under it is the derivative of their matrix under f.
+    """
+
+    of: Radial | None = None
+    number: str = struct.field(pytree_node=False, default="lengthscale")
+
+    label: ClassVar[str] = "sensitivity"
+
+    @property
+    def order(self) -> float:
+        return self.of.order
+
+    def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        if self.number == "lengthscale":
+            return jax.jvp(self.of.value, (s,), (-2.0 * s,))[1]
+        now = jnp.asarray(getattr(self.of, self.number), s.dtype)
+        return jax.jvp(lambda a: self.of.replace(**{self.number: a}).value(s), (now,), (now,))[1]
+
+
 RADIALS = {cls.__name__: cls for cls in (RBF, Matern32, Matern52, Matern72, RationalQuadratic, Polynomial)}
 SMOOTHEST = "Matern72 or RBF"
 

@@ -44,12 +44,14 @@ RECORD = {
     "geometry_cell": several(several(NUMBER, 3), 3), "geometry_pbc": several(FLAG, 3),
     "indices": several(WHOLE), "seed": optional(WHOLE), "data_hash": TEXT, "fingerprints": several(TEXT),
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
-    "inducing": OBJECT, "compressed": OBJECT, "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
+    "inducing": OBJECT, "compressed": OBJECT, "tuned": OBJECT,
+    "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
 }  # fmt: skip
 MAY_LACK = (
     "own_operators",
     "inducing",
     "compressed",
+    "tuned",
     "unseen",
     "test",
     "charges",

@@ -14,6 +14,7 @@ from mlff.quality.report import (
     noise_text,
     scale_text,
     sparse_text,
+    tuned_text,
 )
 
 FACTS = ("source", "units", "labels", "data_hash", "versions", "indices")
@@ -52,6 +53,8 @@ def description(force_field: ForceField) -> list[str]:
         )
     if "inducing" in record:
         lines.append(f"spanned by {sparse_text(record)}")
+    if "tuned" in record:
+        lines.append(f"tuned: {tuned_text(record)}")
     if "compressed" in record:
         lines.append(f"compressed to {compressed_text(record)}")
     if training := record.get("training"):

@@ -65,7 +65,7 @@ def _of_the_fit(force_field: ForceField) -> dict:
         "lengthscale": lengthscales[0] if len(lengthscales) == 1 else lengthscales,
         "lengthscales_tried": record["lengthscales_tried"],
         "noise": record["noise"],
-        **({"inducing": record["inducing"]} if "inducing" in record else {}),
+        **{name: record[name] for name in ("inducing", "tuned") if name in record},
         "amplitude": force_field.kernel.amplitude,
     }
 
@@ -199,6 +199,8 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
     parts.append("Bounds hold five standard deviations of the rounding of this model's own energies, as measured.")
     if "inducing" in record:
         parts.append(_sparse(record))
+    if "tuned" in record:
+        parts.append(f"## Hyperparameters tuned\n\n{tuned_text(record).capitalize()}.\n")
     if record.get("lengthscales_tried"):
         rows = [
             (f"{scale:.4g}", "not positive definite" if error is None else f"{error:.5g}")
@@ -223,6 +225,22 @@ def compressed_text(record: dict) -> str:
     points = ", ".join(f"{count} {symbol}" for symbol, count in said["points"].items())
     energies, forces = (1e3 * said["change"][f"{name}_mae"] for name in ("energy", "forces"))
     return f"{sum(said['points'].values())} points ({points}); energies changed by {energies:.2g} meV, forces by {forces:.2g} meV/Å"
+
+
+def tuned_text(record: dict) -> str:
+    """What was tuned, from where to where, and what it was good for, for people."""
+    said = record["tuned"]
+    numbers = ", ".join(
+        f"{number['name']} {number['from']:.3g} → {number['to']:.3g}" for number in said["hyperparameters"]
+    )
+    units = {"energy": (1e3, "meV"), "forces": (1e3, "meV/Å")}
+    errors = []
+    for name, after in said["errors"].items():
+        factor, unit = units.get(name, (1.0, ""))
+        errors.append(f"{name} {short(factor * said['errors_before'][name])} → {short(factor * after)} {unit}".rstrip())
+    shares = ", ".join(f"{share:.1%}" for share in said["shares"])
+    of_terms = f"; shares of the prior variance {shares}" if len(said["shares"]) > 1 else ""
+    return f"{numbers}; RMSE of frames left out: {', '.join(errors)}{of_terms}"
 
 
 def _sparse(record: dict) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -72,6 +72,11 @@ class Features:
         frames = self.frames.take(self.frames.index[np.asarray(places, dtype=int)])
         terms = [term.take(places, frames.batches) for term in self.terms]
         return Features(frames, [self.observations[i] for i in places], terms)
+
+    def with_noise(self, factors: Mapping[str, float]) -> Features:
+        """With the standard deviations of some kinds of label, by name, times a factor."""
+        observations = [frame.with_noise(factors) for frame in self.observations] if factors else self.observations
+        return Features(self.frames, observations, self.terms)
 
     def scaled(self, kernel: Kernel) -> Features:
         """Under the same kernel with other length scales; nothing is computed or copied."""

@@ -12,7 +12,7 @@ from mlff.arguments import checked_seed
 from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.kernels.composed import Kernel, SumKernel
-from mlff.operators import ENERGY, FORCES, STRESS, Operator
+from mlff.operators import ENERGY, FORCES, STRESS, Operator, find_operator
 from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion, composition
 from mlff.potentials.force_field import ForceField
@@ -25,6 +25,7 @@ from mlff.regression.slopes import warn_of_slopes
 from mlff.regression.solution import Solution, solve_system
 from mlff.regression.sparse_fit import fit_sparse, require_inducing, sparse_lengthscale
 from mlff.regression.training_record import record_of
+from mlff.regression.tuning import Tuned
 from mlff.regression.validation import FACTOR, Search, Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,9 @@ SHORTENED = 4  # steps of the search that the final fit may go below the shortes
 
 
 def fit(
-    model: Kernel,
+    model: Kernel | Tuned,
     data: Dataset,
-    labels: str | Operator | Sequence[str | Operator] = ("forces",),
+    labels: str | Operator | Sequence[str | Operator] | None = None,
     noise: float | np.floating | Mapping[str, float] | None = None,
     seed: int = 0,
     progress: Progress = lambda stage, fraction: None,
@@ -47,15 +48,17 @@ def fit(
     """Fit a force field to reference frames, in closed form.
 
     Energies E(x) ~ GP(Σ_a c_{z_a}, k); labels y = L E + noise for any linear operators L of up to second order. With
-    `labels=("forces",)` energies only fix the constants c; with ("energy", "forces") they are labels of their own.
+    `labels="forces"` energies only fix the constants c; with ("energy", "forces") they are labels of their own.
 
     Arguments:
         model: the kernel. Without a length scale one is found by validation on held-out frames, and the final fit
-            uses all frames; without an amplitude the prior variance of the forces is set to their mean square.
+            uses all frames; without an amplitude the prior variance of the forces is set to their mean square. Or what `tune`
+            returned, with its labels and noise.
         data: frames; of one composition and order of atoms, unless the kernel is local.
         labels: names of labels that frames have: "energy", "forces", "stress", "hessian" (NaN for entries that are
             missing), "hessian_products" (H·v for the vectors of "hessian_product_vectors", shape (k, n, 3)), "curvatures"
             (v·H·w for the pairs of "curvature_vectors", (k, 2, n, 3)), or an `Operator`. A frame may lack some of them.
+            Without any, those that the model was tuned for, else forces.
         noise: standard deviation of the labels in their unit (eV, eV/Å, …): a number for one kind of label, or a mapping
             by name; without it, 3e-5 of the labels' root mean square, which only keeps the matrix well-conditioned.
         seed: of the frames that the search holds out.
@@ -74,7 +77,10 @@ def fit(
     """
     started = time.perf_counter()
     seed = checked_seed(seed)
-    request = Request.of(model, data, labels, noise, atomic_energies, group_noise)
+    tuned = model if isinstance(model, Tuned) else None
+    if tuned is not None:
+        model, labels, noise = _as_tuned(tuned, labels, noise)
+    request = Request.of(model, data, "forces" if labels is None else labels, noise, atomic_energies, group_noise)
     facts = facts_of(data, request.frames)
     if inducing is None:
         search = _hyperparameters(request, seed, progress)
@@ -90,12 +96,35 @@ def fit(
         model=_with_constant(solution.model, kernel, request.frames, request.labels),
         numbers=request.frames.numbers,
         kernel=_with_amplitudes(kernel, solution.amplitudes),
-        record=record_of(request, facts, seed, search.trials, solution, time.perf_counter() - started),
+        record={
+            **record_of(request, facts, seed, search.trials, solution, time.perf_counter() - started),
+            **({} if tuned is None else {"tuned": tuned.summary}),
+        },
     )
     progress("training errors", 0.0)
     examined = _examined(fitted, data)
     progress("training errors", 1.0)
     return examined
+
+
+def _as_tuned(tuned: Tuned, labels, noise) -> tuple:
+    """Kernel, labels and noise of a model that was tuned."""
+    if noise is not None:
+        raise ValueError(
+            "noise: what `tune` found goes with the other hyperparameters; leave noise out, or fit tuned.kernel"
+        )
+    known = [find_operator(label).name for label in tuned.labels]
+    asked = (
+        known
+        if labels is None
+        else [find_operator(each).name for each in ([labels] if isinstance(labels, (str, Operator)) else labels)]
+    )
+    if set(asked) != set(known):
+        raise ValueError(
+            f"labels: {' and '.join(asked)} were asked for, the model was tuned for {' and '.join(known)}; leave labels out, or "
+            "tune it for them"
+        )
+    return tuned.kernel, tuned.labels, tuned.noise
 
 
 def _hyperparameters(request: Request, seed: int, progress: Progress) -> Search:

@@ -91,23 +91,23 @@ class LinearSystem:
         if count == 1:
             return np.ones(1)
         frames = np.split(np.arange(len(self.labels)), self.features.ends[:-1])
-        having = np.flatnonzero([self._telling[rows].any() for rows in frames])
+        having = np.flatnonzero([self.telling[rows].any() for rows in frames])
         chosen = having[np.unique(np.linspace(0, len(having) - 1, SHARE_FRAMES).astype(int))] if len(having) else having
         rows = np.concatenate([frames[i] for i in chosen]) if len(chosen) else np.zeros(0, dtype=int)
-        traces = self.blocks.diagonals[:, rows[self._telling[rows]]].sum(axis=1)
+        traces = self.blocks.diagonals[:, rows[self.telling[rows]]].sum(axis=1)
         return 1.0 / (count * traces / traces.mean())
 
     @functools.cached_property
     def scale(self) -> float:
         """A for which the prior variance A·L L k(x, x) of the telling labels is their mean square; 1 where amplitudes are
         given."""
-        if self.kernel.amplitude is not None or not self._telling.any():
+        if self.kernel.amplitude is not None or not self.telling.any():
             return 1.0
-        signal, columns = self.labels[self._telling], self.design[self._telling]
+        signal, columns = self.labels[self.telling], self.design[self.telling]
         if columns.any():
             signal = signal - columns @ np.linalg.lstsq(columns, signal, rcond=None)[0]
         variance = self.shares @ self.blocks.diagonals
-        return float(np.sum(signal**2) / np.sum(variance[self._telling])) or 1.0
+        return float(np.sum(signal**2) / np.sum(variance[self.telling])) or 1.0
 
     @property
     def amplitudes(self) -> tuple[float, ...]:
@@ -151,7 +151,7 @@ class LinearSystem:
         return int(self.features.frames.index[np.searchsorted(self.features.ends, row, side="right")])
 
     @functools.cached_property
-    def _telling(self) -> Bool[np.ndarray, " rows"]:
+    def telling(self) -> Bool[np.ndarray, " rows"]:
         """Which rows say how large the energy's variations are: those of one unit, so that their squares can be added.
 
         Forces where there are any, else second derivatives, else stresses: how far energies lie from unknown constants says

@@ -47,6 +47,14 @@ class FrameObservations:
         """How many rows there are."""
         return len(self.rows.labels)
 
+    def with_noise(self, factors: Mapping[str, float]) -> FrameObservations:
+        """With the standard deviations of some kinds of label, by name, times a factor."""
+        noise = self.rows.noise.copy()
+        for name, factor in factors.items():
+            if name in self.places:
+                noise[self.places[name]] *= factor
+        return dataclasses.replace(self, rows=self.rows._replace(noise=noise))
+
 
 def describe(noise: Noise) -> str:
     """Names and standard deviations, for messages."""

@@ -11,7 +11,7 @@ from descriptors import fchl19, inverse_distances, soap
 from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.data.permutations import Permutations, find_permutations
-from mlff.kernels.composed import Kernel
+from mlff.kernels.composed import Kernel, SumKernel
 from mlff.kernels.descriptor import import_descriptor
 from mlff.kernels.jets import feature_shape
 from mlff.kernels.kernels import GlobalKernel, LocalKernel
@@ -56,6 +56,17 @@ def _local(descriptor) -> Callable:
     return lambda data, radial, group, seed, progress, settings: LocalKernel(
         functools.partial(descriptor, **settings), radial
     )
+
+
+def _sum_of(*builds: Callable) -> Callable:
+    def build(data, radial, group, seed, progress, settings):
+        if settings:
+            raise ValueError(
+                f"settings {', '.join(settings)}: the recipe has several descriptors; build it in Python, mlff.SumKernel((…, …))"
+            )
+        return SumKernel(tuple(each(data, radial, group, seed, progress, settings) for each in builds))
+
+    return build
 
 
 def _learned(
@@ -112,6 +123,15 @@ RECIPES = {
     "soap-gpr": Recipe(
         "atomic environments as SOAP power spectra (Bartók, Kondor, Csányi, Phys. Rev. B 87, 184115, 2013)",
         RBF(), BOTH, _local(soap),
+    ),
+    "sgdml+soap": Recipe(
+        "sum of the first two kinds: inverse distances symmetrised, and SOAP of atoms; its amplitudes want tuning",
+        RBF(), BOTH, _sum_of(_global(inverse_distances), _local(functools.partial(soap, sigma=0.35))), symmetric=True,
+    ),
+    "sgdml+soap+fchl19": Recipe(
+        "the same and FCHL19; with tuning the most accurate with few frames",
+        RBF(), BOTH,
+        _sum_of(_global(inverse_distances), _local(functools.partial(soap, sigma=0.35)), _local(fchl19)), symmetric=True,
     ),
     "soap-gap": Recipe(
         "for crystals: a sparse model of the same, powers of scalar products (Bartók, Csányi, Int. J. Quantum Chem. 115, 1051, 2015)",

@@ -63,7 +63,9 @@ def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:
     evaluation: mlff.Evaluation = mlff.evaluate(again, test, labels=["forces", laplacian])
     print(mlff.compressed(force_field, train, points=500), evaluation, evaluation.errors["laplacian"].mae)
     kernel, labels = mlff.recipe("sgdml", train, radial=mlff.Matern52())
-    return mlff.fit(kernel, train, labels)
+    tuned: mlff.Tuned = mlff.tune(kernel, train, labels)
+    print(tuned.summary["errors"], tuned.noise)
+    return mlff.fit(tuned, train)
 
 
 class Morse(mlff.Potential):

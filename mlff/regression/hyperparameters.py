@@ -1,0 +1,108 @@
+"""The numbers of a model that are tuned: amplitudes of its terms, numbers of its radial functions, noise of its labels.
+
+All are positive, so it is their logarithms that are tuned; a length scale for every feature is stretched as a whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from mlff.kernels.composed import Kernel, SumKernel
+from mlff.kernels.radial import Polynomial, Sensitivity
+
+WIDE = {"amplitude": 1e5, "lengthscale": 10.0}  # how far either way from the start
+WIDEST = 1e3  # of other numbers
+NOISE = (1e-7, 0.05)  # of the labels' root mean square: with more, they are not fitted
+SMOOTHED = 1.0  # the least length scale of a kernel on the unit sphere
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameter:
+    """One number of a model.
+
+    Attributes:
+        kind: "amplitude" of a term, "noise" of a kind of label, or the name of a number of a radial function.
+        place: which term, which leaf, or the name of the label.
+        start: its value at the start; of an array, 1: what it is multiplied by.
+        bounds: between which it is looked for.
+    """
+
+    kind: str
+    place: int | str
+    start: float
+    bounds: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A kernel with amplitudes, and the noise of labels: what the tuned numbers are numbers of."""
+
+    kernel: Kernel
+    noise: dict[str, float]
+
+    def hyperparameters(self, sizes: Mapping[str, float] | None) -> list[Hyperparameter]:
+        """All that are tuned.
+
+        Arguments:
+            sizes: root mean squares of the labels whose noise is tuned; the first amplitude is not then: only ratios change errors.
+                None where noise stays.
+        """
+        found = [
+            _around("amplitude", t, part.amplitude) for t, part in enumerate(self.kernel.parts) if t or sizes is None
+        ]
+        for i, leaf in enumerate(self.kernel.leaves):
+            for number in tunable(leaf.radial):
+                value = getattr(leaf.radial, number)
+                found.append(_around(number, i, 1.0 if np.ndim(value) else float(value), leaf.radial))
+        bounds = {name: (NOISE[0] * size, NOISE[1] * size) for name, size in (sizes or {}).items()}
+        return found + [Hyperparameter("noise", name, self.noise[name], bounds[name]) for name in bounds]
+
+    def replaced(self, hyperparameters: list[Hyperparameter], values: np.ndarray) -> Model:
+        """With other values."""
+        parts, noise = list(self.kernel.parts), dict(self.noise)
+        leaves = list(self.kernel.leaves)
+        for h, value in zip(hyperparameters, values, strict=True):
+            if h.kind == "noise":
+                noise[h.place] = float(value)
+            elif h.kind != "amplitude":
+                radial = leaves[h.place].radial
+                now = getattr(radial, h.kind)
+                changed = np.asarray(now) * value if np.ndim(now) else float(value)
+                leaves[h.place] = leaves[h.place].replace(radial=radial.replace(**{h.kind: changed}))
+        parts = list(self.kernel.with_leaves(leaves).parts)
+        for h, value in zip(hyperparameters, values, strict=True):
+            if h.kind == "amplitude":
+                parts[h.place] = parts[h.place].replace(amplitude=float(value))
+        return Model(parts[0] if len(parts) == 1 else SumKernel(tuple(parts)), noise)
+
+    def scaled(self, factor: float) -> Model:
+        """With all variances, of energies and of noise, times a factor: the same predictions."""
+        parts = tuple(part.replace(amplitude=part.amplitude * factor) for part in self.kernel.parts)
+        noise = {name: level * factor**0.5 for name, level in self.noise.items()}
+        return Model(parts[0] if len(parts) == 1 else SumKernel(parts), noise)
+
+
+def tunable(radial) -> tuple[str, ...]:
+    """The numbers of a radial function that are real."""
+    return tuple(
+        field.name
+        for field in dataclasses.fields(radial)
+        if field.metadata.get("pytree_node", True) and field.name != "_class"
+    )
+
+
+def sensitive(part: Kernel, leaf: int, number: str) -> Kernel:
+    """The part of a kernel whose matrix is the derivative of its own by the logarithm of a number of one of its leaves."""
+    leaves = list(part.leaves)
+    radial = leaves[leaf].radial
+    leaves[leaf] = leaves[leaf].replace(radial=Sensitivity(radial.lengthscale, radial, number))
+    return part.with_leaves(leaves)
+
+
+def _around(kind: str, place: int | str, value: float, radial=None) -> Hyperparameter:
+    wide = WIDE.get(kind, WIDEST)
+    least = SMOOTHED if kind == "lengthscale" and isinstance(radial, Polynomial) else value / wide
+    return Hyperparameter(kind, place, value, (least, value * wide))
