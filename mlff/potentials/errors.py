@@ -14,6 +14,7 @@ from mlff.operators import ENERGY, FORCES, OPERATORS, STRESS, Operator, find_ope
 from mlff.potentials.arguments import require_atoms, require_charge
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.predictions import NOT_GIVEN, Predictions, first_order, predictions, require_comparable
+from mlff.potentials.record import fingerprints_of
 from mlff.units import GPA, formula, symbols
 
 # units in which errors are read: factor, decimals, name
@@ -149,7 +150,7 @@ def evaluate(force_field: ForceField, data: Dataset, labels: Sequence[str | Oper
     """
     for frame in data:
         require_atoms(force_field, frame.numbers, data.source)
-    require_disjoint(frozenset(force_field.record.get("fingerprints", ())), data)
+    require_disjoint(fingerprints_of(force_field.record), data)
     _require_charges(force_field, data)
     if labels is not None:
         operators = [find_operator(label) for label in ([labels] if isinstance(labels, (str, Operator)) else labels)]

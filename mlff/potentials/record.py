@@ -105,7 +105,13 @@ def joined(one: Mapping, other: Mapping) -> dict[str, Any]:
         "closest": {**other.get("closest", {}), **one.get("closest", {})},
         **{name: start[name] for name in GEOMETRY if name in start},
         "periodic": any(record.get("periodic", False) for record in terms),
+        "energy_constant": all(record.get("energy_constant", True) for record in terms),
     }
+
+
+def fingerprints_of(record: Mapping) -> frozenset[str]:
+    """Those of the training frames of a potential, or of all terms of a sum."""
+    return frozenset(print for each in record.get("terms", [record]) for print in each.get("fingerprints", ()))
 
 
 def start_geometry(frames: LabelledFrames) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from mlff.regression.slopes import warn_of_slopes
 from mlff.regression.solution import Solution, solve_system
 from mlff.regression.sparse_fit import fit_sparse, require_inducing, sparse_lengthscale
 from mlff.regression.training_record import record_of
-from mlff.regression.tuning import Tuned
+from mlff.regression.tuning import Tuned, less_baseline
 from mlff.regression.validation import FACTOR, Search, Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ def fit(
     atomic_energies: Mapping[str, float] | None = None,
     inducing: int | Sequence[int] | None = None,
     group_noise: Mapping[str, float] | None = None,
+    baseline: ForceField | None = None,
 ) -> ForceField:
     """Fit a force field to reference frames, in closed form.
 
@@ -70,6 +71,8 @@ def fit(
             of whole frames), or the indices of frames whose labels do. Its noise, where none is given, is found by validation.
         group_noise: what the noise of all labels of a group of frames is multiplied by, {"Surface": 2.0}; groups are what frames
             say under `config_type` or `group`.
+        baseline: any force field, to which a correction is fitted, E = E₀ + δ, labels less its own. Where the model was tuned with
+            one, that.
     Returns:
         the force field; its `record` tells units, labels, noise, length scales tried, indices, hash and versions.
     Raises:
@@ -79,9 +82,11 @@ def fit(
     seed = checked_seed(seed)
     tuned = model if isinstance(model, Tuned) else None
     if tuned is not None:
-        model, labels, noise = _as_tuned(tuned, labels, noise)
-    request = Request.of(model, data, "forces" if labels is None else labels, noise, atomic_energies, group_noise)
-    facts = facts_of(data, request.frames)
+        model, labels, noise, baseline = _as_tuned(tuned, labels, noise, baseline)
+    labels = "forces" if labels is None else labels
+    whole, data = data, data if baseline is None else less_baseline(data, baseline, labels, atomic_energies)
+    request = Request.of(model, data, labels, noise, atomic_energies, group_noise)
+    facts = facts_of(whole, request.frames)
     if inducing is None:
         search = _hyperparameters(request, seed, progress)
         kernel, solution = _solve_or_shorten(request, search, progress)
@@ -102,13 +107,16 @@ def fit(
         },
     )
     progress("training errors", 0.0)
-    examined = _examined(fitted, data)
+    _warn_of_unseen(fitted)
+    examined = _examined(fitted if baseline is None else baseline + fitted, request.labels, whole)
     progress("training errors", 1.0)
     return examined
 
 
-def _as_tuned(tuned: Tuned, labels, noise) -> tuple:
-    """Kernel, labels and noise of a model that was tuned."""
+def _as_tuned(tuned: Tuned, labels, noise, baseline: ForceField | None) -> tuple:
+    """Kernel, labels, noise and baseline of a model that was tuned."""
+    if baseline is not None and baseline is not tuned.baseline:
+        raise ValueError("baseline: the model was tuned with another, or with none; tune it with this one")
     if noise is not None:
         raise ValueError(
             "noise: what `tune` found goes with the other hyperparameters; leave noise out, or fit tuned.kernel"
@@ -124,7 +132,7 @@ def _as_tuned(tuned: Tuned, labels, noise) -> tuple:
             f"labels: {' and '.join(asked)} were asked for, the model was tuned for {' and '.join(known)}; leave labels out, or "
             "tune it for them"
         )
-    return tuned.kernel, tuned.labels, tuned.noise
+    return tuned.kernel, tuned.labels, tuned.noise, tuned.baseline
 
 
 def _hyperparameters(request: Request, seed: int, progress: Progress) -> Search:
@@ -188,15 +196,17 @@ def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, lab
     return model.shifted(np.linalg.lstsq(np.concatenate(design), np.concatenate(missing), rcond=1e-10)[0])
 
 
-def _examined(fitted: ForceField, data: Dataset) -> ForceField:
-    """Training errors into the record; a warning where they show that the labels do not fit together."""
-    labels = fitted.record["labels"]
-    training = compare(fitted, data, (ENERGY, FORCES, STRESS) if fitted.takes_cell else (ENERGY, FORCES))
+def _warn_of_unseen(fitted: ForceField) -> None:
     if not fitted.record["unseen"] <= UNSEEN_TOLERANCE:
         logger.warning(
             "%.2g of the squared forces lie outside what descriptor %s can express: net forces or torques in the "
             "reference, or motions that the descriptor does not see", fitted.record["unseen"], fitted.kernel.leaves[0].descriptor.name,
         )  # fmt: skip
+
+
+def _examined(fitted: ForceField, labels: tuple[str, ...], data: Dataset) -> ForceField:
+    """Training errors into the record; a warning where they show that the labels do not fit together."""
+    training = compare(fitted, data, (ENERGY, FORCES, STRESS) if fitted.takes_cell else (ENERGY, FORCES))
     # energies that are no labels are looked at too, and one of them has no slope
     looked_at = {*labels, "energy"} if len(data) > 1 else set(labels) - {"energy"}
     warn_of_slopes(training, looked_at, [frame.group for frame in data if np.size(frame.labels.get("stress", ()))])

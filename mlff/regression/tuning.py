@@ -15,7 +15,9 @@ from mlff.arguments import checked_seed
 from mlff.batching import machine_memory
 from mlff.data.dataset import Dataset
 from mlff.kernels.composed import Kernel, SumKernel
-from mlff.operators import Operator
+from mlff.operators import Operator, find_operator
+from mlff.potentials.differences import remaining
+from mlff.potentials.force_field import ForceField
 from mlff.regression.exact import Progress
 from mlff.regression.features import Features, compute_features
 from mlff.regression.hyperparameters import Hyperparameter, Model, sensitive
@@ -43,6 +45,7 @@ class Tuned:
         kernel: with length scales and amplitudes.
         noise: standard deviation of every kind of label, in its unit.
         labels: what it was tuned for.
+        baseline: what it is a correction to.
         summary: which number went from where to where, errors of frames left out before and after (of every kind of label, in its
             unit), what share of the prior variance of the labels each term has, evaluations, frames, seconds.
     """
@@ -51,6 +54,7 @@ class Tuned:
     noise: dict[str, float]
     labels: tuple[str | Operator, ...]
     summary: dict
+    baseline: ForceField | None = None
 
 
 def tune(
@@ -62,6 +66,7 @@ def tune(
     progress: Progress = lambda stage, fraction: None,
     atomic_energies: Mapping[str, float] | None = None,
     group_noise: Mapping[str, float] | None = None,
+    baseline: ForceField | None = None,
 ) -> Tuned:
     """The hyperparameters of a kernel with which frames that are left out are predicted best.
 
@@ -82,10 +87,13 @@ def tune(
         progress: called with a stage's name and how much of it is done.
         atomic_energies: as of `fit`.
         group_noise: as of `fit`, which is to be given the same.
+        baseline: as of `fit`.
     Raises:
         ValueError: fewer than 3 frames, no positive definite matrix, or what `fit` refuses.
     """
     started = time.perf_counter()
+    if baseline is not None:
+        data = less_baseline(data, baseline, labels, atomic_energies)
     request = Request.of(model, data, labels, noise, atomic_energies, group_noise)
     chosen = _drawn(request, len(data), checked_seed(seed))
     problem = Problem.of(dataclasses.replace(request, frames=request.frames.take(chosen)), noise is None, progress)
@@ -98,7 +106,23 @@ def tune(
         raise ValueError(
             "tune: no kernel matrix was positive definite; state a larger noise, or remove near-duplicate frames"
         )
-    return _tuned(problem, best, found, tuple([labels] if isinstance(labels, (str, Operator)) else labels), started)
+    kinds = tuple([labels] if isinstance(labels, (str, Operator)) else labels)
+    return dataclasses.replace(_tuned(problem, best, found, kinds, started), baseline=baseline)
+
+
+def less_baseline(data: Dataset, baseline: ForceField, labels, atomic_energies) -> Dataset:
+    """The frames with what a baseline leaves of the labels that are fitted.
+
+    Raises:
+        ValueError: energies of isolated atoms are given, which are not those of the difference; or as `remaining`.
+    """
+    if atomic_energies is not None:
+        raise ValueError("atomic_energies: with a baseline they are those of neither; leave them out")
+    return remaining(
+        data,
+        baseline,
+        tuple(find_operator(each) for each in ([labels] if isinstance(labels, (str, Operator)) else labels)),
+    )
 
 
 def _told(progress: Progress, k: int, evaluations: int) -> None:

@@ -1,0 +1,51 @@
+"""What a baseline leaves of the labels of frames: L(y − u₀), to which a correction is fitted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlff.data.batches import LabelledFrames
+from mlff.data.dataset import Dataset
+from mlff.data.frames import Frame
+from mlff.operators import ENERGY, FORCES, OPERATORS, STRESS, Operator
+from mlff.potentials.arguments import require_atoms
+from mlff.potentials.force_field import ForceField
+from mlff.potentials.predictions import first_order, predictions, require_comparable
+
+
+def remaining(data: Dataset, baseline: ForceField, operators: tuple[Operator, ...] = (ENERGY, FORCES)) -> Dataset:
+    """The frames with their labels less what a baseline says of them.
+
+    Energies are always among them: their constants belong to the correction, so atoms by themselves have no energy in the result.
+
+    Arguments:
+        data: frames that the baseline can take.
+        operators: which labels are wanted; others are left out.
+    Raises:
+        ValueError: other atoms than the baseline's, or labels that it cannot give.
+    """
+    for frame in data:
+        require_atoms(baseline, frame.numbers, data.source)
+    wanted = {operator.name: operator for operator in (*operators, ENERGY)}
+    frames = LabelledFrames.of(data)
+    energies, forces, stresses = first_order(baseline, frames)
+    found = {}
+    for name, operator in wanted.items():
+        having = frames.having(name)
+        if not having.batches:
+            continue
+        if operator is not ENERGY:  # a baseline that knows it up to a constant is as good as any
+            require_comparable(baseline, having, operator)
+        known = {ENERGY: energies, FORCES: forces}.get(operator) or (stresses if operator is STRESS else None)
+        found[name] = known or predictions(baseline, having, operator)
+    return Dataset([_less(frame, i, found) for i, frame in enumerate(data)], data.source, data.indices, data.units)
+
+
+def _less(frame: Frame, i: int, found: dict) -> Frame:
+    """A frame without what was found of its labels; arguments of operators stay."""
+    labels = {name: value for name, value in frame.labels.items() if name in found or name not in OPERATORS}
+    for name in found:
+        if np.size(frame.labels.get(name, ())):
+            difference = np.asarray(frame.labels[name]) - np.reshape(found[name][i], np.shape(frame.labels[name]))
+            labels[name] = float(difference) if np.ndim(frame.labels[name]) == 0 else difference
+    return Frame(frame.system, labels, frame.atoms)
