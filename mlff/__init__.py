@@ -30,6 +30,7 @@ _PUBLIC = {
     "ForceField": "potentials.force_field",
     "Potential": "potentials.potential",
     "fit": "regression.fitting",
+    "sampled": "dynamics.sampling",
     "tune": "regression.tuning",
     "Tuned": "regression.tuning",
     "compressed": "regression.compression",

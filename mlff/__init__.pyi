@@ -6,6 +6,7 @@ from mlff.data.permutations import Permutations as Permutations
 from mlff.data.permutations import find_permutations as find_permutations
 from mlff.data.system import System as System
 from mlff.dynamics.calculator import Calculator as Calculator
+from mlff.dynamics.sampling import sampled as sampled
 from mlff.kernels.composed import ProductKernel as ProductKernel
 from mlff.kernels.composed import SumKernel as SumKernel
 from mlff.kernels.descriptor import Descriptor as Descriptor

@@ -42,6 +42,28 @@ def test_recipes(recipe, tmp_path, datasets):
     assert set(found["noise"]) == ({"energy", "forces"} if recipe == "fchl19-gpr" else {"forces"})
 
 
+def test_hyperparameters_are_tuned(tmp_path, datasets):
+    arguments = (
+        "fit",
+        datasets / "water.extxyz",
+        "--frames",
+        "0:40",
+        "--train",
+        "8",
+        "--recipe",
+        "sgdml",
+        "--tune",
+        "--out",
+        "w.mlff",
+    )
+    said = called(*arguments, cwd=tmp_path).stdout
+    assert "tuned: lengthscale of inverse_distances" in said
+    assert "RMSE of frames left out: forces" in said
+    assert "tuned: lengthscale of inverse_distances" in called("show", "w.mlff", cwd=tmp_path).stdout
+    refused = called(*arguments, "--inducing", "20", cwd=tmp_path, code=2)
+    assert "--tune: sparse models" in refused.stderr
+
+
 def test_a_descriptor_of_ones_own(tmp_path, datasets):
     (tmp_path / "mine.py").write_text(MINE)
     arguments = ("--frames", "0:60", "--train", "30", "--descriptor", "mine:screened", "--out", "w.mlff", "--json")

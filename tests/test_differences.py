@@ -73,9 +73,17 @@ def test_a_baseline_is_tuned_with_its_correction(water, baseline):
         mlff.fit(tuned, water[:8], baseline=mlff.ForceField.of(lambda positions: 0.0 * positions.sum()))
 
 
+def test_a_baseline_of_other_frames_is_a_warning(water, baseline, caplog):
+    stiff = mlff.ForceField.of(lambda positions: 10.0 * springs(positions))
+    mlff.fit(kernel(), water[:4], LABELS, baseline=baseline)
+    assert "are left to be learnt" not in caplog.text
+    mlff.fit(kernel(), water[:4], LABELS, baseline=stiff)
+    assert "of the squared forces are left to be learnt" in caplog.text
+
+
 def test_refusals(water, ethanol, baseline):
     with pytest.raises(ValueError, match="with a baseline they are those of neither"):
         mlff.fit(kernel(), water[:4], LABELS, atomic_energies={"O": 0.0, "H": 0.0}, baseline=baseline)
     other = mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=9.0)), ethanol[:4], LABELS)
-    with pytest.raises(ValueError, match="C2H6O|atoms"):
+    with pytest.raises(ValueError, match="the force field is for CCOHHHHHH"):
         mlff.fit(kernel(), water[:4], LABELS, baseline=other)

@@ -15,7 +15,7 @@ from mlff.arguments import checked_seed
 from mlff.batching import machine_memory
 from mlff.data.dataset import Dataset
 from mlff.kernels.composed import Kernel, SumKernel
-from mlff.operators import Operator, find_operator
+from mlff.operators import FORCES, Operator, find_operator
 from mlff.potentials.differences import remaining
 from mlff.potentials.force_field import ForceField
 from mlff.regression.exact import Progress
@@ -34,6 +34,7 @@ MAX_ROWS = 5000  # of the linear system that is tuned on; larger sets are drawn 
 EVALUATIONS = 40  # of the objective, from one start
 # (length scale of global terms over START times the data's, share of the first term, noise over the labels' root mean square)
 STARTS = ((2.0, None, 1e-2), (6.0, 0.97, 1e-3))
+LEFT = 0.3  # share of the squared forces that a baseline of any use leaves at most
 AT_BOUND = 1.02  # a factor from a bound that counts as there
 
 
@@ -118,11 +119,18 @@ def less_baseline(data: Dataset, baseline: ForceField, labels, atomic_energies) 
     """
     if atomic_energies is not None:
         raise ValueError("atomic_energies: with a baseline they are those of neither; leave them out")
-    return remaining(
-        data,
-        baseline,
-        tuple(find_operator(each) for each in ([labels] if isinstance(labels, (str, Operator)) else labels)),
+    operators = tuple(find_operator(each) for each in ([labels] if isinstance(labels, (str, Operator)) else labels))
+    rest = remaining(data, baseline, operators)
+    left, whole = (
+        sum(float(np.sum(np.square(frame.labels["forces"]))) for frame in frames if "forces" in frame.labels)
+        for frames in (rest, data)
     )
+    if FORCES in operators and left > LEFT * whole:
+        logger.warning(
+            "baseline: %.0f %% of the squared forces are left to be learnt; it knows nothing of such frames. One that was fitted to "
+            "others is better fitted to some around these (mlff.sampled)", 100.0 * left / whole,
+        )  # fmt: skip
+    return rest
 
 
 def _told(progress: Progress, k: int, evaluations: int) -> None:

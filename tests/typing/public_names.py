@@ -63,7 +63,8 @@ def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:
     evaluation: mlff.Evaluation = mlff.evaluate(again, test, labels=["forces", laplacian])
     print(mlff.compressed(force_field, train, points=500), evaluation, evaluation.errors["laplacian"].mae)
     kernel, labels = mlff.recipe("sgdml", train, radial=mlff.Matern52())
-    tuned: mlff.Tuned = mlff.tune(kernel, train, labels)
+    cheap = mlff.sampled(mlff.Calculator(force_field), train, frames=10)
+    tuned: mlff.Tuned = mlff.tune(kernel, train, labels, baseline=mlff.fit(kernel, cheap))
     print(tuned.summary["errors"], tuned.noise)
     return mlff.fit(tuned, train)
 

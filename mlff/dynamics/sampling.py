@@ -1,0 +1,94 @@
+"""Frames of a cheap reference around those of a dear one: what a baseline is fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+
+from mlff.arguments import checked_seed
+from mlff.data.dataset import Dataset
+from mlff.data.frames import Frame
+from mlff.data.system import System
+from mlff.dynamics.md import run, thermalise
+
+WALKERS = 10  # runs from different frames, where there are so many
+LEFT_OUT = 5  # frames at the beginning of a run, which know what it started from
+FRICTION = 0.02  # 1/fs
+
+
+def sampled(
+    calculator,
+    data: Dataset,
+    frames: int = 500,
+    temperature: float = 500.0,
+    interval: int = 20,
+    seed: int = 0,
+    progress: Callable[[str, float], None] = lambda stage, fraction: None,
+) -> Dataset:
+    """Frames of Langevin dynamics with a calculator, from geometries of the data on, with its energies and forces.
+
+        cheap = mlff.sampled(TBLite(method="GFN2-xTB", verbosity=0), train, frames=1000)
+        baseline = mlff.fit(*mlff.recipe("fchl19-gpr", cheap))
+        force_field = mlff.fit(model, train, ("energy", "forces"), baseline=baseline)
+
+    Up to ten runs of 0.5 fs a step, each from another frame with velocities drawn anew; the first five frames of each are left out.
+    A calculator is called about `frames`·(`interval` + 1) times. Charge and spin are the calculator's: state them there.
+
+    Arguments:
+        calculator: any of ASE.
+        data: frames to start from.
+        frames: how many are wanted.
+        temperature: K, of velocities and thermostat: no lower than that of what the force field is for.
+        interval: steps between frames.
+        seed: of the frames that are started from, velocities and thermostats.
+        progress: called with the name of a stage and the share of it that is done.
+    Returns:
+        frames with "energy" (eV) and "forces" (eV/Å), of periodic cells with "stress" (eV/Å³) too, where the calculator has it.
+    Raises:
+        ValueError: no calculator, no frames, a temperature that is none, an atom that flies away, or labels that are not finite.
+    """
+    if not isinstance(calculator, BaseCalculator):
+        shown = f"the class {calculator.__name__}" if isinstance(calculator, type) else f"a {type(calculator).__name__}"
+        raise ValueError(f"calculator: expected one of ASE's calculators, received {shown}")
+    if frames < 1 or interval < 1:
+        raise ValueError(f"frames={frames} and interval={interval} must be positive")
+    rng = np.random.default_rng(checked_seed(seed))
+    count = min(WALKERS, len(data), frames)
+    found: list[Frame] = []
+    for k, start in enumerate(rng.permutation(len(data))[:count]):
+        wanted = frames // count + (k < frames % count)
+        atoms = data[int(start)].to_ase()
+        atoms.calc = calculator
+        thermalise(atoms, temperature, rng)
+
+        def told(_stage: str, share: float, k: int = k) -> None:
+            progress("dynamics", (k + share) / count)
+
+        steps = (wanted + LEFT_OUT) * interval
+        walked = run(
+            atoms, steps, temperature=temperature, friction=FRICTION, interval=interval, seed=seed + k, progress=told
+        )
+        found += [_labelled(atoms, positions) for positions in walked.positions[-wanted:]]
+    progress("dynamics", 1.0)
+    return Dataset(found, f"dynamics with {type(calculator).__name__}", units="eV, Å (ASE's)")
+
+
+def _labelled(atoms: Atoms, positions: np.ndarray) -> Frame:
+    """A frame with the calculator's labels of a geometry."""
+    atoms.set_positions(positions, apply_constraint=False)
+    labels = {
+        "energy": float(atoms.get_potential_energy(force_consistent=True)),
+        "forces": np.array(atoms.get_forces(apply_constraint=False)),
+    }
+    if atoms.pbc.all() and "stress" in getattr(atoms.calc, "implemented_properties", ()):
+        labels["stress"] = atoms.get_stress(voigt=False, apply_constraint=False)
+    if broken := [name for name, value in labels.items() if not np.isfinite(value).all()]:
+        raise ValueError(
+            f"calculator: {broken[0]} of a geometry is not finite; lower the temperature, or look at the calculator"
+        )
+    bare = atoms.copy()
+    bare.set_momenta(None)
+    return Frame(System.from_ase(bare), labels, bare)
