@@ -30,6 +30,17 @@ def test_labels_are_the_calculators(copper):
     assert len(set(found.fingerprints())) == 7
 
 
+class Plain(EMT):
+    """A calculator that has no free energy, as many."""
+
+    implemented_properties = ("energy", "forces")
+
+
+def test_calculators_of_energies_and_forces_alone(copper):
+    found = mlff.sampled(Plain(), copper, frames=2, interval=2)
+    assert set(found[0].labels) == {"energy", "forces"}
+
+
 def test_seeds_say_what_is_drawn(copper):
     one, same, other = (mlff.sampled(EMT(), copper, frames=4, interval=3, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal([f.positions for f in one], [f.positions for f in same])

@@ -79,11 +79,12 @@ def sampled(
 def _labelled(atoms: Atoms, positions: np.ndarray) -> Frame:
     """A frame with the calculator's labels of a geometry."""
     atoms.set_positions(positions, apply_constraint=False)
-    labels = {
-        "energy": float(atoms.get_potential_energy(force_consistent=True)),
+    known = getattr(atoms.calc, "implemented_properties", ())
+    labels = {  # the energy whose gradient the forces are, where a calculator tells them apart
+        "energy": float(atoms.get_potential_energy(force_consistent="free_energy" in known)),
         "forces": np.array(atoms.get_forces(apply_constraint=False)),
     }
-    if atoms.pbc.all() and "stress" in getattr(atoms.calc, "implemented_properties", ()):
+    if atoms.pbc.all() and "stress" in known:
         labels["stress"] = atoms.get_stress(voigt=False, apply_constraint=False)
     if broken := [name for name, value in labels.items() if not np.isfinite(value).all()]:
         raise ValueError(
