@@ -1,5 +1,6 @@
 """Exact models on fewer points: what is interpolated, what it costs, and what users see of it."""
 
+import functools
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from moments import moments
 from test_cli import called
 
 import mlff
-from descriptors import inverse_distances
+from descriptors import acsf, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.jets import feature_values
 from mlff.regression import compression
@@ -72,11 +73,14 @@ def test_more_points_are_nearer_and_all_give_the_exact_model(exact, alloy):
 
 def test_what_the_record_says_of_the_change_is_so(exact, alloy):
     smaller = mlff.compressed(exact, alloy, points=30)
-    pairs = [(of(smaller, frame), of(exact, frame)) for frame in alloy]
-    energies, forces = ([one[i] - other[i] for one, other in pairs] for i in (0, 1))
     said = smaller.record["compressed"]["change"]
-    assert said["energy_mae"] == pytest.approx(np.mean(np.abs(energies)))
-    assert said["forces_rmse"] == pytest.approx(np.sqrt(np.mean(np.square(forces))))
+
+    def changed(frames) -> float:
+        return float(np.sqrt(np.mean([np.square(of(smaller, frame)[1] - of(exact, frame)[1]) for frame in frames])))
+
+    # no less than on the frames themselves, some of which it meets, and of the size of that on others
+    assert said["forces_rmse"] > changed(alloy)
+    assert 0.4 < said["forces_rmse"] / changed(alloy_frames(12, seed=7)) < 2.5
     assert smaller.record["training"]["forces_mae"] == pytest.approx(mlff_errors(smaller, alloy))
     assert "test" not in smaller.record
 
@@ -122,6 +126,18 @@ def test_models_come_back_from_their_files(exact, alloy, tmp_path):
     again = mlff.load(tmp_path / "small.mlff", trusted=("moments",))
     for a, b in zip(of(again, alloy[0]), of(smaller, alloy[0]), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("labels", ["energy", ("energy", "forces", "hessian")], ids=str)
+def test_files_hold_models_of_labels_of_any_order(labels, datasets, tmp_path):
+    data = mlff.Dataset.read(datasets / "ethanol_hessians.extxyz", index=":3")
+    kernel = mlff.LocalKernel(functools.partial(acsf, cutoff=3.0), mlff.RBF(lengthscale=2.0))
+    smaller = mlff.compressed(mlff.fit(kernel, data, labels), data, points=20)
+    smaller.save(tmp_path / "small.mlff")
+    x = data[0].positions
+    assert mlff.load(tmp_path / "small.mlff").energy(x) == smaller.energy(x)
+    with pytest.raises(ValueError, match="was compressed before"):
+        mlff.compressed(smaller, data, points=10)
 
 
 def test_the_command(water, datasets, tmp_path):

@@ -223,6 +223,19 @@ def test_fewer_functionals_are_the_beginning_of_more(alloy):
     assert table[30]["forces"] < table[4]["forces"]
 
 
+@pytest.mark.parametrize("inducing", [range(4), 30], ids=str)
+def test_models_of_labels_of_some_frames_come_back_from_their_files(inducing, water, tmp_path):
+    """The frame that a file is held against is one of these, not the lowest of all."""
+    data = mlff.Dataset(sorted(water[:12], key=lambda frame: -frame.labels["energy"]))
+    for kernel in (LOCAL, mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=2.0))):
+        fitted = mlff.fit(kernel, data, ("energy", "forces"), {"energy": 1e-3, "forces": 1e-2}, inducing=inducing)
+        fitted.save(tmp_path / "few.mlff")
+        again = mlff.load(tmp_path / "few.mlff", trusted=("moments",))
+        assert again.energy(data[0].positions, numbers=data[0].numbers) == fitted.energy(
+            data[0].positions, numbers=data[0].numbers
+        )
+
+
 def test_frames_are_added_without_the_others(alloy):
     frames = LabelledFrames.of(alloy)
     inducing = EnvironmentValues.choose(completed(LOCAL, frames), frames, 20, seed=0)

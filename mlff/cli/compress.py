@@ -14,7 +14,9 @@ from mlff.cli.options import AsJSON, Data, Key, Model, Trust, Units, parse_keys,
 def compress(
     model: Model,
     data: Data,
-    points: Annotated[int, typer.Option(help="How many environments it is to have in all.")] = 2000,
+    points: Annotated[
+        int, typer.Option(help="How many environments it is to have in all, one of each element at least.")
+    ] = 2000,
     out: Annotated[pathlib.Path | None, typer.Option(help="Model file to write; MODEL-POINTS.mlff without it.")] = None,
     units: Units = None,
     key: Key = None,

@@ -224,7 +224,8 @@ def compressed_text(record: dict) -> str:
     said = record["compressed"]
     points = ", ".join(f"{count} {symbol}" for symbol, count in said["points"].items())
     energies, forces = (1e3 * said["change"][f"{name}_mae"] for name in ("energy", "forces"))
-    return f"{sum(said['points'].values())} points ({points}); energies changed by {energies:.2g} meV, forces by {forces:.2g} meV/Å"
+    changed = f"energies changed by {energies:.2g} meV, forces by {forces:.2g} meV/Å"
+    return f"{sum(said['points'].values())} points ({points}); {changed}, 0.05 Å beside training frames"
 
 
 def tuned_text(record: dict) -> str:

@@ -49,6 +49,8 @@ TILE = 1024  # rows of a tile, about
 NUGGET = 1e-10  # of the prior variances, which the interpolated values are free by
 AT_ONCE = 256  # points that a model is asked about
 COMPARED = 200  # frames on which the models are compared
+DISPLACEMENT = 0.05  # Å, of every coordinate, away from the frames
+
 RANK = 1e-6  # of the largest singular value of a point's tangents
 
 Progress = Callable[[str, float], None]
@@ -73,10 +75,13 @@ def compressed(
         progress: called with the name of a stage and the share of it that is done.
     Returns:
         the force field; its record tells, under "compressed", how many points of each element there are, and what changed: mean
-        and root mean square differences of energies (eV) and forces (eV/Å) of up to 200 of the frames.
+        and root mean square differences of energies (eV) and forces (eV/Å) of up to 200 of the frames, between which it
+        interpolates, after all atoms were moved by 0.05 Å a coordinate, at random.
     Raises:
         ValueError: no exact model of local kernels, frames that it was fitted to are missing, or no such number of points.
     """
+    if "compressed" in force_field.record:
+        raise ValueError("compressed: the force field was compressed before; compress the exact one")
     model = _local_expansion(force_field)
     share = _points(points, model)
     data = _training_frames(force_field, data)
@@ -259,11 +264,12 @@ def _counts(parts: list[Part], model: Expansion) -> dict[str, int]:
 
 
 def _change(one: ForceField, other: ForceField, data: Dataset) -> dict[str, float]:
-    """Mean and root mean square differences of energies, eV, and forces, eV/Å, of two force fields on some of the frames."""
-    energies, forces = [], []
+    """Mean and root mean square differences of energies, eV, and forces, eV/Å, of two force fields close to some of the frames."""
+    energies, forces, rng = [], [], np.random.default_rng(0)
     for i in np.unique(np.linspace(0, len(data) - 1, min(len(data), COMPARED)).astype(int)):
         system = data[int(i)].system
-        where = (system.positions, system.cell, system.pbc, system.numbers if one.transferable else None)
+        moved = system.positions + DISPLACEMENT * rng.standard_normal(system.positions.shape)
+        where = (moved, system.cell, system.pbc, system.numbers if one.transferable else None)
         (e, f), (g, h) = one.energy_and_forces(*where), other.energy_and_forces(*where)
         energies.append(g - e)
         forces.append((h - f).ravel())

@@ -16,7 +16,7 @@ from mlff.operators import ENERGY, FORCES, STRESS, Operator, find_operator
 from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion, composition
 from mlff.potentials.force_field import ForceField
-from mlff.potentials.record import facts_of
+from mlff.potentials.record import facts_of, start_geometry
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.features import compute_features
 from mlff.regression.linear_system import LinearSystem
@@ -86,7 +86,8 @@ def fit(
     labels = "forces" if labels is None else labels
     whole, data = data, data if baseline is None else less_baseline(data, baseline, labels, atomic_energies)
     request = Request.of(model, data, labels, noise, atomic_energies, group_noise)
-    facts = facts_of(whole, request.frames)
+    frames = request.frames if baseline is None else LabelledFrames.of(whole)
+    facts = facts_of(whole, frames)
     if inducing is None:
         search = _hyperparameters(request, seed, progress)
         kernel, solution = _solve_or_shorten(request, search, progress)
@@ -97,6 +98,8 @@ def fit(
             search.kernel,
             fit_sparse(request, search.kernel, inducing, noise is not None, seed, progress),
         )
+    if spanning := (solution.inducing or {}).get("frames"):
+        facts |= start_geometry(frames.take(spanning))  # files are held against a frame that is in the model
     fitted = ForceField(
         model=_with_constant(solution.model, kernel, request.frames, request.labels),
         numbers=request.frames.numbers,
