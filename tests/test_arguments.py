@@ -87,7 +87,6 @@ SENTENCES = {
     "fit(kernel, water, noise=[1e-3])": "noise=[0.001] must be a number",
     "fit(kernel, water, noise=np.array([1e-3, 1.0]))": "noise=array([0.001, 1. ",
     "fit(kernel, water, noise={'forces': '1e-3'})": "noise: forces 1e-3 must be a standard deviation",
-    "fit(kernel, water, labels=None)": "labels=None must be names of labels",
     "fit(kernel, water, labels=3)": "labels=3 must be names of labels",
     "fit(kernel, water, labels=(3,))": "labels: 3 is not known",
     "Matern52(lengthscale='5')": "lengthscale='5' must be a positive number",

@@ -128,7 +128,9 @@ def test_models_come_back_from_their_files(exact, alloy, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("labels", ["energy", ("energy", "forces", "hessian")], ids=str)
+@pytest.mark.parametrize(
+    "labels", ["energy", pytest.param(("energy", "forces", "hessian"), marks=pytest.mark.thorough)], ids=str
+)
 def test_files_hold_models_of_labels_of_any_order(labels, datasets, tmp_path):
     data = mlff.Dataset.read(datasets / "ethanol_hessians.extxyz", index=":3")
     kernel = mlff.LocalKernel(functools.partial(acsf, cutoff=3.0), mlff.RBF(lengthscale=2.0))

@@ -69,6 +69,7 @@ def test_errors_left_out_are_those_of_fits_without_the_frame(name, water):
     assert result.errors["forces"] == pytest.approx(np.sqrt(np.mean(squares["forces"]) / 3), rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_tuned_hyperparameters_predict_better(ethanol):
     train, test = ethanol.split(25, 100, seed=1)
     kernel = mlff.SumKernel(
