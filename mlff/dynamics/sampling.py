@@ -31,7 +31,8 @@ def sampled(
     """Frames of Langevin dynamics with a calculator, from geometries of the data on, with its energies and forces.
 
         cheap = mlff.sampled(TBLite(method="GFN2-xTB", verbosity=0), train, frames=1000)
-        baseline = mlff.fit(*mlff.recipe("fchl19-gpr", cheap))
+        kernel, labels = mlff.recipe("fchl19-gpr", cheap)
+        baseline = mlff.fit(kernel, cheap, labels)
         force_field = mlff.fit(model, train, ("energy", "forces"), baseline=baseline)
 
     Up to ten runs of 0.5 fs a step, each from another frame with velocities drawn anew; the first five frames of each are left out.

@@ -123,6 +123,11 @@ class SumKernel(KernelBase):
     def parts(self):
         return self.terms
 
+    def with_amplitudes(self, amplitudes: Sequence[float]) -> SumKernel:
+        """The same sum with an amplitude A for every term, eV²."""
+        pairs = zip(self.terms, amplitudes, strict=True)
+        return self.replace(terms=tuple(term.replace(amplitude=amplitude) for term, amplitude in pairs))
+
     @property
     def permutations_used(self) -> Permutations | None:
         """The group that leaves the energy of all terms unchanged: what the groups of the global ones have in common (a

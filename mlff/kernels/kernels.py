@@ -43,6 +43,11 @@ class KernelBase(Tree):
     def parts(self) -> tuple[KernelBase, ...]:
         return (self,)
 
+    def with_amplitudes(self, amplitudes: Sequence[float]) -> KernelBase:
+        """The same kernel with an amplitude A for every part, eV²."""
+        (amplitude,) = amplitudes
+        return self.replace(amplitude=amplitude)
+
     def completed(self, numbers) -> KernelBase:
         """With the elements of the data filled in wherever a descriptor or a local kernel takes them."""
         return self.with_leaves([leaf._completed(numbers) for leaf in self.leaves])

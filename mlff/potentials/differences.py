@@ -36,7 +36,7 @@ def remaining(data: Dataset, baseline: ForceField, operators: tuple[Operator, ..
             continue
         if operator is not ENERGY:  # a baseline that knows it up to a constant is as good as any
             require_comparable(baseline, having, operator)
-        known = {ENERGY: energies, FORCES: forces}.get(operator) or (stresses if operator is STRESS else None)
+        known = {ENERGY: energies, FORCES: forces, STRESS: stresses}.get(operator)
         found[name] = known or predictions(baseline, having, operator)
     return Dataset([_less(frame, i, found) for i, frame in enumerate(data)], data.source, data.indices, data.units)
 

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mlff.files import PNG, write_whole
-from mlff.operators import STRESS
-from mlff.potentials.errors import Evaluation, error_rows, group_texts, short, title_of
+from mlff.operators import OPERATORS, STRESS
+from mlff.potentials.errors import SHOWN, Evaluation, error_rows, group_texts, short, title_of
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.model_files import plain
 from mlff.quality.self_check import Check
@@ -234,11 +234,12 @@ def tuned_text(record: dict) -> str:
     numbers = ", ".join(
         f"{number['name']} {number['from']:.3g} → {number['to']:.3g}" for number in said["hyperparameters"]
     )
-    units = {"energy": (1e3, "meV"), "forces": (1e3, "meV/Å")}
     errors = []
     for name, after in said["errors"].items():
-        factor, unit = units.get(name, (1.0, ""))
-        errors.append(f"{name} {short(factor * said['errors_before'][name])} → {short(factor * after)} {unit}".rstrip())
+        unit = OPERATORS[name].unit if name in OPERATORS else ""
+        factor, decimals, shown = SHOWN.get(unit, (1.0, 4, unit))
+        before, now = (short(factor * error, decimals) for error in (said["errors_before"][name], after))
+        errors.append(f"{name} {before} → {now} {shown}".rstrip())
     shares = ", ".join(f"{share:.1%}" for share in said["shares"])
     of_terms = f"; shares of the prior variance {shares}" if len(said["shares"]) > 1 else ""
     return f"{numbers}; RMSE of frames left out: {', '.join(errors)}{of_terms}"

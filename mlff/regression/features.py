@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.composed import Kernel
@@ -43,6 +43,15 @@ class Features:
     def ends(self) -> np.ndarray:
         """The row after the last of every frame."""
         return np.cumsum(self.row_counts)
+
+    @functools.cached_property
+    def places(self) -> dict[str, Int[np.ndarray, " some"]]:
+        """Which of all rows are of which operator, by its name."""
+        found: dict[str, list[np.ndarray]] = {}
+        for end, frame in zip(self.ends, self.observations, strict=True):
+            for name, rows in frame.places.items():
+                found.setdefault(name, []).append(np.arange(rows.start, rows.stop) + end - frame.size)
+        return {name: np.concatenate(rows) for name, rows in found.items()}
 
     @property
     def labels(self) -> Float[np.ndarray, " rows"]:

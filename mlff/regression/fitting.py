@@ -11,8 +11,8 @@ import numpy as np
 from mlff.arguments import checked_seed
 from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
-from mlff.kernels.composed import Kernel, SumKernel
-from mlff.operators import ENERGY, FORCES, STRESS, Operator, find_operator
+from mlff.kernels.composed import Kernel
+from mlff.operators import ENERGY, FORCES, STRESS, Operator
 from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion, composition
 from mlff.potentials.force_field import ForceField
@@ -20,12 +20,12 @@ from mlff.potentials.record import facts_of, start_geometry
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.features import compute_features
 from mlff.regression.linear_system import LinearSystem
-from mlff.regression.requests import Request
+from mlff.regression.requests import Request, operators_of
 from mlff.regression.slopes import warn_of_slopes
 from mlff.regression.solution import Solution, solve_system
 from mlff.regression.sparse_fit import fit_sparse, require_inducing, sparse_lengthscale
 from mlff.regression.training_record import record_of
-from mlff.regression.tuning import Tuned, less_baseline
+from mlff.regression.tuning import Tuned
 from mlff.regression.validation import FACTOR, Search, Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
 
 logger = logging.getLogger(__name__)
@@ -84,10 +84,9 @@ def fit(
     if tuned is not None:
         model, labels, noise, baseline = _as_tuned(tuned, labels, noise, baseline)
     labels = "forces" if labels is None else labels
-    whole, data = data, data if baseline is None else less_baseline(data, baseline, labels, atomic_energies)
-    request = Request.of(model, data, labels, noise, atomic_energies, group_noise)
-    frames = request.frames if baseline is None else LabelledFrames.of(whole)
-    facts = facts_of(whole, frames)
+    request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
+    frames = request.frames if baseline is None else LabelledFrames.of(data)  # with labels as they were given
+    facts = facts_of(data, frames)
     if inducing is None:
         search = _hyperparameters(request, seed, progress)
         kernel, solution = _solve_or_shorten(request, search, progress)
@@ -103,7 +102,7 @@ def fit(
     fitted = ForceField(
         model=_with_constant(solution.model, kernel, request.frames, request.labels),
         numbers=request.frames.numbers,
-        kernel=_with_amplitudes(kernel, solution.amplitudes),
+        kernel=kernel.with_amplitudes(solution.amplitudes),
         record={
             **record_of(request, facts, seed, search.trials, solution, time.perf_counter() - started),
             **({} if tuned is None else {"tuned": tuned.summary}),
@@ -111,7 +110,7 @@ def fit(
     )
     progress("training errors", 0.0)
     _warn_of_unseen(fitted)
-    examined = _examined(fitted if baseline is None else baseline + fitted, request.labels, whole)
+    examined = _examined(fitted if baseline is None else baseline + fitted, request.labels, data)
     progress("training errors", 1.0)
     return examined
 
@@ -124,12 +123,8 @@ def _as_tuned(tuned: Tuned, labels, noise, baseline: ForceField | None) -> tuple
         raise ValueError(
             "noise: what `tune` found goes with the other hyperparameters; leave noise out, or fit tuned.kernel"
         )
-    known = [find_operator(label).name for label in tuned.labels]
-    asked = (
-        known
-        if labels is None
-        else [find_operator(each).name for each in ([labels] if isinstance(labels, (str, Operator)) else labels)]
-    )
+    known = operators_of(tuned.labels)
+    asked = known if labels is None else operators_of(labels)
     if set(asked) != set(known):
         raise ValueError(
             f"labels: {' and '.join(asked)} were asked for, the model was tuned for {' and '.join(known)}; leave labels out, or "
@@ -179,13 +174,6 @@ def _shorter(searched: Kernel, kernel: Kernel, trials: list[Trial]) -> Kernel | 
     return with_lengthscales(searched, [radial.lengthscale for radial in kernel.radials], shorter / now)
 
 
-def _with_amplitudes(kernel: Kernel, amplitudes: tuple[float, ...]) -> Kernel:
-    """The kernel with the amplitudes that the solve found, one for every part."""
-    if not isinstance(kernel, SumKernel):
-        return kernel.replace(amplitude=amplitudes[0])
-    return SumKernel(tuple(part.replace(amplitude=a) for part, a in zip(kernel.parts, amplitudes, strict=True)))
-
-
 def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, labels: tuple[str, ...]):
     """Without energies as labels, the constants fit the reference energies, where there are any."""
     if "energy" in labels or "energy" not in frames.names:
@@ -200,6 +188,7 @@ def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, lab
 
 
 def _warn_of_unseen(fitted: ForceField) -> None:
+    """A warning where forces are not of what the descriptor sees."""
     if not fitted.record["unseen"] <= UNSEEN_TOLERANCE:
         logger.warning(
             "%.2g of the squared forces lie outside what descriptor %s can express: net forces or torques in the "

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mlff.kernels.composed import Kernel, SumKernel
+from mlff.kernels.composed import Kernel
 from mlff.kernels.radial import Polynomial, Sensitivity
 
 WIDE = {"amplitude": 1e5, "lengthscale": 10.0}  # how far either way from the start
@@ -62,27 +62,24 @@ class Model:
 
     def replaced(self, hyperparameters: list[Hyperparameter], values: np.ndarray) -> Model:
         """With other values."""
-        parts, noise = list(self.kernel.parts), dict(self.noise)
-        leaves = list(self.kernel.leaves)
+        noise, leaves = dict(self.noise), list(self.kernel.leaves)
+        amplitudes = [part.amplitude for part in self.kernel.parts]
         for h, value in zip(hyperparameters, values, strict=True):
             if h.kind == "noise":
                 noise[h.place] = float(value)
-            elif h.kind != "amplitude":
+            elif h.kind == "amplitude":
+                amplitudes[h.place] = float(value)
+            else:
                 radial = leaves[h.place].radial
                 now = getattr(radial, h.kind)
                 changed = np.asarray(now) * value if np.ndim(now) else float(value)
                 leaves[h.place] = leaves[h.place].replace(radial=radial.replace(**{h.kind: changed}))
-        parts = list(self.kernel.with_leaves(leaves).parts)
-        for h, value in zip(hyperparameters, values, strict=True):
-            if h.kind == "amplitude":
-                parts[h.place] = parts[h.place].replace(amplitude=float(value))
-        return Model(parts[0] if len(parts) == 1 else SumKernel(tuple(parts)), noise)
+        return Model(self.kernel.with_leaves(leaves).with_amplitudes(amplitudes), noise)
 
     def scaled(self, factor: float) -> Model:
         """With all variances, of energies and of noise, times a factor: the same predictions."""
-        parts = tuple(part.replace(amplitude=part.amplitude * factor) for part in self.kernel.parts)
-        noise = {name: level * factor**0.5 for name, level in self.noise.items()}
-        return Model(parts[0] if len(parts) == 1 else SumKernel(parts), noise)
+        kernel = self.kernel.with_amplitudes([part.amplitude * factor for part in self.kernel.parts])
+        return Model(kernel, {name: level * factor**0.5 for name, level in self.noise.items()})
 
 
 def tunable(radial) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def left_out(system: LinearSystem) -> LeftOut:
     weights = inverse @ missing
     ends = np.concatenate([[0], system.features.ends])
     frames = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
-    kinds = _kinds(system)
+    kinds = {name: rows for name, rows in system.features.places.items() if len(rows)}
     residuals, solved = np.empty_like(weights), []
     for frame in frames:
         # what constants of the frame alone explain is not predicted: no error, and no part of the inverse
@@ -112,13 +112,3 @@ def _inverse(system: LinearSystem) -> Float[np.ndarray, "rows rows"]:
         raise np.linalg.LinAlgError("the inverse is not finite")
     lower = np.tril(inverse)
     return lower + np.tril(inverse, -1).T
-
-
-def _kinds(system: LinearSystem) -> dict[str, np.ndarray]:
-    """The rows of every kind of label."""
-    kinds: dict[str, list[np.ndarray]] = {}
-    starts = np.concatenate([[0], system.features.ends[:-1]])
-    for start, frame in zip(starts, system.features.observations, strict=True):
-        for name, rows in frame.places.items():
-            kinds.setdefault(name, []).append(np.arange(start + rows.start, start + rows.stop))
-    return {name: np.concatenate(rows) for name, rows in kinds.items() if len(np.concatenate(rows))}

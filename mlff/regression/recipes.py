@@ -89,6 +89,7 @@ def _sparse(data: Dataset, radial: Radial, group, seed: int, progress: Progress,
 
 FORCES, BOTH, ALL = ("forces",), ("energy", "forces"), ("energy", "forces", "stress")
 FINENESS = ((10, 8), (8, 6), (6, 5), (5, 4), (4, 3))  # n_max and l_max of SOAP for one, two, … elements
+NARROW = functools.partial(soap, sigma=0.35)  # Å, narrower than usual, beside a kernel of the whole molecule
 SETTINGS: Mapping[str, Any] = {}
 
 RECIPES = {
@@ -126,12 +127,12 @@ RECIPES = {
     ),
     "sgdml+soap": Recipe(
         "sum of the first two kinds: inverse distances symmetrised, and SOAP of atoms; its amplitudes want tuning",
-        RBF(), BOTH, _sum_of(_global(inverse_distances), _local(functools.partial(soap, sigma=0.35))), symmetric=True,
+        RBF(), BOTH, _sum_of(_global(inverse_distances), _local(NARROW)), symmetric=True,
     ),
     "sgdml+soap+fchl19": Recipe(
         "the same and FCHL19; with tuning the most accurate with few frames",
         RBF(), BOTH,
-        _sum_of(_global(inverse_distances), _local(functools.partial(soap, sigma=0.35)), _local(fchl19)), symmetric=True,
+        _sum_of(_global(inverse_distances), _local(NARROW), _local(fchl19)), symmetric=True,
     ),
     "soap-gap": Recipe(
         "for crystals: a sparse model of the same, powers of scalar products (Bartók, Csányi, Int. J. Quantum Chem. 115, 1051, 2015)",

@@ -17,8 +17,10 @@ from mlff.kernels.composed import Kernel
 from mlff.kernels.exchange import check_symmetry
 from mlff.kernels.jets import require_unit_length
 from mlff.kernels.radial import require_order
-from mlff.operators import HESSIAN, Operator, find_operator, order_of
+from mlff.operators import FORCES, HESSIAN, Operator, find_operator, order_of
+from mlff.potentials.differences import remaining
 from mlff.potentials.expansion import composition, constant_elements
+from mlff.potentials.force_field import ForceField
 from mlff.regression.training_frames import labelled_frames
 from mlff.regression.validation import with_lengthscales
 from mlff.units import atomic_numbers, symbols
@@ -26,6 +28,7 @@ from mlff.units import atomic_numbers, symbols
 logger = logging.getLogger(__name__)
 
 RELATIVE_NOISE = 3e-5  # of the labels' root mean square, where no noise is given
+LEFT = 0.3  # share of the squared forces that a baseline of any use leaves at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +52,17 @@ class Request:
     order: int
 
     @classmethod
-    def of(cls, model, data, labels, noise, atomic_energies, group_noise=None) -> Request:
+    def of(cls, model, data, labels, noise, atomic_energies, group_noise=None, baseline=None) -> Request:
         """From the arguments of `fit`.
 
         Raises:
             ValueError: data, labels, noise and kernel that do not fit together, each with the remedy.
         """
         _require_kernel_and_data(model, data)
-        operators = _operators(labels)
+        operators = operators_of(labels)
         data.charges()  # refuses those that differ
+        if baseline is not None:
+            data = _less_baseline(data, baseline, operators, atomic_energies)
         frames = labelled_frames(model, data, operators, group_noise)
         kernel = model.completed(np.concatenate(frames.compositions))
         if atomic_energies is None:
@@ -108,7 +113,7 @@ def _kind(value) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
-def _operators(labels) -> dict[str, Operator]:
+def operators_of(labels) -> dict[str, Operator]:
     """The operators of what the user asked for, by the names of their labels."""
     if not isinstance(labels, (str, Operator)) and not np.iterable(labels):
         raise ValueError(
@@ -121,6 +126,23 @@ def _operators(labels) -> dict[str, Operator]:
     if len(operators) < len(chosen):
         raise ValueError(f"labels: {', '.join(operators)} are asked for more than once")
     return operators
+
+
+def _less_baseline(data: Dataset, baseline: ForceField, operators: dict[str, Operator], atomic_energies) -> Dataset:
+    """The frames with what a baseline leaves of the labels that are fitted."""
+    if atomic_energies is not None:
+        raise ValueError("atomic_energies: with a baseline they are those of neither; leave them out")
+    rest = remaining(data, baseline, tuple(operators.values()))
+    left, whole = (
+        sum(float(np.sum(np.square(frame.labels["forces"]))) for frame in frames if "forces" in frame.labels)
+        for frames in (rest, data)
+    )
+    if FORCES.name in operators and left > LEFT * whole:
+        logger.warning(
+            "baseline: %.0f %% of the squared forces are left to be learnt; it knows nothing of such frames. One that was fitted to "
+            "others is better fitted to some around these (mlff.sampled)", 100.0 * left / whole,
+        )  # fmt: skip
+    return rest
 
 
 def _highest_order(frames: LabelledFrames, operators: dict[str, Operator]) -> int:

@@ -25,6 +25,8 @@ BETTER = 0.5  # share of the squared errors that an order of shears leaves at mo
 FOLLOWED = 0.25  # share of the squared shears that it leaves at most
 ENOUGH = 5  # frames of a group, of whose shears the order is told
 IN_ORDER = "is their order xx yy zz yz xz xy, as in ASE?"
+PUT_IN_ORDER = "put them in ASE's order, xx yy zz yz xz xy"
+NORMAL, SHEARED = [0, 4, 8], [1, 2, 5]  # of the nine components, the latter as in SHEARS
 NAMES = {"energy": "energies", "forces": "forces", "stress": "stresses"}
 
 
@@ -68,8 +70,7 @@ def _plain(name: str, reference: np.ndarray, predicted: np.ndarray) -> tuple[flo
 def _stress(reference: np.ndarray, predicted: np.ndarray) -> tuple[float, str]:
     """Slope of the normal components, or where it is 1, of the shears."""
     reference, predicted = (values.reshape(-1, 9) for values in (reference, predicted))
-    normal, shears = [0, 4, 8], [1, 2, 5]
-    slope = slope_of(reference[:, normal].ravel(), predicted[:, normal].ravel())
+    slope = slope_of(reference[:, NORMAL].ravel(), predicted[:, NORMAL].ravel())
     if slope < 0.0:
         return slope, "the sign of stress is the other one: tension is positive, stress = −virial/volume; change it"
     if not abs(slope - 1.0) <= TOLERANCE:
@@ -77,30 +78,30 @@ def _stress(reference: np.ndarray, predicted: np.ndarray) -> tuple[float, str]:
             "is stress in eV/Å³ (1 GPa is 0.00624 eV/Å³), positive under tension, and of the method of the other labels? "
             "Or the noise is large"
         )
-    missed = np.sqrt(np.mean((predicted - reference)[:, shears] ** 2))
+    missed = np.sqrt(np.mean((predicted - reference)[:, SHEARED] ** 2))
     if missed <= NOTICED * np.sqrt(np.mean(reference**2)):
         return slope, ""
-    slope = slope_of(reference[:, shears].ravel(), predicted[:, shears].ravel())
-    return slope, f"the shears do not follow: {_order_of(reference[:, shears], predicted[:, shears])}"
+    slope = slope_of(reference[:, SHEARED].ravel(), predicted[:, SHEARED].ravel())
+    return slope, f"the shears do not follow: {_order_of(reference[:, SHEARED], predicted[:, SHEARED])}"
 
 
 def _warn_of_groups(reference: np.ndarray, predicted: np.ndarray, groups: Sequence[str | None]) -> None:
     """Groups of small stresses whose shears have another order, where the slope of all is that of the large ones."""
-    shears = [values.reshape(-1, 9)[:, [1, 2, 5]] for values in (reference, predicted)]
+    shears = [values.reshape(-1, 9)[:, SHEARED] for values in (reference, predicted)]
     names = np.array([group or "no group" for group in groups])
     told, counts = np.unique(names, return_counts=True)
     for name in told[counts >= ENOUGH] if len(told) > 1 else ():
         if found := _exchanged(*(values[names == name] for values in shears)):
             logger.warning(
-                "predicted shears of the %d training frames of group %s would follow the reference if %s; put them in ASE's "
-                "order, xx yy zz yz xz xy", np.sum(names == name), name, found,
+                "predicted shears of the %d training frames of group %s would follow the reference if %s; %s",
+                np.sum(names == name), name, found, PUT_IN_ORDER,
             )  # fmt: skip
 
 
 def _order_of(reference: np.ndarray, predicted: np.ndarray) -> str:
     """What is to be done about shears xy, xz, yz that do not follow: exchange some, where they follow in another order."""
     found = _exchanged(reference, predicted)
-    return f"they would if {found}; put them in ASE's order, xx yy zz yz xz xy" if found else IN_ORDER
+    return f"they would if {found}; {PUT_IN_ORDER}" if found else IN_ORDER
 
 
 def _exchanged(reference: np.ndarray, predicted: np.ndarray) -> str:

@@ -14,9 +14,8 @@ import scipy.optimize
 from mlff.arguments import checked_seed
 from mlff.batching import machine_memory
 from mlff.data.dataset import Dataset
-from mlff.kernels.composed import Kernel, SumKernel
-from mlff.operators import FORCES, Operator, find_operator
-from mlff.potentials.differences import remaining
+from mlff.kernels.composed import Kernel
+from mlff.operators import Operator
 from mlff.potentials.force_field import ForceField
 from mlff.regression.exact import Progress
 from mlff.regression.features import Features, compute_features
@@ -34,7 +33,6 @@ MAX_ROWS = 5000  # of the linear system that is tuned on; larger sets are drawn 
 EVALUATIONS = 40  # of the objective, from one start
 # (length scale of global terms over START times the data's, share of the first term, noise over the labels' root mean square)
 STARTS = ((2.0, None, 1e-2), (6.0, 0.97, 1e-3))
-LEFT = 0.3  # share of the squared forces that a baseline of any use leaves at most
 AT_BOUND = 1.02  # a factor from a bound that counts as there
 
 
@@ -53,7 +51,7 @@ class Tuned:
 
     kernel: Kernel
     noise: dict[str, float]
-    labels: tuple[str | Operator, ...]
+    labels: tuple[Operator, ...]
     summary: dict
     baseline: ForceField | None = None
 
@@ -93,44 +91,23 @@ def tune(
         ValueError: fewer than 3 frames, no positive definite matrix, or what `fit` refuses.
     """
     started = time.perf_counter()
-    if baseline is not None:
-        data = less_baseline(data, baseline, labels, atomic_energies)
-    request = Request.of(model, data, labels, noise, atomic_energies, group_noise)
+    request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
     chosen = _drawn(request, len(data), checked_seed(seed))
     problem = Problem.of(dataclasses.replace(request, frames=request.frames.take(chosen)), noise is None, progress)
-    found = []
-    for k, start in enumerate(STARTS):
-        found.append(_minimised(problem, start, functools.partial(_told, progress, k)))
+    found = [_minimised(problem, start, functools.partial(_told, progress, k)) for k, start in enumerate(STARTS)]
     progress("tune", 1.0)
     best = min(found, key=lambda each: each.objective)
     if not np.isfinite(best.objective):
         raise ValueError(
             "tune: no kernel matrix was positive definite; state a larger noise, or remove near-duplicate frames"
         )
-    kinds = tuple([labels] if isinstance(labels, (str, Operator)) else labels)
-    return dataclasses.replace(_tuned(problem, best, found, kinds, started), baseline=baseline)
-
-
-def less_baseline(data: Dataset, baseline: ForceField, labels, atomic_energies) -> Dataset:
-    """The frames with what a baseline leaves of the labels that are fitted.
-
-    Raises:
-        ValueError: energies of isolated atoms are given, which are not those of the difference; or as `remaining`.
-    """
-    if atomic_energies is not None:
-        raise ValueError("atomic_energies: with a baseline they are those of neither; leave them out")
-    operators = tuple(find_operator(each) for each in ([labels] if isinstance(labels, (str, Operator)) else labels))
-    rest = remaining(data, baseline, operators)
-    left, whole = (
-        sum(float(np.sum(np.square(frame.labels["forces"]))) for frame in frames if "forces" in frame.labels)
-        for frames in (rest, data)
-    )
-    if FORCES in operators and left > LEFT * whole:
-        logger.warning(
-            "baseline: %.0f %% of the squared forces are left to be learnt; it knows nothing of such frames. One that was fitted to "
-            "others is better fitted to some around these (mlff.sampled)", 100.0 * left / whole,
-        )  # fmt: skip
-    return rest
+    tuned = best.model if problem.sizes is None else best.model.scaled(best.last.scale)
+    summary = {
+        **_summary(problem, best, tuned),
+        "evaluations": sum(each.evaluations for each in found),
+        "seconds": time.perf_counter() - started,
+    }
+    return Tuned(tuned.kernel, tuned.noise, tuple(request.operators.values()), summary, baseline)
 
 
 def _told(progress: Progress, k: int, evaluations: int) -> None:
@@ -195,11 +172,9 @@ class Problem:
         if kernel.amplitude is None:
             amplitudes = np.array(self.system(Model(kernel, levels), None).amplitudes)
             if share is not None and len(amplitudes) > 1:
-                amplitudes *= len(amplitudes) * np.array(
-                    [share, *[(1 - share) / (len(amplitudes) - 1)] * (len(amplitudes) - 1)]
-                )
-            parts = tuple(part.replace(amplitude=float(a)) for part, a in zip(kernel.parts, amplitudes, strict=True))
-            kernel = parts[0] if len(parts) == 1 else SumKernel(parts)
+                others = np.full(len(amplitudes) - 1, (1.0 - share) / (len(amplitudes) - 1))
+                amplitudes *= len(amplitudes) * np.append(share, others)
+            kernel = kernel.with_amplitudes(amplitudes.tolist())
         return Model(kernel, levels)
 
     def matrices(self, kernel: Kernel, t: int, part: Kernel) -> KeptBlocks:
@@ -230,11 +205,9 @@ class Problem:
         owner = [(t, i) for t, part in enumerate(kernel.parts) for i in range(len(part.leaves))]
         for k, h in enumerate(hyperparameters):
             if h.kind == "noise":
-                of_kind = [np.full(f.size, 0.0) for f in system.features.observations]
-                for rows, frame in zip(of_kind, system.features.observations, strict=True):
-                    if h.place in frame.places:
-                        rows[frame.places[h.place]] = 1.0
-                gradient[k] = result.along_diagonal(2.0 * system.noise * np.concatenate(of_kind))
+                of_kind = np.zeros(len(system.labels))
+                of_kind[system.features.places[h.place]] = 1.0
+                gradient[k] = result.along_diagonal(2.0 * system.noise * of_kind)
                 continue
             if h.kind == "amplitude":
                 t, change = h.place, matrices[h.place]
@@ -299,30 +272,23 @@ def _minimised(problem: Problem, start: tuple, told: Callable[[int], None]) -> M
     )
 
 
-def _tuned(problem: Problem, best: Minimum, found: list[Minimum], labels: tuple, started: float) -> Tuned:
-    """The best model of all, in the scale of the labels, with what there is to say of it."""
-    model = best.model if problem.sizes is None else best.model.scaled(best.last.scale)
+def _summary(problem: Problem, best: Minimum, tuned: Model) -> dict:
+    """What there is to say of the way to the best model, which has the scale of the labels now."""
     numbers = []
     for h in best.hyperparameters:
-        value = _value(model, h)
-        reached = _value(best.model, h)
-        bound = reached / AT_BOUND <= h.bounds[0] or reached * AT_BOUND >= h.bounds[1]
-        numbers.append(
-            {"name": _name(model.kernel, h), "from": _value(best.start, h), "to": value, "at_bound": bool(bound)}
-        )
+        value, reached = _value(tuned, h), _value(best.model, h)
+        bound = bool(reached / AT_BOUND <= h.bounds[0] or reached * AT_BOUND >= h.bounds[1])
+        numbers.append({"name": _name(tuned.kernel, h), "from": _value(best.start, h), "to": value, "at_bound": bound})
         if bound and h.kind != "amplitude":
             logger.warning("tune: %s ended at %.4g, as far as it was looked for", numbers[-1]["name"], value)
-    traces = _variances(problem, model)
-    summary = {
+    traces = _variances(problem, tuned)
+    return {
         "hyperparameters": numbers,
         "shares": [float(trace / sum(traces)) for trace in traces],
-        "errors_before": found[0].first.errors if found[0].first else {},
+        "errors_before": best.first.errors,
         "errors": best.last.errors,
-        "evaluations": sum(each.evaluations for each in found),
         "frames": len(problem.features.observations),
-        "seconds": time.perf_counter() - started,
     }
-    return Tuned(model.kernel, model.noise, labels, summary)
 
 
 def _value(model: Model, h: Hyperparameter) -> float:

@@ -37,17 +37,13 @@ def baseline_of(train: mlff.Dataset, frames: int) -> tuple[mlff.ForceField, dict
     cheap = mlff.sampled(TBLite(method="GFN2-xTB", verbosity=0), train, frames + 100)
     labelled = time.perf_counter()
     fitted, left = cheap.split(frames, 100, seed=0)
-    baseline = mlff.fit(*_model("fchl19-gpr", fitted))
+    kernel, labels = mlff.recipe("fchl19-gpr", fitted)
+    baseline = mlff.fit(kernel, fitted, labels)
     return baseline, {
         "label_s": labelled - started,
         "baseline_fit_s": time.perf_counter() - labelled,
         "baseline_mev_a": 1e3 * mlff.evaluate(baseline, left).forces_mae,
     }
-
-
-def _model(name: str, data: mlff.Dataset):
-    kernel, labels = mlff.recipe(name, data)
-    return kernel, data, labels
 
 
 def model_of(way: str, train: mlff.Dataset, baseline) -> tuple[mlff.ForceField, dict]:
