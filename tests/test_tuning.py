@@ -101,6 +101,16 @@ def test_scale_of_variances_is_that_of_the_labels(water):
     assert result.scale == pytest.approx(1.0, rel=1e-6)
 
 
+@pytest.mark.parametrize("count", [8, 20])
+def test_what_is_tuned_on_smooth_data_can_be_fitted(count, datasets):
+    """Labels without noise want none, and less than rounding is not found."""
+    water = mlff.Dataset.read(datasets / "water.extxyz")
+    train, test = water.split(count, 60, seed=0)
+    kernel, labels = mlff.recipe("sgdml+soap", train)
+    tuned = mlff.tune(kernel, train, labels)
+    assert mlff.evaluate(mlff.fit(tuned, train), test).forces_mae < 0.05
+
+
 def test_refusals(water):
     kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF())
     with pytest.raises(ValueError, match="2 frames are too few to leave one out"):

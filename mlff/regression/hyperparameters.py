@@ -12,10 +12,12 @@ import numpy as np
 
 from mlff.kernels.composed import Kernel
 from mlff.kernels.radial import Polynomial, Sensitivity
+from mlff.regression.requests import RELATIVE_NOISE
 
 WIDE = {"amplitude": 1e5, "lengthscale": 10.0}  # how far either way from the start
 WIDEST = 1e3  # of other numbers
-NOISE = (1e-7, 0.05)  # of the labels' root mean square: with more, they are not fitted
+# of the labels' root mean square: less is lost in the rounding of the matrix, and with more they are not fitted
+NOISE = (RELATIVE_NOISE, 0.05)
 SMOOTHED = 1.0  # the least length scale of a kernel on the unit sphere
 
 

@@ -23,6 +23,9 @@ from jaxtyping import Float
 
 from mlff.regression.linear_system import LinearSystem
 
+EPSILON = np.finfo(np.float64).eps
+MARGIN = 10.0  # times n ε, the rounding of a factorisation, that the smallest pivot is above
+
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
@@ -104,9 +107,12 @@ def _inverse(system: LinearSystem) -> Float[np.ndarray, "rows rows"]:
     for i, j, block in system.lower():
         (a, b), (c, d) = system.offsets[i : i + 2], system.offsets[j : j + 2]
         matrix[a:b, c:d] = block
+    largest = np.diagonal(matrix).max()
     factor, info = scipy.linalg.lapack.dpotrf(matrix, lower=1, overwrite_a=1)
     if info:
         raise np.linalg.LinAlgError(f"not positive definite at row {info}")
+    if np.diagonal(factor).min() ** 2 < MARGIN * len(factor) * EPSILON * largest:
+        raise np.linalg.LinAlgError("so close to singular that another order of its rows may have no factor")
     inverse, info = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
     if info or not np.isfinite(np.diagonal(inverse)).all():
         raise np.linalg.LinAlgError("the inverse is not finite")
