@@ -185,3 +185,23 @@ def test_features_that_tie_are_no_rearrangement(ethanol):
 def test_arguments_that_a_file_could_not_hold(value):
     with pytest.raises(ValueError, match="must be real numbers"):
         mlff.Descriptor.wrap(functools.partial(with_numbers, kind=value))
+
+
+def test_sums_and_products_are_written_with_plus_and_times():
+    one, two, three = (mlff.LocalKernel(moments, radial) for radial in (mlff.RBF(), mlff.Matern52(), mlff.Matern72()))
+    for written in (one + two + three, one + (two + three), sum((one, two, three))):
+        assert written == mlff.SumKernel((one, two, three))
+    for written in (one * two * three, one * (two * three)):
+        assert written == mlff.ProductKernel((one, two, three))
+    assert one * two + three == mlff.SumKernel((mlff.ProductKernel((one, two)), three))
+    with pytest.raises(ValueError, match="expand a product of sums"):
+        (one + two) * three
+    with pytest.raises(ValueError, match="no amplitude of their own"):
+        one.replace(amplitude=1.0) * two
+    with pytest.raises(ValueError, match="factors of a product must be global kernels, or local kernels"):
+        one * mlff.GlobalKernel(inverse_distances, mlff.RBF())
+    for nonsense in (2.0, None, inverse_distances):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            one + nonsense
+        with pytest.raises(TypeError, match="unsupported operand"):
+            nonsense * one

@@ -1,17 +1,98 @@
-"""Kernels made of kernels: products inside one sum over permutations or environments, and sums."""
+"""What kernels share, and kernels made of kernels: sums, and products inside one sum over permutations or environments."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from mlff.arguments import require_positive
 from mlff.data.permutations import Permutations
-from mlff.kernels.kernels import GlobalKernel, KernelBase, LocalKernel, check_amplitude, environmental, symmetrised
-from mlff.kernels.radial import Product
+from mlff.kernels.descriptor import Descriptor
+from mlff.kernels.radial import Product, Radial
 from mlff.precision import Array
+from mlff.trees import Tree
+
+AMPLITUDE = ", eV², or None to take it from the data"  # what `require_positive` says of it
+
+
+class KernelBase(Tree):
+    """What kernels share: `leaves` hold one descriptor and one radial function each, `parts` are terms of a sum."""
+
+    local = False  # of a leaf: whether it compares environments and not molecules
+
+    def __add__(self, other) -> SumKernel:
+        return SumKernel((self, other)) if isinstance(other, KernelBase) else NotImplemented
+
+    def __radd__(self, other) -> KernelBase:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # what `sum` begins with
+
+    def __mul__(self, other) -> ProductKernel:
+        return ProductKernel((self, other)) if isinstance(other, KernelBase) else NotImplemented
+
+    @property
+    def leaves(self) -> tuple[KernelBase, ...]:
+        return (self,)
+
+    def with_leaves(self, leaves: Sequence) -> KernelBase:
+        """The same kernel of other leaves."""
+        (leaf,) = leaves
+        return leaf
+
+    @property
+    def parts(self) -> tuple[KernelBase, ...]:
+        return (self,)
+
+    def with_amplitudes(self, amplitudes: Sequence[float]) -> KernelBase:
+        """The same kernel with an amplitude A for every part, eV²."""
+        (amplitude,) = amplitudes
+        return self.replace(amplitude=amplitude)
+
+    def completed(self, numbers) -> KernelBase:
+        """With the elements of the data filled in wherever a descriptor or a local kernel takes them."""
+        return self.with_leaves([leaf._completed(numbers) for leaf in self.leaves])
+
+    @property
+    def descriptors(self) -> tuple[Descriptor, ...]:
+        return tuple(leaf.descriptor for leaf in self.leaves)
+
+    @property
+    def radials(self) -> tuple[Radial, ...]:
+        return tuple(leaf.radial for leaf in self.leaves)
+
+    @property
+    def permutations_used(self) -> Permutations | None:
+        """The group that the energy is symmetrised over; None without one."""
+        groups = (getattr(leaf, "permutations", None) for leaf in self.leaves)
+        return next((group for group in groups if group is not None), None)
+
+    @property
+    def transferable(self) -> bool:
+        """Whether molecules of other composition than the training frames' can be evaluated."""
+        return all(leaf.local for leaf in self.leaves)
+
+    def features(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> Float[Array, "e D"]:
+        """φ/ℓ of every environment, shape (e, D); the features of the factors of a product side by side."""
+        return jnp.concatenate(self.feature_blocks(positions, numbers, cell, neighbors), axis=1)
+
+    @property
+    def label(self) -> str:
+        return " + ".join(dict.fromkeys(f"{leaf.descriptor.name}, {leaf.radial.label}" for leaf in self.leaves))
+
+
+def check_amplitude(value) -> None:
+    """Refuse what is no amplitude A of one kernel, eV²: a positive number, or None where the fit finds it.
+
+    Raises:
+        ValueError: several numbers, or one that is not positive.
+    """
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+        raise ValueError(f"amplitude={value!r} must be one number{AMPLITUDE}")
+    require_positive("amplitude", value, AMPLITUDE)
 
 
 class ProductKernel(KernelBase):
@@ -19,29 +100,29 @@ class ProductKernel(KernelBase):
 
         κ(x, x′) = Π_i f_i(|φ_i(x) − φ_i(x′)|²/ℓ_i²)
 
-    The factors are all global with the same permutations, or all local.
+    Also written `one * other`. The factors are all global with the same permutations, or all local.
     A product of sums is no single sum: that is refused.
 
     Raises:
-        ValueError: a factor is itself a sum or product, or the factors are of different kinds or permutations.
+        ValueError: a factor is itself a sum, or the factors are of different kinds or permutations.
     """
 
-    factors: tuple[GlobalKernel | LocalKernel, ...]
+    factors: tuple[KernelBase, ...]
     amplitude: float | Array | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "factors", tuple(self.factors))
-        kinds = {type(factor) for factor in self.factors}
-        if len(kinds) != 1 or not kinds <= {GlobalKernel, LocalKernel}:
+        flat = tuple(part for factor in self.factors for part in _flat(factor))  # a product of products is a product
+        object.__setattr__(self, "factors", flat)
+        if len({type(factor) for factor in flat}) != 1 or any(isinstance(f, (ProductKernel, SumKernel)) for f in flat):
             raise ValueError(
-                "factors of a product must be global kernels, or local kernels, not both, nor sums or products: expand "
-                "a product of sums into a sum of products"
+                "factors of a product must be global kernels, or local kernels, not both, nor sums: expand a product of sums into "
+                "a sum of products"
             )
-        if any(factor.amplitude is not None for factor in self.factors):
+        if any(factor.amplitude is not None for factor in flat):
             raise ValueError("factors of a product have no amplitude of their own; give that of the product")
         check_amplitude(self.amplitude)
-        first = self.factors[0]
-        if kinds == {GlobalKernel} and any(factor.permutations != first.permutations for factor in self.factors):
+        groups = [getattr(factor, "permutations", None) for factor in flat]
+        if any(group != groups[0] for group in groups):
             raise ValueError("factors of a product must share their permutations: they stand inside one sum over them")
 
     @property
@@ -81,8 +162,11 @@ class ProductKernel(KernelBase):
 
     def evaluate(self, system, other) -> Float[Array, ""]:
         """k(x, x′)/A of two systems, straight from the definition; a scalar, differentiable in both."""
-        whole = isinstance(self.factors[0], GlobalKernel)
-        return (symmetrised if whole else environmental)(self, system, other)
+        return (environmental if self.transferable else symmetrised)(self, system, other)
+
+
+def _flat(factor) -> tuple:
+    return factor.factors if isinstance(factor, ProductKernel) and factor.amplitude is None else (factor,)
 
 
 class SumKernel(KernelBase):
@@ -90,13 +174,14 @@ class SumKernel(KernelBase):
 
         k(x, x′) = Σ_i k_i(x, x′)
 
+    Also written `one + other`.
     The terms' amplitudes are all given, or none: then every term has the same share of the prior variance of the labels.
 
     Raises:
         ValueError: some terms have an amplitude and others not.
     """
 
-    terms: tuple[GlobalKernel | LocalKernel | ProductKernel, ...]
+    terms: tuple[KernelBase, ...]
 
     def __post_init__(self):
         terms = tuple(part for term in self.terms for part in term.parts)  # a sum of sums is a sum
@@ -143,4 +228,29 @@ class SumKernel(KernelBase):
         return None if self.terms[0].amplitude is None else tuple(term.amplitude for term in self.terms)
 
 
-Kernel = GlobalKernel | LocalKernel | ProductKernel | SumKernel
+def _squares(one, two) -> Float[Array, "..."]:
+    """One |φ − φ′|² for every block of features, stacked."""
+    return jnp.stack([jnp.sum((a - b) ** 2, axis=-1) for a, b in zip(one, two, strict=True)])
+
+
+def _blocks(kernel, system, positions=None) -> tuple:
+    at = system.positions if positions is None else positions
+    return kernel.feature_blocks(at, system.numbers, system.cell)  # all pairs, nearest images
+
+
+def symmetrised(kernel, system, other) -> Float[Array, ""]:
+    """1/|P| Σ_p f(φ(x), φ(p x′))."""
+    one = _blocks(kernel, system)
+
+    def term(permutation):
+        return kernel.radial.value(*_squares(one, _blocks(kernel, other, jnp.asarray(other.positions)[permutation])))
+
+    return jnp.mean(jax.vmap(term)(jnp.asarray(kernel.group(len(system.numbers)))))
+
+
+def environmental(kernel, system, other) -> Float[Array, ""]:
+    """Σ_ab [z_a = z_b] f(φ_a(x), φ_b(x′))."""
+    one, two = _blocks(kernel, system), _blocks(kernel, other)
+    s = _squares([a[:, None] for a in one], [b[None] for b in two])
+    like = np.asarray(system.numbers)[:, None] == np.asarray(other.numbers)
+    return jnp.sum(jnp.where(like, kernel.radial.value(*s), 0.0))

@@ -17,8 +17,7 @@ from jaxtyping import Float
 from mlff.batching import chunk_size, map_chunks, working_bytes
 from mlff.compiling import jit
 from mlff.data.batches import Batch
-from mlff.kernels.composed import Kernel
-from mlff.kernels.kernels import GlobalKernel
+from mlff.kernels.kernels import GlobalKernel, Kernel
 from mlff.kernels.radial import RBF
 from mlff.kernels.surroundings import Surroundings, surroundings
 from mlff.precision import double_precision

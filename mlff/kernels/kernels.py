@@ -9,75 +9,18 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Collection, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Float
 
-from mlff.arguments import require_positive
 from mlff.data.permutations import Permutations
 from mlff.kernels.components import Components
+from mlff.kernels.composed import KernelBase, ProductKernel, SumKernel, check_amplitude, environmental, symmetrised
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.radial import Radial
 from mlff.precision import Array
-from mlff.trees import Tree
 from mlff.units import HEAVIEST, symbols
-
-AMPLITUDE = ", eV², or None to take it from the data"  # what `require_positive` says of it
-
-
-class KernelBase(Tree):
-    """What kernels share: `leaves` hold one descriptor and one radial function each, `parts` are terms of a sum."""
-
-    @property
-    def leaves(self) -> tuple[GlobalKernel | LocalKernel, ...]:
-        return (self,)
-
-    def with_leaves(self, leaves: Sequence) -> KernelBase:
-        """The same kernel of other leaves."""
-        (leaf,) = leaves
-        return leaf
-
-    @property
-    def parts(self) -> tuple[KernelBase, ...]:
-        return (self,)
-
-    def with_amplitudes(self, amplitudes: Sequence[float]) -> KernelBase:
-        """The same kernel with an amplitude A for every part, eV²."""
-        (amplitude,) = amplitudes
-        return self.replace(amplitude=amplitude)
-
-    def completed(self, numbers) -> KernelBase:
-        """With the elements of the data filled in wherever a descriptor or a local kernel takes them."""
-        return self.with_leaves([leaf._completed(numbers) for leaf in self.leaves])
-
-    @property
-    def descriptors(self) -> tuple[Descriptor, ...]:
-        return tuple(leaf.descriptor for leaf in self.leaves)
-
-    @property
-    def radials(self) -> tuple[Radial, ...]:
-        return tuple(leaf.radial for leaf in self.leaves)
-
-    @property
-    def permutations_used(self) -> Permutations | None:
-        """The group that the energy is symmetrised over; None without one."""
-        groups = (getattr(leaf, "permutations", None) for leaf in self.leaves)
-        return next((group for group in groups if group is not None), None)
-
-    @property
-    def transferable(self) -> bool:
-        """Whether molecules of other composition than the training frames' can be evaluated."""
-        return all(isinstance(leaf, LocalKernel) for leaf in self.leaves)
-
-    def features(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> Float[Array, "e D"]:
-        """φ/ℓ of every environment, shape (e, D); the features of the factors of a product side by side."""
-        return jnp.concatenate(self.feature_blocks(positions, numbers, cell, neighbors), axis=1)
-
-    @property
-    def label(self) -> str:
-        return " + ".join(dict.fromkeys(f"{leaf.descriptor.name}, {leaf.radial.label}" for leaf in self.leaves))
 
 
 def _check_leaf(leaf) -> None:
@@ -90,17 +33,6 @@ def _check_leaf(leaf) -> None:
             f"radial: expected a radial function, Matern52() or Matern52(lengthscale=3.0), received {shown}"
         )
     check_amplitude(leaf.amplitude)
-
-
-def check_amplitude(value) -> None:
-    """Refuse what is no amplitude A of one kernel, eV²: a positive number, or None where the fit finds it.
-
-    Raises:
-        ValueError: several numbers, or one that is not positive.
-    """
-    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
-        raise ValueError(f"amplitude={value!r} must be one number{AMPLITUDE}")
-    require_positive("amplitude", value, AMPLITUDE)
 
 
 def _scaled(leaf, features: Float[Array, "e D"]) -> Float[Array, "e D"]:
@@ -223,6 +155,8 @@ class LocalKernel(KernelBase):
     amplitude: float | Array | None = None
     components: Components | None = None
 
+    local = True
+
     def __post_init__(self):
         _check_leaf(self)
         if self.elements is not None:
@@ -278,29 +212,4 @@ class LocalKernel(KernelBase):
         return environmental(self, system, other)
 
 
-def _squares(one, two) -> Float[Array, "..."]:
-    """One |φ − φ′|² for every block of features, stacked."""
-    return jnp.stack([jnp.sum((a - b) ** 2, axis=-1) for a, b in zip(one, two, strict=True)])
-
-
-def _blocks(kernel, system, positions=None) -> tuple:
-    at = system.positions if positions is None else positions
-    return kernel.feature_blocks(at, system.numbers, system.cell)  # all pairs, nearest images
-
-
-def symmetrised(kernel, system, other) -> Float[Array, ""]:
-    """1/|P| Σ_p f(φ(x), φ(p x′))."""
-    one = _blocks(kernel, system)
-
-    def term(permutation):
-        return kernel.radial.value(*_squares(one, _blocks(kernel, other, jnp.asarray(other.positions)[permutation])))
-
-    return jnp.mean(jax.vmap(term)(jnp.asarray(kernel.group(len(system.numbers)))))
-
-
-def environmental(kernel, system, other) -> Float[Array, ""]:
-    """Σ_ab [z_a = z_b] f(φ_a(x), φ_b(x′))."""
-    one, two = _blocks(kernel, system), _blocks(kernel, other)
-    s = _squares([a[:, None] for a in one], [b[None] for b in two])
-    like = np.asarray(system.numbers)[:, None] == np.asarray(other.numbers)
-    return jnp.sum(jnp.where(like, kernel.radial.value(*s), 0.0))
+Kernel = GlobalKernel | LocalKernel | ProductKernel | SumKernel

@@ -10,10 +10,9 @@ from mlff.arguments import checked_seed, is_number
 from mlff.data.batches import Batch, LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.kernels.components import Components, Moments
-from mlff.kernels.composed import Kernel
 from mlff.kernels.environments import ENVIRONMENTS, features_in, grouped, sees_alone
 from mlff.kernels.jets import block_sizes, require_unit_length
-from mlff.kernels.kernels import LocalKernel
+from mlff.kernels.kernels import Kernel, LocalKernel
 
 DISPLACEMENT = 0.05  # Å, of atoms, to see what changes
 ATOMS = 4000  # of the frames that are looked at

@@ -13,7 +13,7 @@ import numpy as np
 from descriptors.geometry import Neighbors
 from mlff.data.neighbors import wants_list
 from mlff.data.permutations import Permutations
-from mlff.kernels.composed import Kernel
+from mlff.kernels.kernels import Kernel
 from mlff.kernels.surroundings import reach_of
 from mlff.potentials.arguments import require_atoms
 from mlff.potentials.expansion import Channel, Curvature, Expansion, Part, constant_elements

@@ -24,9 +24,9 @@ from flax import struct
 from jaxtyping import Float, Integer
 
 from descriptors.geometry import Environments
-from mlff.kernels.composed import Kernel
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.environments import environment_features
+from mlff.kernels.kernels import Kernel
 from mlff.kernels.radial import require_order
 from mlff.potentials.coverage import spacings, training_distance
 from mlff.potentials.layout import Members

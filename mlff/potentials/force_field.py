@@ -17,8 +17,8 @@ from mlff.data.batches import Batch, LabelledFrames
 from mlff.data.cells import stated, states_no_period, volume
 from mlff.data.neighbors import wants_list
 from mlff.data.permutations import Permutations
-from mlff.kernels.composed import Kernel
 from mlff.kernels.descriptor import Descriptor
+from mlff.kernels.kernels import Kernel
 from mlff.kernels.surroundings import Surroundings
 from mlff.operators import ENERGY, FORCES, HESSIAN, HESSIAN_PRODUCTS, STRESS, Operator, order_of
 from mlff.potentials.arguments import chosen_atoms, coordinates, displacements, one_geometry, require_atoms

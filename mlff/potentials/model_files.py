@@ -18,7 +18,7 @@ import numpy as np
 from mlff import archive
 from mlff.expected import LAST_ELEMENT, Expected, array, instance, optional, require, require_known, wholes
 from mlff.files import named_file
-from mlff.kernels.kernels import KernelBase
+from mlff.kernels.composed import KernelBase
 from mlff.potentials import exported
 from mlff.potentials.consistent import require_consistent
 from mlff.potentials.force_field import ForceField

@@ -15,8 +15,8 @@ import numpy as np
 
 from mlff.compiling import UNOPTIMISED
 from mlff.data.batches import Batch
-from mlff.kernels.composed import Kernel
 from mlff.kernels.environments import sees_alone
+from mlff.kernels.kernels import Kernel
 from mlff.kernels.surroundings import Surroundings, surroundings
 from mlff.potentials.consistent import expansions
 from mlff.potentials.expansion import Channel, Expansion, Part

@@ -17,8 +17,8 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 
-from mlff.kernels.composed import Kernel
 from mlff.kernels.environments import Surrounded, block_size, environment_jets
+from mlff.kernels.kernels import Kernel
 from mlff.operators import ENERGY, FORCES, STRESS, Operator
 from mlff.regression.gram import feature_slices, radial_derivatives
 from mlff.threads import map_threads

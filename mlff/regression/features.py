@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mlff.data.batches import LabelledFrames
-from mlff.kernels.composed import Kernel
 from mlff.kernels.exchange import feature_permutations
 from mlff.kernels.jets import block_sizes, jets
+from mlff.kernels.kernels import Kernel
 from mlff.operators import find_operator
 from mlff.regression.observations import FrameObservations, Noise, observe, rows_of_frames
 from mlff.regression.terms import Term

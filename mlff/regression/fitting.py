@@ -11,7 +11,7 @@ import numpy as np
 from mlff.arguments import checked_seed
 from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
-from mlff.kernels.composed import Kernel
+from mlff.kernels.kernels import Kernel
 from mlff.operators import ENERGY, FORCES, STRESS, Operator
 from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion, composition

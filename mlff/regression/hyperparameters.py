@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mlff.kernels.composed import Kernel
+from mlff.kernels.kernels import Kernel
 from mlff.kernels.radial import Polynomial, Sensitivity
 from mlff.regression.requests import RELATIVE_NOISE
 

@@ -16,9 +16,9 @@ from jaxtyping import Float, Integer
 from mlff.batching import chunk_size
 from mlff.data.batches import Batch, LabelledFrames
 from mlff.data.cells import volume
-from mlff.kernels.composed import Kernel
 from mlff.kernels.environments import ENVIRONMENTS, Surrounded, environments_by_element, grouped, sees_alone
 from mlff.kernels.jets import block_sizes, feature_values
+from mlff.kernels.kernels import Kernel
 from mlff.kernels.surroundings import reach_of
 from mlff.potentials.expansion import Channel, Part, composition, constant_elements
 from mlff.potentials.record import LABELS, VALUES, start_frame

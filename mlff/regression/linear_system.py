@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mlff.kernels.composed import Kernel
+from mlff.kernels.kernels import Kernel
 from mlff.potentials.expansion import composition, constant_elements
 from mlff.regression.features import Features
 from mlff.regression.kernel_blocks import Blocks, KernelBlocks, kernel_product

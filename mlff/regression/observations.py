@@ -10,8 +10,8 @@ import numpy as np
 
 from mlff.batching import chunk_size, machine_memory, map_chunks
 from mlff.data.batches import Batch, arguments_of
-from mlff.kernels.composed import Kernel
 from mlff.kernels.jets import bends
+from mlff.kernels.kernels import Kernel
 from mlff.operators import Functionals, Operator, find_operator, functionals, order_of
 from mlff.regression.rows import Rows, measured, pack, restricted, seen_coordinates, span, stack, visible_labels
 

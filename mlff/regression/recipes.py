@@ -11,10 +11,10 @@ from descriptors import fchl19, inverse_distances, soap
 from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.data.permutations import Permutations, find_permutations
-from mlff.kernels.composed import Kernel, SumKernel
+from mlff.kernels.composed import SumKernel
 from mlff.kernels.descriptor import import_descriptor
 from mlff.kernels.jets import feature_shape
-from mlff.kernels.kernels import GlobalKernel, LocalKernel
+from mlff.kernels.kernels import GlobalKernel, Kernel, LocalKernel
 from mlff.kernels.radial import RBF, Matern52, Polynomial, Radial
 from mlff.kernels.reduction import reduced
 from mlff.potentials.training import train_schnet

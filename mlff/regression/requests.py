@@ -13,9 +13,9 @@ from mlff.arguments import LARGEST, is_number, unwrapped
 from mlff.data.batches import LabelledFrames, arguments_of
 from mlff.data.dataset import Dataset
 from mlff.data.hessian_checks import require_unprojected
-from mlff.kernels.composed import Kernel
 from mlff.kernels.exchange import check_symmetry
 from mlff.kernels.jets import require_unit_length
+from mlff.kernels.kernels import Kernel
 from mlff.kernels.radial import require_order
 from mlff.operators import FORCES, HESSIAN, Operator, find_operator, order_of
 from mlff.potentials.differences import remaining

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mlff.data.batches import LabelledFrames
-from mlff.kernels.composed import Kernel
+from mlff.kernels.kernels import Kernel
 from mlff.potentials.expansion import Expansion
 from mlff.regression.exact import Progress, factorise
 from mlff.regression.features import compute_features

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlff.arguments import is_number
 from mlff.data.batches import LabelledFrames
-from mlff.kernels.composed import Kernel
+from mlff.kernels.kernels import Kernel
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.inducing import EnvironmentValues, FrameLabels, Inducing, farthest_frames
 from mlff.regression.requests import Request

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mlff.data.batches import Batch
-from mlff.kernels.composed import Kernel
 from mlff.kernels.jets import bends, image_tangents
+from mlff.kernels.kernels import Kernel
 from mlff.potentials.expansion import Channel, Part
 from mlff.regression.gram import Side
 from mlff.regression.observations import FrameObservations

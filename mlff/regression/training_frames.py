@@ -11,7 +11,7 @@ from mlff.data.batches import LabelledFrames
 from mlff.data.cells import volume
 from mlff.data.dataset import Dataset
 from mlff.data.permutations import Permutations
-from mlff.kernels.composed import Kernel
+from mlff.kernels.kernels import Kernel
 from mlff.operators import STRESS, Operator
 
 

@@ -14,7 +14,7 @@ import scipy.optimize
 from mlff.arguments import checked_seed
 from mlff.batching import machine_memory
 from mlff.data.dataset import Dataset
-from mlff.kernels.composed import Kernel
+from mlff.kernels.kernels import Kernel
 from mlff.operators import Operator
 from mlff.potentials.force_field import ForceField
 from mlff.regression.exact import Progress

@@ -13,9 +13,8 @@ from scipy.spatial.distance import pdist
 from mlff.arguments import checked_seed
 from mlff.batching import machine_memory
 from mlff.data.batches import LabelledFrames
-from mlff.kernels.composed import Kernel
 from mlff.kernels.jets import feature_values
-from mlff.kernels.kernels import GlobalKernel, LocalKernel
+from mlff.kernels.kernels import GlobalKernel, Kernel, LocalKernel
 from mlff.operators import find_operator
 from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
 from mlff.regression.features import Features, compute_features
