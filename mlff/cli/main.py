@@ -1,4 +1,4 @@
-"""The command line: `mlff fit`, `mlff test`, `mlff compress`, `mlff md`, `mlff show`. Every heavy import waits until it is needed."""
+"""The command line: `mlff fit`, `compare`, `test`, `compress`, `md`, `show`, `audit`. Every heavy import waits until it is needed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mlff.cli import compare as cli_compare
 from mlff.cli import compress as cli_compress
 from mlff.cli import fit as cli_fit
 from mlff.cli import md as cli_md
@@ -34,6 +35,7 @@ def _root() -> None:
     """Force fields from reference calculations.
 
     \b
+    mlff compare ethanol.extxyz
     mlff fit ethanol.extxyz --train 200 --out ethanol.mlff
     mlff md ethanol.mlff --temperature 300 --steps 20000 --out run.traj
     """
@@ -93,6 +95,7 @@ def test(
         terminal.say(f"wrote {plot}")
 
 
+app.command()(cli_compare.compare)
 app.command()(cli_compress.compress)
 app.command()(cli_md.md)
 

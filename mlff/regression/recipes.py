@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from descriptors import fchl19, inverse_distances, soap
 from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
@@ -33,6 +35,8 @@ class Recipe:
         labels: what it is fitted to; stresses where frames have them.
         build: (frames, radial function, permutations or None, seed, progress, settings of the descriptor) → kernel.
         symmetric: whether it takes the permutations of identical atoms.
+        whole: whether it compares whole molecules, so frames of one composition that are not periodic.
+        summed: whether it is a sum, whose amplitudes want tuning.
         drawn: whether building it draws random numbers.
         inducing: how many environments span it; None for an exact model.
     """
@@ -42,6 +46,8 @@ class Recipe:
     labels: tuple[str, ...]
     build: Callable[[Dataset, Radial, Permutations | None, int, Progress, Mapping[str, Any]], Kernel]
     symmetric: bool = False
+    whole: bool = False
+    summed: bool = False
     drawn: bool = False
     inducing: int | None = None
 
@@ -95,15 +101,15 @@ SETTINGS: Mapping[str, Any] = {}
 RECIPES = {
     "gdml": Recipe(
         "inverse distances, Matérn-5/2 (Chmiela et al., Sci. Adv. 3, e1603015, 2017)",
-        Matern52(), FORCES, _global(inverse_distances),
+        Matern52(), FORCES, _global(inverse_distances), whole=True,
     ),
     "sgdml": Recipe(
         "the same, symmetrised over permutations (Chmiela et al., Nat. Commun. 9, 3887, 2018)",
-        Matern52(), FORCES, _global(inverse_distances), symmetric=True,
+        Matern52(), FORCES, _global(inverse_distances), symmetric=True, whole=True,
     ),
     "sgdml-rbf": Recipe(
         "sGDML with the squared exponential (Schmitz et al., J. Phys. Chem. Lett. 13, 10183, 2022)",
-        RBF(), FORCES, _global(inverse_distances), symmetric=True,
+        RBF(), FORCES, _global(inverse_distances), symmetric=True, whole=True,
     ),
     "fchl19-gpr": Recipe(
         "atomic environments as FCHL19 (Christensen et al., J. Chem. Phys. 152, 044107, 2020)",
@@ -111,11 +117,11 @@ RECIPES = {
     ),
     "global-fchl19": Recipe(
         "FCHL19 of all atoms as one descriptor (Schmitz et al., 2022)",
-        RBF(), FORCES, _global(fchl19),
+        RBF(), FORCES, _global(fchl19), whole=True,
     ),
     "sfchl19": Recipe(
         "global FCHL19, symmetrised over permutations (Schmitz et al., 2022)",
-        RBF(), FORCES, _global(fchl19), symmetric=True,
+        RBF(), FORCES, _global(fchl19), symmetric=True, whole=True,
     ),
     "schnet-kernel": Recipe(
         "atomic features of a SchNet trained on the same frames (Schütt et al., J. Chem. Phys. 148, 241722, 2018)",
@@ -127,12 +133,12 @@ RECIPES = {
     ),
     "sgdml+soap": Recipe(
         "sum of the first two kinds: inverse distances symmetrised, and SOAP of atoms; its amplitudes want tuning",
-        RBF(), BOTH, _sum_of(_global(inverse_distances), _local(NARROW)), symmetric=True,
+        RBF(), BOTH, _sum_of(_global(inverse_distances), _local(NARROW)), symmetric=True, whole=True, summed=True,
     ),
     "sgdml+soap+fchl19": Recipe(
         "the same and FCHL19; with tuning the most accurate with few frames",
         RBF(), BOTH,
-        _sum_of(_global(inverse_distances), _local(NARROW), _local(fchl19)), symmetric=True,
+        _sum_of(_global(inverse_distances), _local(NARROW), _local(fchl19)), symmetric=True, whole=True, summed=True,
     ),
     "soap-gap": Recipe(
         "for crystals: a sparse model of the same, powers of scalar products (Bartók, Csányi, Int. J. Quantum Chem. 115, 1051, 2015)",
@@ -144,6 +150,17 @@ RECIPES = {
 def default_recipe(data: Dataset) -> str:
     """The recipe for frames of which nothing else is known: one for crystals where some are periodic, else sGDML."""
     return "soap-gap" if any(frame.system.pbc.any() for frame in data) else "sgdml"
+
+
+def fitting(data: Dataset) -> list[str]:
+    """The recipes that can be fitted to such frames at once: not those whose features have to be trained first."""
+    first = data[0].numbers
+    alike = all(np.array_equal(frame.numbers, first) and not frame.system.pbc.any() for frame in data)
+    # sparse models are for more environments than an exact one can take, which molecules have not at first
+    return [
+        name for name, each in RECIPES.items()
+        if not each.drawn and (each.inducing is None if alike else not each.whole)
+    ]  # fmt: skip
 
 
 def recipe(
