@@ -10,7 +10,16 @@ from typer.testing import CliRunner
 import mlff
 from mlff.cli import compare as cli_compare
 from mlff.cli.main import app
-from mlff.quality.comparison import Candidate, Comparison, Outcome, compared, front_figure, geometry_seconds, sizes
+from mlff.quality.comparison import (
+    Candidate,
+    Comparison,
+    Outcome,
+    candidates,
+    compared,
+    front_figure,
+    geometry_seconds,
+    sizes,
+)
 from mlff.quality.report import png
 from mlff.regression.recipes import RECIPES, fitting
 
@@ -42,10 +51,12 @@ def race(laws, rounds, budget):
 
 
 def test_rounds_end_with_all_frames_and_begin_with_enough_atoms():
-    assert sizes(800, 9.0) == [50, 200, 800]
-    assert sizes(171, 60.0) == [10, 42, 171]
-    assert sizes(40, 9.0) == [40]
-    assert sizes(4, 2.0) == [4]
+    molecule = mlff.Dataset.read(ETHANOL, index=":3")
+    exact, sparse = [Candidate("sgdml")], [Candidate("sgdml"), Candidate("soap-gap")]
+    assert sizes(800, molecule, exact) == [50, 200, 800]
+    assert sizes(800, molecule, sparse) == [800]
+    assert sizes(4000, molecule, [Candidate("fchl19-gpr", inducing=10)]) == [250, 1000, 4000]
+    assert sizes(40, molecule, exact) == [40]
 
 
 def test_the_better_half_goes_on_and_the_best_with_most_frames_is_taken():
@@ -71,6 +82,14 @@ def test_no_more_time_is_taken_than_there_is():
             assert found.best.frames == 160
         if budget == 10.0:  # the last round is not begun by what cannot end
             assert all("needed" in outcome.failure for outcome in found.outcomes if outcome.frames == 160)
+
+
+def test_one_that_does_not_end_leaves_time_for_the_others():
+    laws = {"a": lambda n: (1.0, 1.0), "endless": lambda n: (1.0, 1e9), **{name: lambda n: (1.0, 1.0) for name in "bc"}}
+    world, found = race(laws, [10], 20.0)
+    assert [name for name, _ in world.begun] == list(laws)
+    assert found.outcomes[1].failure == "stopped"
+    assert len(found.succeeded) == 3
 
 
 def test_the_front_is_what_nothing_beats_in_error_and_both_costs():
@@ -103,6 +122,13 @@ def test_recipes_fit_molecules_or_crystals():
     other = mlff.Dataset([molecule[0], mlff.Frame(mlff.System.from_ase(atoms[:5]), {})])
     for data in (crystal, other):
         assert fitting(data) == ["fchl19-gpr", "soap-gpr", "soap-gap"]
+    assert list(map(str, candidates(crystal))) == ["soap-gap", "fchl19-gpr, 1000 points", "soap-gpr, 1000 points"]
+    assert [str(each) for each in candidates(molecule, ["sgdml+soap", "fchl19-gpr"])] == [
+        "fchl19-gpr",
+        "sgdml+soap, tuned",
+    ]
+    sparse = Candidate("soap-gpr", inducing=1000)
+    assert sparse.options == ("--recipe", "soap-gpr", "--inducing", "1000")
 
 
 def test_every_recipe_that_fits_crystals_takes_cells():

@@ -42,9 +42,8 @@ def compare(
     """
     from mlff.data.dataset import Dataset
     from mlff.files import PNG, reserved, write_whole
-    from mlff.quality.comparison import Candidate, compared, front_figure, sizes
+    from mlff.quality.comparison import candidates, compared, front_figure, sizes
     from mlff.quality.report import png
-    from mlff.regression.recipes import RECIPES, fitting
 
     if not 0 < budget < float("inf"):
         raise ValueError(f"--budget {budget:g}: must be a positive number of seconds")
@@ -55,10 +54,9 @@ def compare(
         frames = Dataset.read(data, units=units, keys=parse_keys(key))
         most = _most(frames, train, test)
         progress("read", 1.0)
-        names = [each.value for each in recipe] if recipe else fitting(frames)
-        candidates = sorted((Candidate(name, RECIPES[name].summed) for name in names), key=lambda each: each.tuned)
+        models = candidates(frames, [each.value for each in recipe or ()])
         fit = _Fit(data, frames, test, units, key, seed, started, budget, progress)
-        outcome = compared(candidates, sizes(most, _atoms(frames)), fit.run, budget - (time.monotonic() - started))
+        outcome = compared(models, sizes(most, frames, models), fit.run, budget - (time.monotonic() - started))
         best = outcome.best
         if plot is not None:
             write_whole(plot, png(front_figure(outcome)))
@@ -86,10 +84,6 @@ def _most(frames, train: int | None, test: pathlib.Path | None) -> int:
             f"--train {train}: must be at least 2 and at most {limit}, of {count} frames in {frames.source}"
         )
     return train
-
-
-def _atoms(frames) -> float:
-    return sum(len(frame.numbers) for frame in frames) / len(frames)
 
 
 class _Fit:
@@ -130,7 +124,9 @@ class _Fit:
                 )
             except subprocess.TimeoutExpired:
                 self.progress(stage, 1.0)
-                return Outcome(candidate, frames, limit, failure=f"stopped after {limit:.0f} s, when the time was over")
+                return Outcome(
+                    candidate, frames, limit, failure=f"stopped after {limit:.0f} s, which was its part of the time"
+                )
             seconds = time.monotonic() - begun
             said = _last_object(ended.stdout)
             if ended.returncode != 0 or said.get("forces_mae") is None:

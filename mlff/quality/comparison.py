@@ -10,30 +10,54 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
+from mlff.data.dataset import Dataset
 from mlff.potentials.force_field import ForceField
+from mlff.regression.recipes import RECIPES, default_recipe, fitting
 
+POINTS = 1000  # of sparse models
 STEP = 4  # times more frames from one round to the next
-LEAST = 450  # atoms in all that the first round has at least
+LEAST, LEAST_SPARSE = 450, 2000  # atoms in all that the first round has at least; sparse models take long to compile
 SHARE = 0.5  # of the time that is left, for a round that is not the last
-GROWTH = 2  # exponent of what grows with the frames: the kernel matrix, before its factorisation outweighs it
+PATIENCE = 2.0  # times its part of the first round that a candidate may take
+EARLY = 0.75  # exponent of what grows with the frames at first
+GROWTH = 2  # the same from two rounds on: the kernel matrix, before its factorisation outweighs it
 ROUGH = 2.0  # factor by which less time may be needed than is foreseen
 AGAIN = 20  # evaluations that the time of one is the median of
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A model that may be the best: a recipe, as it is or tuned."""
+    """A model that may be the best: a recipe, as it is, tuned, or sparse."""
 
     recipe: str
     tuned: bool = False
+    inducing: int | None = None
 
     @property
     def options(self) -> tuple[str, ...]:
         """What `mlff fit` is told."""
-        return ("--recipe", self.recipe, *(("--tune",) if self.tuned else ()))
+        sparse = () if self.inducing is None else ("--inducing", str(self.inducing))
+        return ("--recipe", self.recipe, *sparse, *(("--tune",) if self.tuned else ()))
 
     def __str__(self) -> str:
-        return self.recipe + ", tuned" * self.tuned
+        sparse = "" if self.inducing is None else f", {self.inducing} points"
+        return self.recipe + sparse + ", tuned" * self.tuned
+
+
+def candidates(data: Dataset, names: Sequence[str] = ()) -> list[Candidate]:
+    """What is compared: recipes of these names, or all that fit the data; sums are tuned, and come last, as they take longest.
+
+    Models of single environments are sparse where frames are no molecules of one composition, as exact ones of a few cells already are
+    larger than they are worth.
+    """
+    fit = fitting(data)
+    alike = any(RECIPES[name].whole for name in fit)
+    found = []
+    for name in names or fit:
+        each = RECIPES[name]
+        sparse = POINTS if not (alike or each.whole or each.drawn) and each.inducing is None else None
+        found.append(Candidate(name, each.summed, sparse))
+    return sorted(found, key=lambda each: (each.tuned, each.recipe != default_recipe(data)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +119,17 @@ def _costs(outcome: Outcome) -> np.ndarray:
     return np.array([outcome.forces, outcome.seconds, outcome.geometry])
 
 
-def sizes(most: int, atoms: float) -> list[int]:
+def sizes(most: int, data: Dataset, models: Sequence[Candidate]) -> list[int]:
     """Numbers of training frames of the rounds, the last with all of them.
 
     Arguments:
         most: how many frames there are to train on.
-        atoms: how many a frame has, in the mean.
+        models: that are compared.
     """
+    atoms = sum(len(frame.numbers) for frame in data) / len(data)
+    sparse = any((model.inducing or RECIPES[model.recipe].inducing) is not None for model in models)
     found = [most]
-    while found[-1] // STEP * atoms >= LEAST:
+    while found[-1] // STEP * atoms >= (LEAST_SPARSE if sparse else LEAST):
         found.append(found[-1] // STEP)
     return found[::-1]
 
@@ -121,7 +147,7 @@ def compared(
     round takes half of the time that is left, the last one all of it.
 
     Arguments:
-        candidates: in the order of the first round.
+        candidates: in the order of the first round; of the first a result is wanted most.
         rounds: numbers of training frames, ascending.
         run: (candidate, frames, seconds that are left) → what became of it, at the latest after so many seconds.
         budget: seconds in all.
@@ -134,14 +160,16 @@ def compared(
         last = frames == rounds[-1]
         until = end if last else clock() + SHARE * (end - clock())
         ended = []
-        for candidate in going:
+        for k, candidate in enumerate(going):
             left, needed = until - clock(), _foreseen(outcomes, candidate, frames)
             # nothing comes after the last round, and what is foreseen is rough
             if left <= (needed / ROUGH if last else needed):
                 failure = "no time was left" if left <= 0 else f"{left:.0f} s were left, of about {needed:.0f} needed"
                 outcomes.append(Outcome(candidate, frames, 0.0, failure=failure))
                 continue
-            outcomes.append(run(candidate, frames, left))
+            # where nothing is known yet, none but the first, the default, may use up what others wait for
+            limit = left if needed or not k else min(left, PATIENCE * left / (len(going) - k))
+            outcomes.append(run(candidate, frames, limit))
             if outcomes[-1].failure is None:
                 ended.append(outcomes[-1])
         ended.sort(key=lambda outcome: outcome.forces)
@@ -151,7 +179,7 @@ def compared(
 
 def _foreseen(outcomes: Sequence[Outcome], candidate: Candidate, frames: int) -> float:
     """Seconds that a candidate will take with more frames: a constant, and what grows. After one round the constant is the time
-    of the quickest candidate, and the rest is taken to grow with the frames, as much of it is compilation."""
+    of the quickest candidate; of the rest much is compilation, so it grows less than the frames."""
     ended = [outcome for outcome in outcomes if outcome.failure is None]
     own = [outcome for outcome in ended if outcome.candidate == candidate]
     if not own:
@@ -159,7 +187,7 @@ def _foreseen(outcomes: Sequence[Outcome], candidate: Candidate, frames: int) ->
     at = own[-1]
     if len(own) == 1:
         constant = min(outcome.seconds for outcome in ended if outcome.frames == at.frames)
-        return constant + (at.seconds - constant) * frames / at.frames
+        return constant + (at.seconds - constant) * (frames / at.frames) ** EARLY
     before = own[-2]
     slope = max(0.0, at.seconds - before.seconds) / (at.frames**GROWTH - before.frames**GROWTH)
     return at.seconds + slope * (frames**GROWTH - at.frames**GROWTH)
