@@ -124,9 +124,8 @@ class _Fit:
                 )
             except subprocess.TimeoutExpired:
                 self.progress(stage, 1.0)
-                return Outcome(
-                    candidate, frames, limit, failure=f"stopped after {limit:.0f} s, which was its part of the time"
-                )
+                failure = f"stopped after {limit:.0f} s, which was its part of the time"
+                return Outcome(candidate, frames, limit, failure=failure, late=True)
             seconds = time.monotonic() - begun
             said = _last_object(ended.stdout)
             if ended.returncode != 0 or said.get("forces_mae") is None:
@@ -196,6 +195,8 @@ def _say(outcome, command: str) -> None:
         mark = "best" if each is outcome.best else "front" if outcome.on_front(each) else ""
         rows.append([*named, energy, short(1e3 * each.forces), *costs, mark])
     terminal.table(header, rows)
+    if any(each.late for each in outcome.outcomes):
+        terminal.say("not everything was fitted in this time; with a larger --budget it would be")
     best = outcome.best
     terminal.say("front: with as many frames none is better in error, training time and time of a geometry at once")
     terminal.say(f"best: {best.candidate} with {best.frames} frames, forces {short(1e3 * best.forces)} meV/Å:")

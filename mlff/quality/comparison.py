@@ -72,6 +72,7 @@ class Outcome:
         memory: peak of the process, MB.
         geometry: seconds of energy and forces of one geometry.
         failure: why there are no errors.
+        late: whether that is for want of time.
     """
 
     candidate: Candidate
@@ -82,6 +83,7 @@ class Outcome:
     memory: float | None = None
     geometry: float | None = None
     failure: str | None = None
+    late: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +167,7 @@ def compared(
             # nothing comes after the last round, and what is foreseen is rough
             if left <= (needed / ROUGH if last else needed):
                 failure = "no time was left" if left <= 0 else f"{left:.0f} s were left, of about {needed:.0f} needed"
-                outcomes.append(Outcome(candidate, frames, 0.0, failure=failure))
+                outcomes.append(Outcome(candidate, frames, 0.0, failure=failure, late=True))
                 continue
             # where nothing is known yet, none but the first, the default, may use up what others wait for
             limit = left if needed or not k else min(left, PATIENCE * left / (len(going) - k))
