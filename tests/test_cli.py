@@ -112,6 +112,27 @@ def test_show(folder):
     assert not re.search(r"\d\.\d{7}", text)  # of no use to anybody
 
 
+def test_sums_and_potentials_without_frames_are_tested_and_shown(tmp_path, datasets):
+    """They have no number of training frames of their own, which ended `mlff test --json` in a traceback."""
+    file = datasets / "ethanol.extxyz"
+    data = mlff.Dataset.read(file, index=":6")
+    kernel = mlff.recipe("sgdml", data, mlff.RBF(lengthscale=5.0), reach="none")[0]
+    first, repulsion = mlff.fit(kernel, data), mlff.ForceField.of(mlff.PairRepulsion(cutoff=0.9), data[0].numbers)
+    corrected = mlff.fit(kernel, mlff.Dataset.read(file, index="4:10"), baseline=first)  # shares two frames
+    for potential, frames, told in (
+        (repulsion, None, 0),
+        (repulsion + first, 6, 1),
+        (corrected, 10, 2),
+    ):
+        potential.save(tmp_path / "one.mlff")
+        tested = called("test", "one.mlff", file, "--frames", "20:23", "--json", cwd=tmp_path)
+        assert json.loads(tested.stdout)["n_train"] == frames
+        shown = called("show", "one.mlff", cwd=tmp_path).stdout
+        assert shown.count("  trained on 6 frames of ethanol.extxyz") == told
+        facts = json.loads(called("show", "one.mlff", "--json", cwd=tmp_path).stdout)
+        assert [term["n_train"] for term in facts.get("terms", ()) if "n_train" in term] == [6] * told
+
+
 def test_a_device_that_is_not_there(folder, datasets):
     environment = {**os.environ, "JAX_PLATFORMS": "cuda"}
     done = subprocess.run(

@@ -66,6 +66,7 @@ def test(
     from mlff.files import PNG, reserved, write_whole
     from mlff.potentials.errors import evaluate, group_texts, short
     from mlff.potentials.model_files import load
+    from mlff.potentials.record import frames_learnt
 
     wanted = parse_labels(labels)
     with reserved({"--plot": plot}, [model, data], {"--plot": PNG}), terminal.progress() as progress:
@@ -84,7 +85,7 @@ def test(
         progress("test", 1.0)
     if as_json:
         return terminal.print_json(
-            {**evaluation.summary(), "n_train": force_field.record["n_train"], "seconds": seconds}
+            {**evaluation.summary(), "n_train": frames_learnt(force_field.record), "seconds": seconds}
         )
     terminal.say(str(evaluation))
     for line in group_texts(evaluation.summary()):

@@ -114,6 +114,11 @@ def fingerprints_of(record: Mapping) -> frozenset[str]:
     return frozenset(print for each in record.get("terms", [record]) for print in each.get("fingerprints", ()))
 
 
+def frames_learnt(record: Mapping) -> int | None:
+    """How many frames a potential was trained on, or the terms of a sum in all, each frame counted once; None where none says."""
+    return record.get("n_train", len(fingerprints_of(record)) or None)
+
+
 def start_geometry(frames: LabelledFrames) -> dict[str, Any]:
     """The geometry of `start_frame`, as a record has it."""
     best = start_frame(frames)

@@ -16,7 +16,7 @@ from mlff.regression.recipes import RECIPES, default_recipe, fitting
 
 POINTS = 1000  # of sparse models
 STEP = 4  # times more frames from one round to the next
-LEAST, LEAST_SPARSE = 450, 2000  # atoms in all that the first round has at least; sparse models take long to compile
+LEAST, LEAST_SPARSE = 450, 750  # atoms in all that the first round has at least; sparse models take long to compile
 SHARE = 0.5  # of the time that is left, for a round that is not the last
 PATIENCE = 2.0  # times its part of the first round that a candidate may take
 EARLY = 0.75  # exponent of what grows with the frames at first
@@ -146,7 +146,7 @@ def compared(
     """Fit candidates to as many frames as there is time for.
 
     Of every round the better half goes on to the next, with more frames, best first; what would not end in time is not begun. A
-    round takes half of the time that is left, the last one all of it.
+    round takes half of the time that is left; its first candidate, and the last round, may take all of it.
 
     Arguments:
         candidates: in the order of the first round; of the first a result is wanted most.
@@ -163,13 +163,13 @@ def compared(
         until = end if last else clock() + SHARE * (end - clock())
         ended = []
         for k, candidate in enumerate(going):
-            left, needed = until - clock(), _foreseen(outcomes, candidate, frames)
+            left, needed = (until if k else end) - clock(), _foreseen(outcomes, candidate, frames)
             # nothing comes after the last round, and what is foreseen is rough
             if left <= (needed / ROUGH if last else needed):
                 failure = "no time was left" if left <= 0 else f"{left:.0f} s were left, of about {needed:.0f} needed"
                 outcomes.append(Outcome(candidate, frames, 0.0, failure=failure, late=True))
                 continue
-            # where nothing is known yet, none but the first, the default, may use up what others wait for
+            # where nothing is known yet, none but the first may use up what others wait for
             limit = left if needed or not k else min(left, PATIENCE * left / (len(going) - k))
             outcomes.append(run(candidate, frames, limit))
             if outcomes[-1].failure is None:
@@ -181,14 +181,15 @@ def compared(
 
 def _foreseen(outcomes: Sequence[Outcome], candidate: Candidate, frames: int) -> float:
     """Seconds that a candidate will take with more frames: a constant, and what grows. After one round the constant is the time
-    of the quickest candidate; of the rest much is compilation, so it grows less than the frames."""
+    of the quickest candidate, or half of its own; of the rest much is compilation, so it grows less than the frames."""
     ended = [outcome for outcome in outcomes if outcome.failure is None]
     own = [outcome for outcome in ended if outcome.candidate == candidate]
     if not own:
         return 0.0
     at = own[-1]
     if len(own) == 1:
-        constant = min(outcome.seconds for outcome in ended if outcome.frames == at.frames)
+        quickest = min(outcome.seconds for outcome in ended if outcome.frames == at.frames)
+        constant = min(quickest, at.seconds / 2)
         return constant + (at.seconds - constant) * (frames / at.frames) ** EARLY
     before = own[-2]
     slope = max(0.0, at.seconds - before.seconds) / (at.frames**GROWTH - before.frames**GROWTH)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mlff.potentials.errors import error_text
 from mlff.potentials.force_field import ForceField
+from mlff.potentials.record import frames_learnt
 from mlff.quality.report import (
     amplitude_text,
     compressed_text,
@@ -33,9 +35,11 @@ def described(force_field: ForceField) -> dict[str, Any]:
             "kernel": ", ".join(type(radial).__name__ for radial in kernel.radials),
         }
     facts = {name: record[name] for name in FACTS if name in record}
+    terms = [{name: each[name] for name in (*FACTS, "n_train") if name in each} for each in record.get("terms", ())]
     return {
         "formula": made_of(force_field), **parts, **summary, **facts, "symmetry": _symmetry(force_field),
         "test": record.get("test"), **({"compressed": record["compressed"]} if "compressed" in record else {}),
+        **({"terms": terms} if terms else {}),
     }  # fmt: skip
 
 
@@ -43,25 +47,20 @@ def description(force_field: ForceField) -> list[str]:
     """What `mlff show` prints, line by line."""
     record, kernel = force_field.record, force_field.kernel
     lines = [f"{force_field}"]
-    if "n_train" in record:
-        lines.append(
-            f"trained on {record['n_train']} frames of {record['source']} ({record['units']}), data {record['data_hash'][:12]}"
-        )
+    lines += _trained(record)
+    for term, model in zip(record.get("terms", ()), getattr(force_field.model, "terms", ()), strict=False):
+        lines.append(f"term {model.label}")
+        lines += [f"  {line}" for line in (*_trained(term), *_made(term))]
     if kernel is not None:
         lines.append(
             f"length scale {scale_text(kernel)}, amplitude {amplitude_text(kernel)} eV², noise {noise_text(record)}"
         )
-    if "inducing" in record:
-        lines.append(f"spanned by {sparse_text(record)}")
-    if "tuned" in record:
-        lines.append(f"tuned: {tuned_text(record)}")
-    if "compressed" in record:
-        lines.append(f"compressed to {compressed_text(record)}")
+    lines += _made(record)
     if training := record.get("training"):
         lines.append(f"training: {error_text(training)}")
     if test := record.get("test"):
         lines.append(f"test on {test['n_test']} frames of {test['source']}: {error_text(test)}")
-    elif "n_train" in record:
+    elif frames_learnt(record) is not None:
         lines.append("test: none; mlff test makes one")
     symmetry = _symmetry(force_field)
     if kernel is not None:  # of other potentials nobody knows
@@ -72,6 +71,22 @@ def description(force_field: ForceField) -> list[str]:
     if versions := record.get("versions"):
         lines.append("written with " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     return lines
+
+
+def _trained(record: Mapping) -> list[str]:
+    if "n_train" not in record:
+        return []
+    return [
+        f"trained on {record['n_train']} frames of {record['source']} ({record['units']}), data {record['data_hash'][:12]}"
+    ]
+
+
+def _made(record: Mapping) -> list[str]:
+    """How the model came about, beside being fitted."""
+    ways = {
+        "inducing": ("spanned by", sparse_text), "tuned": ("tuned:", tuned_text), "compressed": ("compressed to", compressed_text),
+    }  # fmt: skip
+    return [f"{said} {text(record)}" for name, (said, text) in ways.items() if name in record]
 
 
 def _symmetry(force_field: ForceField) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mlff.operators import OPERATORS, STRESS
 from mlff.potentials.errors import SHOWN, Evaluation, error_rows, group_texts, short, title_of
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.model_files import plain
+from mlff.potentials.record import frames_learnt
 from mlff.quality.self_check import Check
 from mlff.units import GPA, formula, symbols
 
@@ -48,7 +49,7 @@ def fit_summary(force_field: ForceField, evaluation: Evaluation | None) -> dict:
     )
     return {
         **errors,
-        "n_train": record.get("n_train"),
+        "n_train": frames_learnt(record),
         "permutations": 1 if group is None else len(group),
         "peak_memory_mb": peak_memory_mb(),
         **fitted,
