@@ -105,47 +105,36 @@ class _Fit:
 
     def run(self, candidate, frames: int, limit: float):
         """Fit, and time what was fitted; stopped when the time is over."""
+        stage = f"{candidate}, {frames} frames"
+        self.progress(stage, min(0.99, (time.monotonic() - self.started) / self.budget))
+        outcome = self._fitted(stage, candidate, frames, limit)
+        self.progress(stage, 1.0)
+        return outcome
+
+    def _fitted(self, stage: str, candidate, frames: int, limit: float):
         from mlff.potentials.model_files import load
         from mlff.quality.comparison import Outcome, geometry_seconds
 
-        stage = f"{candidate}, {frames} frames"
-        self.progress(stage, min(0.99, (time.monotonic() - self.started) / self.budget))
         begun = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             model = pathlib.Path(folder) / "model.mlff"
             command = [sys.executable, "-P", "-m", "mlff", "fit", *self.words(candidate, frames)]
+            command += ["--out", str(model), "--json"]
             try:
-                ended = subprocess.run(
-                    [*command, "--out", str(model), "--json"],
-                    capture_output=True,
-                    text=True,
-                    timeout=limit,
-                    check=False,
-                )
+                ended = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
             except subprocess.TimeoutExpired:
-                self.progress(stage, 1.0)
                 failure = f"stopped after {limit:.0f} s, which was its part of the time"
                 return Outcome(candidate, frames, limit, failure=failure, late=True)
             seconds = time.monotonic() - begun
             said = _last_object(ended.stdout)
             if ended.returncode != 0 or said.get("forces_mae") is None:
-                failure = said.get("error") or _reason(ended)
-                self.progress(stage, 1.0)
-                return Outcome(candidate, frames, seconds, failure=failure)
+                return Outcome(candidate, frames, seconds, failure=said.get("error") or _reason(ended))
             geometry = geometry_seconds(load(model), self.frames[0])
         mark = "warning: "
         said_of_it = [line.removeprefix(mark) for line in ended.stderr.splitlines() if line.startswith(mark)]
         self.warnings += [f"{mark}{stage}: {line}" for line in said_of_it]
-        self.progress(stage, 1.0)
-        return Outcome(
-            candidate,
-            frames,
-            seconds,
-            said["energy_mae_per_atom"],
-            said["forces_mae"],
-            said["peak_memory_mb"],
-            geometry,
-        )
+        errors = said["energy_mae_per_atom"], said["forces_mae"]
+        return Outcome(candidate, frames, seconds, *errors, said["peak_memory_mb"], geometry)
 
 
 def _last_object(text: str) -> dict:
