@@ -28,6 +28,7 @@ from mlff.potentials.force_field import ForceField as ForceField
 from mlff.potentials.model_files import load as load
 from mlff.potentials.pair_repulsion import PairRepulsion as PairRepulsion
 from mlff.potentials.potential import Potential as Potential
+from mlff.potentials.reference import Reference as Reference
 from mlff.potentials.sgdml import load_sgdml as load_sgdml
 from mlff.potentials.training import schnet_force_field as schnet_force_field
 from mlff.potentials.training import train_schnet as train_schnet
@@ -54,5 +55,6 @@ from mlff.regression.fitting import fit as fit
 from mlff.regression.recipes import recipe as recipe
 from mlff.regression.tuning import Tuned as Tuned
 from mlff.regression.tuning import tune as tune
+from mlff.workflows.distillation import distilled as distilled
 
 __version__: str

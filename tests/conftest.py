@@ -19,7 +19,7 @@ from moments import moments
 
 import mlff
 from descriptors import inverse_distances
-from mlff.compiling import known_options
+from mlff.compiling import UNOPTIMISED, known_options
 
 CROWDED = 1.5e9  # bytes of a process, above which compiled functions are given up
 
@@ -29,12 +29,13 @@ DATASETS = pathlib.Path(__file__).parent.parent / "datasets"
 def pytest_configure(config):
     """What workers and the processes that they start compile, they compile quickly, and once for all of them.
 
-    Quickly is by the options that the library takes for most of its functions; thorough tests have each function compiled as
-    users have it.
+    Quickly is by the options that the library takes for most of its functions, and with as little optimisation as there is; thorough
+    tests have each function compiled as users have it.
     """
     if not hasattr(config, "workerinput"):
         if "not thorough" in config.option.markexpr:
-            options = [f"--{name}={str(value).lower()}" for name, value in known_options().items()]
+            quick = {**known_options(), **UNOPTIMISED}
+            options = [f"--{name}={str(value).lower()}" for name, value in quick.items()]
             os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *options])
         folder = tempfile.TemporaryDirectory(prefix="compiled-")
         config.add_cleanup(folder.cleanup)

@@ -10,12 +10,12 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 # floors of the house, from below; what stands on one floor does not know of its neighbours there
 FLOORS = (
-    ("data",), ("kernels",), ("potentials",), ("regression", "dynamics"), ("properties", "quality"), ("cli",),
+    ("data",), ("kernels",), ("potentials",), ("regression", "dynamics"), ("properties", "quality", "workflows"), ("cli",),
 )  # fmt: skip
 FLOOR = {wing: height for height, wings in enumerate(FLOORS, start=1) for wing in wings}
 FOUNDATION = ""  # the files beside the wings, on which all of them stand
 CALLED_LATER = {("potentials.force_field", "potentials.model_files"), ("potentials.force_field", "potentials.exported")}
-MAY_IMPORT_ASE = {"units", "data", "dynamics", "properties", "quality", "cli"}
+MAY_IMPORT_ASE = {"units", "data", "dynamics", "properties", "quality", "workflows", "cli"}
 DESCRIPTORS_MAY_IMPORT = {"jax", "numpy", "jaxtyping", "flax", "descriptors", *sys.stdlib_module_names}
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mlff.cli import terminal
+from mlff.cli.baselines import Baseline, BaselineFrames, Charge, Multiplicity, baseline_text, chosen_baseline
 from mlff.cli.options import (
     AsJSON,
     Data,
@@ -59,6 +60,10 @@ def fit(
     tune: Annotated[
         bool, typer.Option("--tune", help="Find amplitudes, length scales and noise by the errors of frames left out.")
     ] = False,
+    baseline: Baseline = None,
+    baseline_frames: BaselineFrames = None,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
     lengthscale: Annotated[float | None, typer.Option(help="Without it the recipe's, or found by validation.")] = None,
     noise: Annotated[
         list[str] | None, typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
@@ -80,15 +85,18 @@ def fit(
     mlff fit datasets/ethanol.extxyz --train 200 --report report
     mlff fit datasets/ethanol.extxyz --train 200 --recipe fchl19-gpr
     mlff fit datasets/ethanol.extxyz --train 50 --recipe sgdml+soap+fchl19 --tune
+    mlff fit ethanol.npz --units kcal/mol --train 50 --baseline gfn2 --tune
     mlff fit silicon.extxyz --set cutoff=5.0 --inducing 2000
     mlff fit train.npz --units kcal/mol --frames 0:200 --test test.npz --descriptor mine:descriptor
     """
     from mlff.files import made_folder, reserved
     from mlff.potentials import model_files as archive
-    from mlff.potentials.errors import evaluate
+    from mlff.potentials.errors import evaluate, require_disjoint
+    from mlff.potentials.record import fingerprints_of
     from mlff.quality.report import FILES, fit_summary, write_report
     from mlff.regression.fitting import fit as fit_model
     from mlff.regression.recipes import RECIPES
+    from mlff.regression.tuning import tune as tune_model
 
     wanted, keys, levels = parse_labels(labels), parse_keys(key), parse_noise(noise)
     settings, factors = parse_settings(setting), parse_factors(group_noise)
@@ -109,14 +117,22 @@ def fit(
         )
         progress("model", 1.0)
         points = RECIPES[recipe.value].inducing if inducing is None and recipe is not None else inducing
-        _require_drawn(seed, train is not None or points is not None or tune, model, recipe)
+        draws = train is not None or points is not None or tune or baseline is not None
+        _require_drawn(seed, draws, model, recipe)
+        if tune and points is not None:
+            raise ValueError(
+                "--tune: sparse models find their noise and keep their length scale; leave --tune or --inducing out"
+            )
         if held is not None:
             _require_comparable(model, everything, held)
         fitted_to = wanted or chosen
+        below = chosen_baseline(baseline, baseline_frames, charge, multiplicity, everything, seed or 0, progress)
+        if held is not None and below is not None:
+            require_disjoint(fingerprints_of(below.record), held)
         if tune:
-            model = _tuned(model, everything, fitted_to, levels, seed or 0, progress, factors, points)
+            model = tune_model(model, everything, fitted_to, levels, seed or 0, progress, None, factors, below)
             levels = None
-        fitted = fit_model(model, everything, fitted_to, levels, seed or 0, progress, None, points, factors)
+        fitted = fit_model(model, everything, fitted_to, levels, seed or 0, progress, None, points, factors, below)
         archive.save(fitted, target)  # at once: what follows may fail
         evaluation = None
         if held is not None:
@@ -134,6 +150,8 @@ def fit(
     if as_json:
         return terminal.print_json(summary)
     _say(everything, fitted, summary, evaluation)
+    if below is not None:
+        terminal.say_line(f"baseline: {baseline_text(below, evaluation)}")
     for path in written:
         terminal.say(f"wrote {path}")
 
@@ -206,17 +224,6 @@ def _model(
     return recipe(name.value, data, radial, None, looked_for, seed, progress, settings)
 
 
-def _tuned(model, data, labels, levels, seed: int, progress, factors, points: int | None):
-    """The model with hyperparameters found by frames left out."""
-    from mlff.regression.tuning import tune
-
-    if points is not None:
-        raise ValueError(
-            "--tune: sparse models find their noise and keep their length scale; leave --tune or --inducing out"
-        )
-    return tune(model, data, labels, levels, seed, progress, None, factors)
-
-
 def _require_drawn(seed: int | None, draws: bool, model, recipe: Recipe | None) -> None:
     """Refuse a seed of which nothing depends."""
     from mlff.regression.recipes import RECIPES
@@ -252,8 +259,9 @@ def _checks(force_field, data):
 
 def _say(data, force_field, summary: dict, evaluation) -> None:
     from mlff.potentials.errors import group_texts
-    from mlff.quality.report import noise_text, scale_text, sparse_text, tuned_text
+    from mlff.quality.report import last_fitted, noise_text, scale_text, sparse_text, tuned_text
 
+    force_field = last_fitted(force_field)
     size, tried = summary["permutations"], len(summary["lengthscales_tried"])
     terminal.say(f"{data}; units {data.units}")
     terminal.say(

@@ -72,12 +72,12 @@ def sampled(
         walked = run(
             atoms, steps, temperature=temperature, friction=FRICTION, interval=interval, seed=seed + k, progress=told
         )
-        found += [_labelled(atoms, positions) for positions in walked.positions[-wanted:]]
+        found += [labelled(atoms, positions) for positions in walked.positions[-wanted:]]
     progress("dynamics", 1.0)
     return Dataset(found, f"dynamics with {type(calculator).__name__}", units="eV, Å (ASE's)")
 
 
-def _labelled(atoms: Atoms, positions: np.ndarray) -> Frame:
+def labelled(atoms: Atoms, positions: np.ndarray) -> Frame:
     """A frame with the calculator's labels of a geometry."""
     atoms.set_positions(positions, apply_constraint=False)
     known = getattr(atoms.calc, "implemented_properties", ())

@@ -10,7 +10,26 @@ from mlff.data.frames import Frame
 from mlff.operators import ENERGY, FORCES, OPERATORS, STRESS, Operator
 from mlff.potentials.arguments import require_atoms
 from mlff.potentials.force_field import ForceField
+from mlff.potentials.potential import Potential
 from mlff.potentials.predictions import first_order, predictions, require_comparable
+from mlff.potentials.reference import Reference
+from mlff.potentials.sums import terms_of
+
+
+def baseline_of(given) -> ForceField | None:
+    """A baseline as users give it: a force field, a potential, a method by its name, or one of ASE's calculators; None for none."""
+    if given is None or isinstance(given, ForceField):
+        return given
+    if isinstance(known := getattr(given, "force_field", None), ForceField):  # a `Calculator`
+        return known
+    return ForceField.of(given if isinstance(given, Potential) else Reference(given))
+
+
+def same_baseline(one: ForceField | None, other: ForceField | None) -> bool:
+    """Whether two baselines are one, or the same method."""
+    if one is None or other is None or one is other:
+        return one is other
+    return isinstance(one.model, Reference) and isinstance(other.model, Reference) and one.model == other.model
 
 
 def remaining(data: Dataset, baseline: ForceField, operators: tuple[Operator, ...] = (ENERGY, FORCES)) -> Dataset:
@@ -22,10 +41,13 @@ def remaining(data: Dataset, baseline: ForceField, operators: tuple[Operator, ..
         data: frames that the baseline can take.
         operators: which labels are wanted; others are left out.
     Raises:
-        ValueError: other atoms than the baseline's, or labels that it cannot give.
+        ValueError: other atoms than the baseline's, another charge, or labels that it cannot give.
     """
     for frame in data:
         require_atoms(baseline, frame.numbers, data.source)
+        for term in terms_of(baseline.model):
+            if isinstance(term, Reference):
+                term.require_charge(frame, data.source)
     wanted = {operator.name: operator for operator in (*operators, ENERGY)}
     frames = LabelledFrames.of(data)
     energies, forces, stresses = first_order(baseline, frames)

@@ -45,6 +45,8 @@ from mlff.potentials.compiled import Prepared, on_device
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.program import ExportedProgram, Programs
 from mlff.potentials.record import UNITS, versions
+from mlff.potentials.reference import Reference
+from mlff.potentials.sums import terms_of
 from mlff.precision import double_precision, doubled
 
 MAGIC = b"mlff-export"
@@ -90,6 +92,11 @@ def written(force_field: ForceField, numbers: np.ndarray | None) -> bytes:
         raise ValueError(
             "export: the force field is of periodic frames, whose neighbour lists are made outside of its programs; only "
             "those of molecules can be exported, force_field.save(path) takes any"
+        )
+    if outside := [term.label for term in terms_of(force_field.model) if isinstance(term, Reference)]:
+        raise ValueError(
+            f"export: {outside[0]} is computed outside of compiled programs; fit a baseline to frames of it (mlff.distilled), or "
+            "save a model file, which names it"
         )
     prepared = Prepared.of(on_device(force_field.model), numbers)
     one = np.zeros((prepared.atoms, 3)), Surroundings(np.zeros((3, 3)))

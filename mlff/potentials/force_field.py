@@ -193,7 +193,9 @@ class ForceField(Tree):
         rows = min(rows, positions.size if slots is None else 3 * len(slots))
         with doubled():
             arguments = (prepared.leaves, prepared.numbers, positions, *around, slots)
-            return np.array(prepared.functions.hessian(*arguments, rows_at_once=rows))
+            hessian = np.array(prepared.functions.hessian(*arguments, rows_at_once=rows))
+        self._require_answer(hessian)
+        return hessian
 
     def hessian_vector_product(
         self,
@@ -388,8 +390,9 @@ class ForceField(Tree):
         prepared, positions, around = self._strainable("strain", positions, cell, pbc, numbers)
         with doubled():
             leaves = prepared.leaves, prepared.numbers
-            pure, mixed = prepared.functions.strain_derivatives(*leaves, positions, *around)
-            return np.array(pure), prepared.of_atoms(np.array(mixed))
+            pure, mixed = map(np.array, prepared.functions.strain_derivatives(*leaves, positions, *around))
+        self._require_answer(pure)
+        return pure, prepared.of_atoms(mixed)
 
     def training_distance(
         self, positions: Float[np.ndarray | jax.Array, "n 3"], cell=None, pbc=None, numbers=None
@@ -555,7 +558,9 @@ class ForceField(Tree):
         shown = None if prepared.layout is None else prepared.layout.shown
         with doubled():
             where = (prepared.leaves, prepared.numbers, coordinates(positions), *around)
-            return np.array(prepared.functions.applied(*where, arguments, shown, function=operator.function))
+            found = np.array(prepared.functions.applied(*where, arguments, shown, function=operator.function))
+        self._require_answer(found)
+        return found
 
     def _strainable(self, what: str, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, Surroundings]:
         """Prepared model, positions and surroundings of one geometry whose cell can be deformed."""
@@ -579,6 +584,7 @@ class ForceField(Tree):
             prepared.functions.gradient_along, prepared.leaves, prepared.numbers, positions, *around
         )
         for piece, gradients in map_chunks(function, (prepared.fill(sets),), size):
+            self._require_answer(gradients)
             yield piece, prepared.of_atoms(gradients)
 
     def _known(self, numbers) -> np.ndarray:
@@ -589,7 +595,14 @@ class ForceField(Tree):
 
     def _refuse(self, positions: np.ndarray) -> None:
         self._require_finite(positions)
-        raise ValueError("positions: energy or forces are not finite there; two atoms may coincide")
+        raise ValueError(
+            self.model.failure or "positions: energy or forces are not finite there; two atoms may coincide"
+        )
+
+    def _require_answer(self, found: np.ndarray) -> None:
+        """Refuse derivatives that a term could not give."""
+        if self.model.failure and not np.isfinite(found).all():
+            raise ValueError(self.model.failure)
 
     def __getstate__(self) -> dict:
         """Without compiled functions, which another process makes anew."""

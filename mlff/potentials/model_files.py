@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 import numpy as np
 
 from mlff import archive
+from mlff.data.methods import METHODS
 from mlff.expected import LAST_ELEMENT, Expected, array, instance, optional, require, require_known, wholes
 from mlff.files import named_file
 from mlff.kernels.composed import KernelBase
@@ -25,8 +26,10 @@ from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
 from mlff.potentials.program import ExportedProgram
 from mlff.potentials.record import UNITS, require_entries, require_record
+from mlff.potentials.reference import Reference
 from mlff.potentials.reproduced import require_reproduced
 from mlff.potentials.stored import REGISTRY
+from mlff.potentials.sums import terms_of
 from mlff.trust import find_sources, named_again, require_trusted
 
 FORMAT = "mlff"
@@ -63,6 +66,12 @@ def save(force_field: ForceField, path) -> None:
             "this force field was read as compiled programs, and is no more than they are; copy the file that they are from, or "
             "hand over the source, load(path, descriptors={…}), and save that"
         )
+    for term in terms_of(force_field.model):
+        if isinstance(term, Reference) and not term.named:
+            raise ValueError(
+                f"{term.label} is an object of one of ASE's calculators, which a model file cannot hold; name a method instead "
+                f"({', '.join(METHODS)}), or fit the baseline to frames of it (mlff.distilled)"
+            )
     arrays: archive.Arrays = {}
     trees = {name: archive.encode(getattr(force_field, name), name, arrays, REGISTRY) for name in TREES}
     header = {"format": FORMAT, "version": VERSION, "units": UNITS, **trees, "record": force_field.record}

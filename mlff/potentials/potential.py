@@ -116,6 +116,11 @@ class Potential(Tree):
         are none."""
         return jnp.full(centers.shape, jnp.nan)
 
+    @property
+    def failure(self) -> str | None:
+        """Why the last energy was no number, of potentials that find out; None where there is nothing to say."""
+        return None
+
     # -- what only some potentials have more to say to ------------------------------------------------------------
 
     @property

@@ -5,7 +5,20 @@ from __future__ import annotations
 import math
 
 from mlff.archive import Registry, Stored
-from mlff.expected import COUNT, FLAG, LEVEL, POSITIVE, Expected, instance, one_of, optional, reals, several, wholes
+from mlff.expected import (
+    COUNT,
+    FLAG,
+    LEVEL,
+    POSITIVE,
+    TEXT,
+    Expected,
+    instance,
+    one_of,
+    optional,
+    reals,
+    several,
+    wholes,
+)
 from mlff.kernels.composed import ProductKernel
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.kernels import GlobalKernel, LocalKernel
@@ -14,9 +27,11 @@ from mlff.potentials.energy_function import EnergyFunction
 from mlff.potentials.expansion import Channel, Curvature, Expansion, Part
 from mlff.potentials.pair_repulsion import PairRepulsion
 from mlff.potentials.potential import Potential
+from mlff.potentials.reference import Reference
 from mlff.potentials.sums import PotentialSum
 
 NOTHING = Expected("nothing", lambda value: value is None)
+INTEGER = Expected("a whole number", lambda value: type(value) is int)
 LABEL_ORDER = Expected("0, 1 or 2", lambda value: type(value) is int and 0 <= value <= 2)
 INFINITE = Expected("infinity", lambda value: isinstance(value, float) and value == math.inf)
 POTENTIALS = Registry(
@@ -58,6 +73,7 @@ POTENTIALS = Registry(
             {"function": instance(Descriptor), "elements": optional(ELEMENTS), "order": one_of(LEVEL, INFINITE)},
         ),
         "PairRepulsion": Stored(PairRepulsion, {"cutoff": POSITIVE}),
+        "Reference": Stored(Reference, {"method": TEXT, "charge": INTEGER, "multiplicity": COUNT}),
         "PotentialSum": Stored(PotentialSum, {"terms": several(instance(Potential), least=1)}),
     },
     bases=(Stored(Potential, {}),),

@@ -12,6 +12,11 @@ from mlff.potentials.potential import Potential
 from mlff.precision import Array
 
 
+def terms_of(potential: Potential) -> tuple[Potential, ...]:
+    """The terms of a sum, or the potential itself."""
+    return potential.terms if isinstance(potential, PotentialSum) else (potential,)
+
+
 class PotentialSum(Potential):
     """E(x) = Σ_i E_i(x).
 
@@ -62,6 +67,10 @@ class PotentialSum(Potential):
     @property
     def bytes_inside(self) -> int:
         return sum(term.bytes_inside for term in self.terms)
+
+    @property
+    def failure(self) -> str | None:
+        return next((term.failure for term in self.terms if term.failure), None)
 
     @property
     def label(self) -> str:

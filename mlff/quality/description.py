@@ -11,6 +11,7 @@ from mlff.potentials.record import frames_learnt
 from mlff.quality.report import (
     amplitude_text,
     compressed_text,
+    distilled_text,
     fit_summary,
     made_of,
     noise_text,
@@ -27,6 +28,8 @@ def described(force_field: ForceField) -> dict[str, Any]:
     record, kernel = force_field.record, force_field.kernel
     summary = {name: value for name, value in fit_summary(force_field, None).items() if value is not None}
     del summary["peak_memory_mb"]
+    if (learnt := frames_learnt(record)) is not None:  # by all terms of a sum
+        summary["n_train"] = learnt
     if kernel is None:
         parts = {"potential": force_field.model.label}
     else:
@@ -85,6 +88,7 @@ def _made(record: Mapping) -> list[str]:
     """How the model came about, beside being fitted."""
     ways = {
         "inducing": ("spanned by", sparse_text), "tuned": ("tuned:", tuned_text), "compressed": ("compressed to", compressed_text),
+        "distilled": ("distilled from", distilled_text),
     }  # fmt: skip
     return [f"{said} {text(record)}" for name, (said, text) in ways.items() if name in record]
 

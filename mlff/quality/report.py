@@ -11,11 +11,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mlff.files import PNG, write_whole
+from mlff.kernels.composed import SumKernel
 from mlff.operators import OPERATORS, STRESS
 from mlff.potentials.errors import SHOWN, Evaluation, error_rows, group_texts, short, title_of
+from mlff.potentials.expansion import Expansion
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.model_files import plain
 from mlff.potentials.record import frames_learnt
+from mlff.potentials.sums import terms_of
 from mlff.quality.self_check import Check
 from mlff.units import GPA, formula, symbols
 
@@ -39,21 +42,31 @@ def peak_memory_mb() -> float | None:
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 
 
+def last_fitted(force_field: ForceField) -> ForceField:
+    """What was fitted last: of a sum the correction, with a kernel that has no amplitude, or the force field itself."""
+    terms, records = terms_of(force_field.model), force_field.record.get("terms", ())
+    if len(terms) != len(records) or len(terms) < 2 or not isinstance(terms[-1], Expansion):
+        return force_field
+    kernels = tuple(part.kernel for part in terms[-1].parts)
+    kernel = kernels[0] if len(kernels) == 1 else SumKernel(kernels)
+    return ForceField(terms[-1], force_field.numbers, kernel, records[-1])
+
+
 def fit_summary(force_field: ForceField, evaluation: Evaluation | None) -> dict:
-    """What `mlff fit --json` prints: errors in eV and eV/Å, sizes, time, memory."""
-    record = force_field.record
-    group = force_field.permutations
-    fitted = {} if force_field.kernel is None else _of_the_fit(force_field)
+    """What `mlff fit --json` prints: errors in eV and eV/Å, sizes, time, memory; of a sum those of its last term."""
+    last = last_fitted(force_field)
+    group = last.permutations
+    fitted = {} if last.kernel is None else _of_the_fit(last)
     errors = (evaluation.summary() if evaluation else {}) or dict.fromkeys(
         ("energy_mae", "energy_rmse", "forces_mae", "forces_rmse", "n_test")
     )
     return {
         **errors,
-        "n_train": frames_learnt(record),
+        "n_train": frames_learnt(last.record),
         "permutations": 1 if group is None else len(group),
         "peak_memory_mb": peak_memory_mb(),
         **fitted,
-        "training": record.get("training"),
+        "training": force_field.record.get("training"),
     }
 
 
@@ -156,7 +169,8 @@ def write_report(
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    group = force_field.permutations
+    last = last_fitted(force_field)
+    group = last.permutations
     summary = {
         **fit_summary(force_field, evaluation),
         "symmetry": group.certificate() if group is not None else {"order": 1, "generators": []},
@@ -170,7 +184,7 @@ def write_report(
             }
             for c in checks
         ],
-        **{name: force_field.record.get(name) for name in ("versions", "source", "units")},
+        **{name: last.record.get(name) for name in ("versions", "source", "units")},
     }
     contents = {"report.json": (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()}
     if evaluation is not None and evaluation.values:
@@ -183,9 +197,13 @@ def write_report(
 
 
 def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict) -> str:
-    record = force_field.record
-    parts = [f"# Force field of {made_of(force_field)}\n", _origin(force_field, summary["peak_memory_mb"])]
-    parts.append(_errors(record.get("training"), evaluation))
+    last = last_fitted(force_field)
+    record = last.record
+    parts = [f"# Force field of {made_of(force_field)}\n", _origin(last, summary["peak_memory_mb"])]
+    if last is not force_field:
+        below = ", ".join(term.label for term in terms_of(force_field.model)[:-1])
+        parts.append(f"A correction to {below}; errors are those of the sum.\n")
+    parts.append(_errors(summary["training"], evaluation))
     parts.append(f"## Permutations of identical atoms\n\nOrder {summary['symmetry']['order']}, atoms counted from 0.\n")
     if generators := summary["symmetry"]["generators"]:
         rows = [
@@ -227,6 +245,16 @@ def compressed_text(record: dict) -> str:
     energies, forces = (1e3 * said["change"][f"{name}_mae"] for name in ("energy", "forces"))
     changed = f"energies changed by {energies:.2g} meV, forces by {forces:.2g} meV/Å"
     return f"{sum(said['points'].values())} points ({points}); {changed}, 0.05 Å beside training frames"
+
+
+def distilled_text(record: dict) -> str:
+    """What a baseline is a model of, and how far from it, for people."""
+    said = record["distilled"]
+    energies, forces = 1e3 * said["energy_mae"], 1e3 * said["forces_mae"]
+    return (
+        f"{said['frames']} frames of {said['method']}; {short(energies)} meV and {short(forces)} meV/Å from it on {said['compared']} "
+        "frames that it has not seen"
+    )
 
 
 def tuned_text(record: dict) -> str:

@@ -13,6 +13,7 @@ from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.kernels.kernels import Kernel
 from mlff.operators import ENERGY, FORCES, STRESS, Operator
+from mlff.potentials.differences import baseline_of, same_baseline
 from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion, composition
 from mlff.potentials.force_field import ForceField
@@ -44,7 +45,7 @@ def fit(
     atomic_energies: Mapping[str, float] | None = None,
     inducing: int | Sequence[int] | None = None,
     group_noise: Mapping[str, float] | None = None,
-    baseline: ForceField | None = None,
+    baseline=None,
 ) -> ForceField:
     """Fit a force field to reference frames, in closed form.
 
@@ -71,15 +72,15 @@ def fit(
             of whole frames), or the indices of frames whose labels do. Its noise, where none is given, is found by validation.
         group_noise: what the noise of all labels of a group of frames is multiplied by, {"Surface": 2.0}; groups are what frames
             say under `config_type` or `group`.
-        baseline: any force field, to which a correction is fitted, E = E₀ + δ, labels less its own. Where the model was tuned with
-            one, that.
+        baseline: to which a correction is fitted, E = E₀ + δ, labels less its own: a force field, a method by its name or with
+            its charge ("gfn2", `Reference`), or one of ASE's calculators. Where the model was tuned with one, that.
     Returns:
         the force field; its `record` tells units, labels, noise, length scales tried, indices, hash and versions.
     Raises:
         ValueError: data, labels, noise and kernel that do not fit together, each with the remedy.
     """
     started = time.perf_counter()
-    seed = checked_seed(seed)
+    seed, baseline = checked_seed(seed), baseline_of(baseline)
     tuned = model if isinstance(model, Tuned) else None
     if tuned is not None:
         model, labels, noise, baseline = _as_tuned(tuned, labels, noise, baseline)
@@ -117,7 +118,7 @@ def fit(
 
 def _as_tuned(tuned: Tuned, labels, noise, baseline: ForceField | None) -> tuple:
     """Kernel, labels, noise and baseline of a model that was tuned."""
-    if baseline is not None and baseline is not tuned.baseline:
+    if baseline is not None and not same_baseline(baseline, tuned.baseline):
         raise ValueError("baseline: the model was tuned with another, or with none; tune it with this one")
     if noise is not None:
         raise ValueError(

@@ -16,6 +16,7 @@ from mlff.batching import machine_memory
 from mlff.data.dataset import Dataset
 from mlff.kernels.kernels import Kernel
 from mlff.operators import Operator
+from mlff.potentials.differences import baseline_of
 from mlff.potentials.force_field import ForceField
 from mlff.regression.exact import Progress
 from mlff.regression.features import Features, compute_features
@@ -65,7 +66,7 @@ def tune(
     progress: Progress = lambda stage, fraction: None,
     atomic_energies: Mapping[str, float] | None = None,
     group_noise: Mapping[str, float] | None = None,
-    baseline: ForceField | None = None,
+    baseline=None,
 ) -> Tuned:
     """The hyperparameters of a kernel with which frames that are left out are predicted best.
 
@@ -91,6 +92,7 @@ def tune(
         ValueError: fewer than 3 frames, no positive definite matrix, or what `fit` refuses.
     """
     started = time.perf_counter()
+    baseline = baseline_of(baseline)
     request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
     chosen = _drawn(request, len(data), checked_seed(seed))
     problem = Problem.of(dataclasses.replace(request, frames=request.frames.take(chosen)), noise is None, progress)

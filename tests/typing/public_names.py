@@ -84,6 +84,8 @@ def potentials(train: mlff.Dataset) -> mlff.ForceField:
     on_features = mlff.fit(mlff.LocalKernel(trained, mlff.RBF()), train)
     network: mlff.ForceField = mlff.schnet_force_field(trained, train)
     repulsion = mlff.ForceField.of(mlff.PairRepulsion(cutoff=1.2))
+    distilled: mlff.ForceField = mlff.distilled(mlff.Reference("gfn2", charge=1), train, frames=100)
+    repulsion = repulsion + mlff.fit(mlff.LocalKernel(trained, mlff.RBF()), train, baseline=distilled)
     return mlff.ForceField.of(Morse(depth=0.2, width=2.0)) + network + on_features + repulsion
 
 

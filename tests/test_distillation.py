@@ -1,0 +1,85 @@
+"""Baselines distilled: a model of a method around some frames, how far it is from it, and what it is good for."""
+
+import json
+
+import numpy as np
+import pytest
+from ase.calculators.emt import EMT
+from test_cli import called
+
+import mlff
+from descriptors import inverse_distances
+from mlff.workflows import distillation
+
+
+@pytest.fixture(scope="module")
+def baseline(water):
+    return mlff.distilled("emt", water[:6], frames=30, temperature=200.0, points=60)
+
+
+def test_it_is_as_far_from_the_method_as_it_says(water, baseline):
+    said, method = baseline.record["distilled"], mlff.ForceField.of(mlff.Reference(EMT()), water[0].numbers)
+    differences = [baseline.forces(frame.positions) - method.forces(frame.positions) for frame in water[:6]]
+    assert said["forces_mae"] == pytest.approx(np.mean(np.abs(differences)), rel=1e-6)
+    assert (said["method"], said["frames"], said["compared"]) == ("effective medium theory", 30, 6)
+    own = np.mean([np.mean(np.abs(method.forces(frame.positions))) for frame in water[:6]])
+    assert said["forces_mae"] < 0.05 * own
+    assert sum(len(channel.points) for part in baseline.model.parts for channel in part.channels) <= 61
+
+
+def test_a_sum_with_it_is_kernels_alone(water, baseline, tmp_path):
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=2.0))
+    force_field = mlff.fit(kernel, water[:10], ("energy", "forces"), baseline=baseline)
+    direct = mlff.fit(kernel, water[:10], ("energy", "forces"), baseline="emt")
+    found, aim = (mlff.evaluate(each, water[20:60]).forces_mae for each in (force_field, direct))
+    assert found < 1.3 * aim
+    force_field.save(tmp_path / "sum.mlff")
+    again = mlff.load(tmp_path / "sum.mlff")
+    assert again.energy(water[30].positions) == force_field.energy(water[30].positions)
+    force_field.require_derivative(4, "a quartic force constant")  # which the method has not
+
+
+def test_what_is_no_method_is_refused_before_the_work(water):
+    with pytest.raises(ValueError, match="method 'gfn7' is not known"):
+        mlff.distilled("gfn7", water[:2])
+    with pytest.raises(ValueError, match="frames=0"):
+        mlff.distilled("emt", water[:2], frames=0)
+
+
+def test_the_command(water, baseline, datasets, tmp_path, monkeypatch):
+    """A method as it is, distilled, and a model that was saved: what is printed, what the file holds."""
+    given = {}
+
+    def told(reference, data, frames, **options):
+        given.update(reference=reference, frames=frames, seed=options["seed"])
+        return baseline
+
+    monkeypatch.setattr(distillation, "distilled", told)
+    data = ["fit", datasets / "water.extxyz", "--recipe", "gdml", "--labels", "both"]
+    drawn, emt = ["--frames", "1:40", "--train", 10], ["--baseline", "emt", "--baseline-frames"]
+    direct = json.loads(called(*data, *drawn, *emt, 0, "--tune", "--out", "d.mlff", "--json", cwd=tmp_path).stdout)
+    assert direct["n_train"] == 10
+    assert direct["forces_mae"] < 0.1
+    assert not given
+    assert "term effective medium theory" in called("show", "d.mlff", cwd=tmp_path).stdout
+    text = called(*data, *drawn, *emt, 30, "--seed", 2, "--out", "s.mlff", "--report", "r", cwd=tmp_path).stdout
+    assert given == {"reference": mlff.Reference("emt"), "frames": 30, "seed": 2}
+    assert "baseline: distilled from 30 frames of effective medium theory; " in text
+    assert "10 training frames, 1 permutation" in text
+    page = (tmp_path / "r" / "report.md").read_text()
+    assert "A correction to descriptors.fchl19:fchl19" in page
+    assert "10 training frames of `water.extxyz`" in page
+    file = ["--baseline", "s.mlff"]
+    called(*data, "--frames", "50:60", *file, "--out", "t.mlff", cwd=tmp_path)
+    for typed, said in (
+        (["--baseline", "gfn9"], "--baseline gfn9: no such method (gfn2, gfn1, emt), and no such model file"),
+        (["--charge", 1], "--charge 1: there is no --baseline that it is about"),
+        ([*file, "--charge", 1], "--charge 1: --baseline s.mlff is a model file"),
+        (["--baseline", "emt", "--charge", 1], "--charge 1: effective medium theory knows none"),
+        ([*emt, -1], "--baseline-frames -1: must be a number of frames"),
+        (file, "of its 29 frames were trained on"),
+        ([*emt, 30, "--recipe", "soap-gap", "--tune"], "--tune: sparse models"),
+    ):  # fmt: skip
+        message = called(*data[:2], *drawn, *typed, "--out", "no.mlff", cwd=tmp_path, code=2).stderr
+        assert said in message
+    assert not (tmp_path / "no.mlff").exists()
