@@ -46,7 +46,7 @@ def folder(tmp_path_factory, datasets):
     """A fit with everything on: model, report, JSON."""
     folder = tmp_path_factory.mktemp("cli")
     done = mlff_command(
-        "fit", datasets / "water.extxyz", "--frames", "0:200", "--train", 40, "--seed", 1, "--out", "w.mlff",
+        "fit", datasets / "water.extxyz", "--recipe", "sgdml", "--frames", "0:200", "--train", 40, "--seed", 1, "--out", "w.mlff",
         "--report", "report", "--json", cwd=folder,
     )  # fmt: skip
     (folder / "fit.json").write_text(done.stdout)

@@ -178,8 +178,14 @@ CASES = {
         r"in\.extxyz: no frame has energy; the file holds my_energy, units; name the key with --key energy=…$",
     ),
     "one frame without forces": (extxyz(one_without_forces), r"in\.extxyz: frame 3 has no forces, 1 of 30"),
-    "mixed species": (extxyz(mixed_species), r"in\.extxyz: frame 6 \(H2S\) differs in composition from frame 0"),
-    "other order of atoms": (extxyz(other_order), r"in\.extxyz: frame 7 .*differs in order of atoms"),
+    "mixed species": (
+        extxyz(mixed_species, "--recipe", "sgdml"),
+        r"in\.extxyz: frame 6 \(H2S\) differs in composition from frame 0",
+    ),
+    "other order of atoms": (
+        extxyz(other_order, "--recipe", "sgdml"),
+        r"in\.extxyz: frame 7 .*differs in order of atoms",
+    ),
     "duplicate frame": (extxyz(duplicate), r"in\.extxyz: frame 9 repeats the geometry of frame 2"),
     "coincident atoms": (
         extxyz(coincident_atoms),
@@ -247,7 +253,7 @@ CASES = {
         r"water\.extxyz: 20 of its 500 frames were trained on",
     ),
     "too few frames for a search": (
-        arguments("fit", "WATER", "--frames", "0:3"),
+        arguments("fit", "WATER", "--recipe", "sgdml", "--frames", "0:3"),
         r"error: --lengthscale: 3 training frames are too few.*for example --lengthscale 10\.0$",
     ),
     "negative length scale": (

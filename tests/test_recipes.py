@@ -2,12 +2,13 @@
 
 import functools
 
+import ase.build
 import numpy as np
 import pytest
 
 import mlff
 from mlff.kernels.descriptor import import_descriptor
-from mlff.regression.recipes import RECIPES, descriptor_kernel, recipe
+from mlff.regression.recipes import FEW, RECIPES, default_recipe, descriptor_kernel, recipe
 
 # the descriptors, global kernels on atoms' descriptors, and the training of features have quick tests of their own
 THOROUGH = ("global-fchl19", "schnet-kernel", "soap-gap")
@@ -74,3 +75,20 @@ def test_frames_for_a_local_recipe_are_told_so(name, water):
 def test_unknown_recipe_names_those_there_are(water):
     with pytest.raises(ValueError, match="choose from gdml, sgdml"):
         recipe("gap", water[:5])
+
+
+def test_what_is_taken_where_nobody_says(water, datasets):
+    """One for crystals, one for a few frames, one for many, one for several molecules; what is said goes with it."""
+    crystal = mlff.Frame(mlff.System.from_ase(ase.build.bulk("Si")), {"energy": 0.0, "forces": np.zeros((2, 3))})
+    ethanol = mlff.Dataset.read(datasets / "ethanol.extxyz", index=":2")
+    swapped = mlff.Frame(
+        mlff.System(water[0].positions[::-1], water[0].numbers[::-1], water[0].cell, water[0].system.pbc),
+        water[0].labels,
+    )
+    silent = mlff.Frame(water[0].system, {"forces": water[0].labels["forces"]})
+    many = mlff.Dataset([water[0]] * (FEW + 1))
+    for frames, name in (
+        ([crystal], "soap-gap"), (water[:FEW], "sgdml+soap+fchl19"), (many, "sgdml-rbf"), ([*water[:2], *ethanol], "fchl19-gpr"),
+        ([water[0], swapped], "fchl19-gpr"), ([silent, water[1]], "sgdml-rbf"),
+    ):  # fmt: skip
+        assert default_recipe(mlff.Dataset(list(frames)))[0] == name

@@ -37,7 +37,8 @@ def fit(
     units: Units = None,
     key: Key = None,
     recipe: Annotated[
-        Recipe | None, typer.Option(help="A published model; else soap-gap for crystals, sgdml for molecules.")
+        Recipe | None,
+        typer.Option(help="A model by name; else soap-gap for crystals, and one by their number for molecules."),
     ] = None,
     descriptor: Annotated[
         str | None, typer.Option(help="Your own descriptor, package.module:function, in place of a recipe.")
@@ -58,8 +59,13 @@ def fit(
         int | None, typer.Option(help="Environments that span a sparse model; else the recipe's, or an exact model.")
     ] = None,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Find amplitudes, length scales and noise by the errors of frames left out.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--tune/--no-tune",
+            help="Find amplitudes, length scales and noise by the errors of frames left out; without it where the model is a sum that "
+            "was not named.",
+        ),
+    ] = None,
     baseline: Baseline = None,
     baseline_frames: BaselineFrames = None,
     charge: Charge = None,
@@ -111,7 +117,8 @@ def fit(
         everything, held = _read(data, test, frames, train, seed or 0, {"units": units, "keys": keys}, wanted)
         progress("read", 1.0)
         progress("model", 0.0)
-        recipe = _recipe(everything, recipe, descriptor)
+        stated = any(option is not None for option in (kernel, lengthscale, levels, inducing)) or bool(settings)
+        recipe, reason, tune = _recipe(everything, recipe, descriptor, tune, stated)
         model, chosen = _model(
             everything, recipe, descriptor, kernel, lengthscale, reach, settings, seed or 0, progress
         )
@@ -149,6 +156,10 @@ def fit(
     summary = {"recipe": descriptor or recipe.value, **fit_summary(fitted, evaluation)}
     if as_json:
         return terminal.print_json(summary)
+    if reason is not None:
+        terminal.say(
+            f"recipe {recipe}{', tuned' if tune else ''}: for {reason}; --recipe names another, mlff compare tries them"
+        )
     _say(everything, fitted, summary, evaluation)
     if below is not None:
         terminal.say_line(f"baseline: {baseline_text(below, evaluation)}")
@@ -183,11 +194,21 @@ def _read(
     return everything, held if test is None else Dataset.read(test, **stated)
 
 
-def _recipe(data, recipe: Recipe | None, descriptor: str | None) -> Recipe | None:
-    """What is asked for, or the one for such frames; None for a descriptor of the user's own."""
-    from mlff.regression.recipes import default_recipe
+def _recipe(data, recipe: Recipe | None, descriptor: str | None, tune: bool | None, stated: bool):
+    """What is asked for (None for a descriptor of the user's own), or the one for such frames, with what speaks for it; and whether to
+    tune it: a sum that nobody named.
 
-    return recipe if recipe is not None or descriptor is not None else Recipe(default_recipe(data))
+    Arguments:
+        stated: whether hyperparameters of one kernel were typed, which a sum does not take.
+    """
+    from mlff.regression.recipes import PLAIN, RECIPES, default_recipe
+
+    if recipe is not None or descriptor is not None:
+        return recipe, None, bool(tune)
+    name, reason = default_recipe(data)
+    if stated and RECIPES[name].summed:
+        name, reason = PLAIN, "what is stated of one kernel"
+    return Recipe(name), reason, RECIPES[name].summed if tune is None else tune
 
 
 def _model(

@@ -13,6 +13,7 @@ from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
 from mlff.data.system import System
 from mlff.dynamics.md import run, thermalise
+from mlff.threads import few_threads
 
 WALKERS = 10  # runs from different frames, where there are so many
 LEFT_OUT = 5  # frames at the beginning of a run, which know what it started from
@@ -69,10 +70,18 @@ def sampled(
             progress("dynamics", (k + share) / count)
 
         steps = (wanted + LEFT_OUT) * interval
-        walked = run(
-            atoms, steps, temperature=temperature, friction=FRICTION, interval=interval, seed=seed + k, progress=told
-        )
-        found += [labelled(atoms, positions) for positions in walked.positions[-wanted:]]
+        atoms.get_forces()  # what it needs is loaded, and its threads can be counted
+        with few_threads(len(atoms)):
+            walked = run(
+                atoms,
+                steps,
+                temperature=temperature,
+                friction=FRICTION,
+                interval=interval,
+                seed=seed + k,
+                progress=told,
+            )
+            found += [labelled(atoms, positions) for positions in walked.positions[-wanted:]]
     progress("dynamics", 1.0)
     return Dataset(found, f"dynamics with {type(calculator).__name__}", units="eV, Å (ASE's)")
 

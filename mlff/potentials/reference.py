@@ -29,6 +29,7 @@ from mlff.data.system import System
 from mlff.kernels.surroundings import Surroundings
 from mlff.potentials.potential import Potential
 from mlff.precision import Array
+from mlff.threads import few_threads
 from mlff.units import formula
 
 DISPLACEMENT = (
@@ -191,8 +192,9 @@ class Outside:
             atoms.calc = self._make()
             # the energy whose gradient the forces are, where a calculator tells them apart
             known = getattr(atoms.calc, "implemented_properties", ())
-            energy = float(atoms.get_potential_energy(force_consistent="free_energy" in known))
-            forces = np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
+            with few_threads(len(atoms)):
+                energy = float(atoms.get_potential_energy(force_consistent="free_energy" in known))
+                forces = np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
             if periodic.all():
                 slopes = np.full((3, 3), np.nan)
                 if "stress" in known:

@@ -57,7 +57,7 @@ def candidates(data: Dataset, names: Sequence[str] = ()) -> list[Candidate]:
         each = RECIPES[name]
         sparse = POINTS if not (alike or each.whole or each.drawn) and each.inducing is None else None
         found.append(Candidate(name, each.summed, sparse))
-    first = default_recipe(data)
+    first, _ = default_recipe(data)
     return sorted(found, key=lambda each: (each.tuned, each.recipe != first))
 
 

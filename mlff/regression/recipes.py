@@ -147,15 +147,37 @@ RECIPES = {
 }  # fmt: skip
 
 
-def default_recipe(data: Dataset) -> str:
-    """The recipe for frames of which nothing else is known: one for crystals where some are periodic, else sGDML."""
-    return "soap-gap" if any(frame.system.pbc.any() for frame in data) else "sgdml"
+FEW = 100  # frames, up to which sums are worth the time of tuning them
+PLAIN = "sgdml-rbf"
+
+
+def default_recipe(data: Dataset) -> tuple[str, str]:
+    """The recipe for frames of which nothing else is known, and what speaks for it.
+
+    With 50 frames of revised MD17 the tuned sum has the smallest errors of forces of all recipes. With 200 sGDML with the squared
+    exponential is never further than a factor of 1.8 from the best one, where recipes of atoms are off by factors of 6 and 7 in
+    benzene; and its forces take a fraction of their time (README).
+    """
+    if any(frame.system.pbc.any() for frame in data):
+        return "soap-gap", "crystals"
+    if not _alike(data):
+        return "fchl19-gpr", "molecules of several compositions"
+    if "energy" not in data.label_names:
+        return PLAIN, "a molecule without energies"
+    if len(data) <= FEW:
+        return "sgdml+soap+fchl19", f"a molecule and up to {FEW} frames"
+    return PLAIN, f"a molecule and more than {FEW} frames"
+
+
+def _alike(data: Dataset) -> bool:
+    """Whether frames are of one molecule, its atoms in one order."""
+    first = data[0].numbers
+    return all(np.array_equal(frame.numbers, first) and not frame.system.pbc.any() for frame in data)
 
 
 def fitting(data: Dataset) -> list[str]:
     """The recipes that can be fitted to such frames at once: not those whose features have to be trained first."""
-    first = data[0].numbers
-    alike = all(np.array_equal(frame.numbers, first) and not frame.system.pbc.any() for frame in data)
+    alike = _alike(data)
     # sparse models are for more environments than an exact one can take, which molecules have not at first
     return [
         name for name, each in RECIPES.items()

@@ -14,9 +14,10 @@ from mlff.potentials.force_field import ForceField
 from mlff.potentials.reference import Reference
 from mlff.regression.compression import compressed
 from mlff.regression.fitting import fit
-from mlff.regression.recipes import RECIPES, default_recipe, recipe
+from mlff.regression.recipes import RECIPES, recipe
+from mlff.threads import few_threads
 
-MOLECULES = "fchl19-gpr"  # of recipes, the most accurate with hundreds of frames of one molecule
+MOLECULES, CRYSTALS = "fchl19-gpr", "soap-gap"  # recipes: the most accurate with hundreds of frames
 COMPARED = 100  # frames on which the model is held against the method
 
 Progress = Callable[[str, float], None]
@@ -60,7 +61,7 @@ def distilled(
         reference.require_charge(frame, data.source)
     calculator = reference.calculator()
     cheap = sampled(calculator, data, frames, temperature, seed=seed, progress=progress)
-    name = default_recipe(cheap) if any(frame.system.pbc.any() for frame in cheap) else MOLECULES
+    name = CRYSTALS if any(frame.system.pbc.any() for frame in cheap) else MOLECULES
     kernel, labels = recipe(name, cheap, seed=seed, progress=progress)
     inducing = RECIPES[name].inducing
     model = fit(kernel, cheap, labels, seed=seed, progress=progress, inducing=inducing)
@@ -81,5 +82,6 @@ def _by(calculator, data: Dataset) -> Dataset:
     for i in chosen:
         atoms = data[int(i)].system.to_ase()
         atoms.calc = calculator
-        found.append(labelled(atoms, atoms.positions))
+        with few_threads(len(atoms)):
+            found.append(labelled(atoms, atoms.positions))
     return Dataset(found, data.source, data.indices[chosen])
