@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pathlib
 import shlex
 import subprocess
@@ -15,6 +16,8 @@ import typer
 
 from mlff.cli import terminal
 from mlff.cli.options import AsJSON, Data, Key, Recipe, Units, parse_keys
+
+logger = logging.getLogger(__name__)
 
 SHARE = 0.8  # of the frames that are trained on at most, where no others are there to test on
 
@@ -61,10 +64,10 @@ def compare(
         if plot is not None:
             write_whole(plot, png(front_figure(outcome)))
     command = " ".join(["mlff fit", *(shlex.quote(word) for word in fit.words(best.candidate, best.frames))])
+    for text in fit.warnings:
+        logger.warning("%s", text)
     if as_json:
         return terminal.print_json(_described(outcome, command))
-    for text in fit.warnings:
-        terminal.say(text)
     _say(outcome, command)
     if plot is not None:
         terminal.say(f"wrote {plot}")
@@ -132,7 +135,7 @@ class _Fit:
             geometry = geometry_seconds(load(model), self.frames[0])
         mark = "warning: "
         said_of_it = [line.removeprefix(mark) for line in ended.stderr.splitlines() if line.startswith(mark)]
-        self.warnings += [f"{mark}{stage}: {line}" for line in said_of_it]
+        self.warnings += [f"{stage}: {line}" for line in said_of_it]
         errors = said["energy_mae_per_atom"], said["forces_mae"]
         return Outcome(candidate, frames, seconds, *errors, said["peak_memory_mb"], geometry)
 
