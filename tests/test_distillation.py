@@ -42,7 +42,7 @@ def test_a_sum_with_it_is_kernels_alone(water, baseline, tmp_path):
 def test_what_is_no_method_is_refused_before_the_work(water):
     with pytest.raises(ValueError, match="method 'gfn7' is not known"):
         mlff.distilled("gfn7", water[:2])
-    with pytest.raises(ValueError, match="frames=0"):
+    with pytest.raises(ValueError, match="frames=0 must be a whole number"):
         mlff.distilled("emt", water[:2], frames=0)
 
 
@@ -75,7 +75,7 @@ def test_the_command(water, baseline, datasets, tmp_path, monkeypatch):
         (["--baseline", "gfn9"], "--baseline gfn9: no such method (gfn2, gfn1, emt), and no such model file"),
         (["--charge", 1], "--charge 1: there is no --baseline that it is about"),
         ([*file, "--charge", 1], "--charge 1: --baseline s.mlff is a model file"),
-        (["--baseline", "emt", "--charge", 1], "--charge 1: effective medium theory knows none"),
+        (["--baseline", "emt", "--charge", 1], "effective medium theory knows no charge (+1)"),
         ([*emt, -1], "--baseline-frames -1: must be a number of frames"),
         (file, "of its 29 frames were trained on"),
         ([*emt, 30, "--recipe", "soap-gap", "--tune"], "--tune: sparse models"),

@@ -1,10 +1,13 @@
 """Methods outside of JAX as potentials: their own energies and forces, derivatives by differences, files that name them."""
 
+import re
+
 import ase.build
 import numpy as np
 import pytest
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
 
 import mlff
 from descriptors import inverse_distances
@@ -190,7 +193,7 @@ def test_geometries_are_relaxed_on_a_sum(water):
         (("gfn3",), "method 'gfn3' is not known; choose from gfn2, gfn1, emt"),
         ((EMT,), "expected gfn2, gfn1, emt, or one of ASE's calculators"),
         ((7,), "expected gfn2, gfn1, emt, or one of ASE's calculators"),
-        (("emt", 1), "charge=1: effective medium theory knows none"),
+        (("emt", 1), r"effective medium theory knows no charge \(\+1\)"),
         (("gfn2", 0, 0), "multiplicity=0 must be a whole number, 1 or more"),
         ((EMT(), 1), "state them to the calculator"),
     ],
@@ -226,3 +229,47 @@ def test_against_tblite_itself(water):
     energy, forces = force_field.energy_and_forces(water[0].positions)
     assert energy == pytest.approx(water[0].labels["energy"], abs=1e-5)
     np.testing.assert_allclose(forces, water[0].labels["forces"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("charge", "multiplicity", "said"),
+    [
+        (12, 1, "charge +12 has -4 valence electrons, which it cannot"),
+        (-30, 1, "which it cannot"),
+        (1, 1, "has 7 valence electrons, and so a multiplicity of 2, 4, …, not 1"),
+        (0, 2, "has 8 valence electrons, and so a multiplicity of 1, 3, …, not 2"),
+        (0, 11, "a multiplicity of 1, 3"),
+    ],
+)
+def test_electrons_that_are_not_there(charge, multiplicity, said, water):
+    """Of the first a program may die without a word, and of the third it takes another multiplicity."""
+    pytest.importorskip("tblite")
+    method = mlff.Reference("gfn2", charge, multiplicity)
+    for ask in (
+        lambda: mlff.ForceField.of(method, water[0].numbers).energy(water[0].positions),
+        lambda: mlff.fit(kernel(), water[:4], LABELS, baseline=method),
+        lambda: mlff.distilled(method, water[:4], frames=2),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            ask()
+
+
+def test_a_hessian_is_of_the_calculator_as_it_is(water):
+    method = LennardJones()
+    force_field = mlff.ForceField.of(mlff.Reference(method), water[0].numbers)
+    before = force_field.hessian(water[0].positions)
+    method.set(epsilon=2.0)
+    np.testing.assert_allclose(force_field.hessian(water[0].positions), 2.0 * before, rtol=1e-6)
+
+
+def test_what_is_no_baseline_is_refused(water):
+    for given in ("model.mlff", 3):
+        with pytest.raises(ValueError, match=r"baseline=.*expected a force field \(mlff.load\(path\) of a file\)"):
+            mlff.fit(kernel(), water[:4], LABELS, baseline=given)
+    with pytest.raises(ValueError, match="calculator: Broken fails, RuntimeError: no convergence"):
+        mlff.distilled(Broken(), water[:2], frames=2)
+    with pytest.raises(ValueError, match=r"frames=2.5 must be a whole number"):
+        mlff.sampled(EMT(), water[:2], 2.5)
+    slab = mlff.System(water[0].positions, water[0].numbers, np.eye(3) * 9, np.array([True, True, False]))
+    with pytest.raises(ValueError, match="not about slabs and wires"):
+        mlff.distilled("emt", mlff.Dataset([mlff.Frame(slab, water[0].labels)]), frames=2)

@@ -20,7 +20,9 @@ BaselineFrames = Annotated[
     ),
 ]
 Charge = Annotated[int | None, typer.Option(help="Of the baseline's method; else what the frames state, or 0.")]
-Multiplicity = Annotated[int | None, typer.Option(help="2S + 1, of the baseline's method; else 1.")]
+Multiplicity = Annotated[
+    int | None, typer.Option(help="2S + 1, of the baseline's method; else 1, or 2 of an odd number of electrons.")
+]
 
 
 def chosen_baseline(
@@ -37,7 +39,7 @@ def chosen_baseline(
             if value is not None:
                 raise ValueError(f"{option} {value}: there is no --baseline that it is about; leave it out")
         return None
-    from mlff.data.methods import METHODS
+    from mlff.data.methods import METHODS, lowest_multiplicity
     from mlff.potentials.force_field import ForceField
     from mlff.potentials.model_files import load
     from mlff.potentials.reference import Reference
@@ -54,9 +56,11 @@ def chosen_baseline(
         return load(name)
     if frames is not None and frames < 0:
         raise ValueError(f"--baseline-frames {frames}: must be a number of frames, or 0 for the method itself")
-    if charge is None:
+    if charge is None and METHODS[name].charged:
         charge = round(next((frame.stated_charge for frame in data if frame.stated_charge is not None), 0))
-    reference = Reference(name, charge, 1 if multiplicity is None else multiplicity)
+    if multiplicity is None and METHODS[name].charged:
+        multiplicity = lowest_multiplicity(data[0].numbers, charge)
+    reference = Reference(name, 0 if charge is None else charge, 1 if multiplicity is None else multiplicity)
     if frames == 0:
         return ForceField.of(reference)
     return distilled(reference, data, FRAMES if frames is None else frames, seed=seed, progress=progress)

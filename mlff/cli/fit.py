@@ -154,6 +154,8 @@ def fit(
             written += write_report(report, fitted, evaluation, _checks(fitted, everything))
             progress("self-check", 1.0)
     summary = {"recipe": descriptor or recipe.value, **fit_summary(fitted, evaluation)}
+    if below is not None:
+        summary["baseline"] = {"potential": below.model.label, **below.record.get("distilled", {})}
     if as_json:
         return terminal.print_json(summary)
     if reason is not None:

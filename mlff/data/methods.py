@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mlff.units import formula
+
+MOST_ADDED = 2  # electrons an atom
+
 
 def _tblite(method: str) -> Callable[[int, int, float], Any]:
     def make(charge: int, multiplicity: int, accuracy: float):
@@ -51,6 +55,23 @@ METHODS = {
 }
 
 
+def require_method(method: str, charge=0, multiplicity=1) -> None:
+    """Refuse what is no method that model files may name, and a charge or multiplicity that none can have.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if method not in METHODS:
+        raise ValueError(
+            f"method {method!r:.60} is not known; choose from {', '.join(METHODS)}, or give one of ASE's calculators"
+        )
+    for name, value, least in (("charge", charge, -np.inf), ("multiplicity", multiplicity, 1)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name}={value!r:.60} must be a whole number{', 1 or more' if least == 1 else ''}")
+    if not METHODS[method].charged and (charge, multiplicity) != (0, 1):
+        raise ValueError(f"{METHODS[method].label} knows no charge ({charge:+d}) and no multiplicity ({multiplicity})")
+
+
 def named_calculator(method: str, charge: int = 0, multiplicity: int = 1, accuracy: float = 1.0):
     """The calculator of a method that model files may name.
 
@@ -59,23 +80,44 @@ def named_calculator(method: str, charge: int = 0, multiplicity: int = 1, accura
     Raises:
         ValueError: no such method, a charge or multiplicity that it cannot have, or a package that is missing.
     """
-    if method not in METHODS:
-        raise ValueError(
-            f"method {method!r:.60} is not known; choose from {', '.join(METHODS)}, or give one of ASE's calculators"
-        )
+    require_method(method, charge, multiplicity)
     known = METHODS[method]
-    for name, value, usual in (("charge", charge, 0), ("multiplicity", multiplicity, 1)):
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, np.integer))
-            or (name == "multiplicity" and value < 1)
-        ):
-            raise ValueError(
-                f"{name}={value!r:.60} must be a whole number{', 1 or more' if name == 'multiplicity' else ''}"
-            )
-        if value != usual and not known.charged:
-            raise ValueError(f"{name}={value}: {known.label} knows none; leave {name} out")
     try:
         return known.make(int(charge), int(multiplicity), accuracy)
     except ImportError as error:
         raise ValueError(f"{method}: {known.label} needs {known.package}; pip install {known.package}") from error
+
+
+def require_electrons(method: str, numbers, charge: int, multiplicity: int) -> None:
+    """Refuse a charge and multiplicity that some atoms cannot have: a program may die of it without a word.
+
+    Raises:
+        ValueError: how many electrons there are, and what would fit.
+    """
+    if not METHODS[method].charged:
+        return
+    electrons = sum(_valence(int(z)) for z in numbers) - charge
+    what = f"{METHODS[method].label}: {formula(numbers)} of charge {charge:+d}"
+    if not electrons > 0 or charge < -MOST_ADDED * len(numbers):
+        raise ValueError(f"{what} has {electrons} valence electrons, which it cannot; state another charge")
+    if electrons % 2 == multiplicity % 2 or multiplicity - 1 > electrons:
+        fits = "1, 3, …" if electrons % 2 == 0 else "2, 4, …"
+        raise ValueError(
+            f"{what} has {electrons} valence electrons, and so a multiplicity of {fits}, not {multiplicity}; state it"
+        )
+
+
+def lowest_multiplicity(numbers, charge: int) -> int:
+    """That of all electrons paired, or all but one."""
+    return 1 + (sum(_valence(int(z)) for z in numbers) - charge) % 2
+
+
+def _valence(z: int) -> int:
+    """Electrons of an atom outside of its noble gas and of full d and f shells below, as GFN1- and GFN2-xTB count them."""
+    core = max(noble for noble in (0, 2, 10, 18, 36, 54) if noble < z)
+    outside = z - core
+    if core in (18, 36):
+        return outside - 10 if outside >= 12 else outside
+    if core == 54:  # lanthanides have three
+        return outside - 24 if outside >= 26 else outside - 14 if outside >= 18 else min(outside, 3)
+    return outside

@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 
-from mlff.arguments import checked_seed
+from mlff.arguments import checked_seed, is_number
 from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
 from mlff.data.system import System
@@ -23,7 +23,7 @@ FRICTION = 0.02  # 1/fs
 def sampled(
     calculator,
     data: Dataset,
-    frames: int = 500,
+    frames=500,
     temperature: float = 500.0,
     interval: int = 20,
     seed: int = 0,
@@ -55,8 +55,9 @@ def sampled(
     if not isinstance(calculator, BaseCalculator):
         shown = f"the class {calculator.__name__}" if isinstance(calculator, type) else f"a {type(calculator).__name__}"
         raise ValueError(f"calculator: expected one of ASE's calculators, received {shown}")
-    if frames < 1 or interval < 1:
-        raise ValueError(f"frames={frames} and interval={interval} must be positive")
+    for name, value in (("frames", frames), ("interval", interval)):
+        if not (is_number(value) and value >= 1 and value == int(value)):
+            raise ValueError(f"{name}={value!r:.60} must be a whole number, 1 or more")
     rng = np.random.default_rng(checked_seed(seed))
     count = min(WALKERS, len(data), frames)
     found: list[Frame] = []
@@ -70,7 +71,7 @@ def sampled(
             progress("dynamics", (k + share) / count)
 
         steps = (wanted + LEFT_OUT) * interval
-        atoms.get_forces()  # what it needs is loaded, and its threads can be counted
+        _try(atoms)
         with few_threads(len(atoms)):
             walked = run(
                 atoms,
@@ -84,6 +85,19 @@ def sampled(
             found += [labelled(atoms, positions) for positions in walked.positions[-wanted:]]
     progress("dynamics", 1.0)
     return Dataset(found, f"dynamics with {type(calculator).__name__}", units="eV, Å (ASE's)")
+
+
+def _try(atoms: Atoms) -> None:
+    """Ask a calculator once: what it needs is loaded then, and its threads can be counted.
+
+    Raises:
+        ValueError: whatever it raises, in a sentence.
+    """
+    try:
+        atoms.get_forces()
+    except Exception as error:  # of anybody's program
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"calculator: {type(atoms.calc).__name__} fails, {type(error).__name__}: {said}") from error
 
 
 def labelled(atoms: Atoms, positions: np.ndarray) -> Frame:

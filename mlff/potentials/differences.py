@@ -7,6 +7,7 @@ import numpy as np
 from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
+from mlff.data.methods import METHODS
 from mlff.operators import ENERGY, FORCES, OPERATORS, STRESS, Operator
 from mlff.potentials.arguments import require_atoms
 from mlff.potentials.force_field import ForceField
@@ -22,7 +23,14 @@ def baseline_of(given) -> ForceField | None:
         return given
     if isinstance(known := getattr(given, "force_field", None), ForceField):  # a `Calculator`
         return known
-    return ForceField.of(given if isinstance(given, Potential) else Reference(given))
+    if isinstance(given, Potential):
+        return ForceField.of(given)
+    if given in METHODS if isinstance(given, str) else hasattr(given, "get_potential_energy"):
+        return ForceField.of(Reference(given))
+    raise ValueError(
+        f"baseline={given!r:.80}: expected a force field (mlff.load(path) of a file), a method by its name ({', '.join(METHODS)}), a "
+        "potential, or one of ASE's calculators"
+    )
 
 
 def same_baseline(one: ForceField | None, other: ForceField | None) -> bool:
@@ -47,7 +55,7 @@ def remaining(data: Dataset, baseline: ForceField, operators: tuple[Operator, ..
         require_atoms(baseline, frame.numbers, data.source)
         for term in terms_of(baseline.model):
             if isinstance(term, Reference):
-                term.require_charge(frame, data.source)
+                term.require_frame(frame, data.source)
     wanted = {operator.name: operator for operator in (*operators, ENERGY)}
     frames = LabelledFrames.of(data)
     energies, forces, stresses = first_order(baseline, frames)

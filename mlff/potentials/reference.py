@@ -24,7 +24,7 @@ from jaxtyping import Float
 from mlff.data.batches import Batch
 from mlff.data.cells import volume
 from mlff.data.frames import Frame
-from mlff.data.methods import METHODS, named_calculator
+from mlff.data.methods import METHODS, named_calculator, require_electrons, require_method
 from mlff.data.system import System
 from mlff.kernels.surroundings import Surroundings
 from mlff.potentials.potential import Potential
@@ -71,6 +71,8 @@ class Reference(Potential):
                 )
             if (self.charge, self.multiplicity) != (0, 1):
                 raise ValueError("charge and multiplicity: state them to the calculator, and leave them out here")
+        else:
+            require_method(self.method, self.charge, self.multiplicity)
         _outside(self.method, self.charge, self.multiplicity)  # what cannot be had is said at once
 
     @property
@@ -109,15 +111,24 @@ class Reference(Potential):
         """One of ASE's calculators for the method, with tblite's usual thresholds: for dynamics, where it begins where it ended."""
         return named_calculator(self.method, self.charge, self.multiplicity) if self.named else self.method
 
-    def require_charge(self, frame: Frame, source: str) -> None:
-        """Refuse a frame that states another charge than the one that the method is asked for."""
+    def require_frame(self, frame: Frame, source: str) -> None:
+        """Refuse a frame that states another charge than the one that the method is asked for, that has not so many electrons, or is
+        a slab or a wire."""
+        _require_cell(self.label, frame.system.pbc[None])
+        if not self.named:
+            return
         charge = frame.stated_charge
-        if self.named and charge is not None and charge != self.charge:
+        if charge is not None and charge != self.charge:
+            remedy = (
+                "state it and the multiplicity"
+                if METHODS[self.method].charged
+                else "which knows none; take another method"
+            )
             raise ValueError(
                 f"{source}: {formula(frame.numbers)} has the total charge {charge:+g}, the baseline is {self.label} of charge "
-                f"{self.charge:+d}; state it, mlff.Reference({self.method!r}, charge={charge:.0f}, multiplicity=…), or "
-                "--charge and --multiplicity"
+                f"{self.charge:+d}; {remedy}"
             )
+        require_electrons(self.method, frame.numbers, self.charge, self.multiplicity)
 
     @property
     def failure(self) -> str | None:
@@ -129,16 +140,20 @@ class Reference(Potential):
         Raises:
             ValueError: slabs and wires.
         """
-        if (batch.pbc.any(axis=1) & ~batch.pbc.all(axis=1)).any():
-            raise ValueError(
-                f"pbc: {self.label} is asked about molecules, and crystals periodic in three directions, not about slabs and wires; "
-                "make the third one periodic too, with room between the images"
-            )
+        _require_cell(self.label, batch.pbc)
         return super().surroundings(batch, slots)
 
     def energy(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> Float[Array, ""]:
         """Potential energy, eV, as the method has it; NaN where it fails, and `failure` says why."""
         return self._outside.energy(positions, numbers, cell)
+
+
+def _require_cell(label: str, pbc: np.ndarray) -> None:
+    if (pbc.any(axis=1) & ~pbc.all(axis=1)).any():
+        raise ValueError(
+            f"pbc: {label} is asked about molecules, and crystals periodic in three directions, not about slabs and wires; "
+            "make the third one periodic too, with room between the images"
+        )
 
 
 class Outside:
@@ -149,8 +164,8 @@ class Outside:
         failure: why the last evaluation gave nothing, None where it did.
     """
 
-    def __init__(self, make: Callable[[], Any], label: str):
-        self._make, self._label = make, label
+    def __init__(self, make: Callable[[], Any], label: str, require: Callable[[np.ndarray], None]):
+        self._make, self._label, self._require = make, label, require
         self._lock = threading.Lock()  # calculators hold the atoms that they were asked about last
         self._last: tuple[tuple, np.ndarray] | None = None
         self.failure: str | None = None
@@ -163,7 +178,8 @@ class Outside:
 
     def second(self, positions, numbers, cell) -> tuple[np.ndarray]:
         """Second derivatives by positions and, of crystals, cell vectors, shape (3n + 9, 3n + 9), zero elsewhere."""
-        key = tuple(part.tobytes() for part in (positions, numbers, cell))
+        settings = str(getattr(self._make(), "parameters", ""))  # which users may change
+        key = (settings, *(part.tobytes() for part in (positions, numbers, cell)))
         with self._lock:
             if self._last is None or self._last[0] != key:  # it is asked again for every chunk of directions
                 self._last = key, self._differences(positions, numbers, cell)
@@ -188,6 +204,7 @@ class Outside:
         atoms = System(positions, numbers, cell, periodic).to_ase()
         slopes = np.zeros((3, 3))
         try:
+            self._require(numbers)
             # anew each time: what iterates would begin where it ended before, and its answer with it
             atoms.calc = self._make()
             # the energy whose gradient the forces are, where a calculator tells them apart
@@ -201,20 +218,23 @@ class Outside:
                     virial = volume(cell) * atoms.get_stress(voigt=False, apply_constraint=False)
                     slopes = np.linalg.solve(cell.T, virial + positions.T @ forces)
         except Exception as error:  # whatever a calculator raises
-            self.failure = f"{self._label}: {type(error).__name__}, {' '.join(str(error).split())[:200]}"
+            said = " ".join(str(error).split())[:200]
+            self.failure = said if isinstance(error, ValueError) else f"{self._label}: {type(error).__name__}, {said}"
             return np.array(np.nan), np.full(positions.shape, np.nan), np.full((3, 3), np.nan)
         self.failure = None
         return np.array(energy), -forces, slopes
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64, typed=True)
 def _outside(method, charge: int, multiplicity: int) -> Outside:
     """One for each method, which compiled functions are known by."""
     if not isinstance(method, str):
-        return Outside(lambda: method, type(method).__name__)
+        return Outside(lambda: method, type(method).__name__, lambda numbers: None)
     make = functools.partial(named_calculator, method, charge, multiplicity, TIGHT)
     make()
-    return Outside(make, METHODS[method].label)
+    return Outside(
+        make, METHODS[method].label, lambda numbers: require_electrons(method, numbers, charge, multiplicity)
+    )
 
 
 def _differentiable(outside: Outside):

@@ -139,8 +139,8 @@ def _less_baseline(data: Dataset, baseline: ForceField, operators: dict[str, Ope
     )
     if FORCES.name in operators and left > LEFT * whole:
         logger.warning(
-            "baseline: %.0f %% of the squared forces are left to be learnt; it knows nothing of such frames. One that was fitted to "
-            "others is better fitted to some around these (mlff.sampled)", 100.0 * left / whole,
+            "baseline: %.0f %% of the squared forces are left to be learnt; it knows nothing of such frames. Take another, or where it was "
+            "fitted to others, fit it to some around these (mlff.sampled)", 100.0 * left / whole,
         )  # fmt: skip
     return rest
 

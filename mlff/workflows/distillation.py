@@ -59,7 +59,7 @@ def distilled(
     seed = checked_seed(seed)
     reference = method if isinstance(method, Reference) else Reference(method)
     for frame in data:
-        reference.require_charge(frame, data.source)
+        reference.require_frame(frame, data.source)
     calculator = reference.calculator()
     cheap = sampled(calculator, data, frames, temperature, seed=seed, progress=progress)
     name = CRYSTALS if any(frame.system.pbc.any() for frame in cheap) else MOLECULES
