@@ -17,8 +17,19 @@ def test_json_has_no_nan(capsys):
 def test_progress_on_a_terminal_only(tmp_path, datasets):
     """Under a pseudo-terminal the bar appears on standard error; in a pipe there are lines (tests of the command line)."""
     leader, follower = pty.openpty()
+    words = [
+        "fit",
+        str(datasets / "water.extxyz"),
+        "--recipe",
+        "sgdml",
+        "--frames",
+        "0:60",
+        "--out",
+        "t.mlff",
+        "--json",
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlff", "fit", str(datasets / "water.extxyz"), "--frames", "0:60", "--out", "t.mlff", "--json"],
+        [sys.executable, "-m", "mlff", *words],
         cwd=tmp_path, stderr=follower, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     os.close(follower)
