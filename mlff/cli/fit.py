@@ -97,7 +97,7 @@ def fit(
     """
     from mlff.files import made_folder, reserved
     from mlff.potentials import model_files as archive
-    from mlff.potentials.errors import evaluate, require_disjoint
+    from mlff.potentials.errors import require_disjoint
     from mlff.potentials.record import fingerprints_of
     from mlff.quality.report import FILES, fit_summary, write_report
     from mlff.regression.fitting import fit as fit_model
@@ -126,10 +126,7 @@ def fit(
         points = RECIPES[recipe.value].inducing if inducing is None and recipe is not None else inducing
         draws = train is not None or points is not None or tune or baseline is not None
         _require_drawn(seed, draws, model, recipe)
-        if tune and points is not None:
-            raise ValueError(
-                "--tune: sparse models find their noise and keep their length scale; leave --tune or --inducing out"
-            )
+        _require_exact(tune, points)
         if held is not None:
             _require_comparable(model, everything, held)
         fitted_to = wanted or chosen
@@ -144,8 +141,7 @@ def fit(
         evaluation = None
         if held is not None:
             progress("test", 0.0)
-            evaluation = evaluate(fitted, held)
-            fitted = fitted.replace(record={**fitted.record, "test": {"source": held.source, **evaluation.summary()}})
+            fitted, evaluation = _tested(fitted, held)
             archive.save(fitted, target)
             progress("test", 1.0)
         written = [target]
@@ -162,9 +158,7 @@ def fit(
         terminal.say(
             f"recipe {recipe}{', tuned' if tune else ''}: for {reason}; --recipe names another, mlff compare tries them"
         )
-    _say(everything, fitted, summary, evaluation)
-    if below is not None:
-        terminal.say_line(f"baseline: {baseline_text(below, evaluation)}")
+    _say(everything, fitted, summary, evaluation, below)
     for path in written:
         terminal.say(f"wrote {path}")
 
@@ -259,6 +253,14 @@ def _require_drawn(seed: int | None, draws: bool, model, recipe: Recipe | None) 
         )
 
 
+def _require_exact(tune: bool, points: int | None) -> None:
+    """Refuse to tune a sparse model."""
+    if tune and points is not None:
+        raise ValueError(
+            "--tune: sparse models find their noise and keep their length scale; leave --tune or --inducing out"
+        )
+
+
 def _require_comparable(model, training, held) -> None:
     """Refuse frames to test on that the model cannot be compared with, before the work and not after it."""
     import numpy as np
@@ -274,13 +276,22 @@ def _require_comparable(model, training, held) -> None:
         require_elements(elements, frame.numbers, held.source)
 
 
+def _tested(force_field, held):
+    """The force field with its errors on held-out frames in its record, and these."""
+    from mlff.potentials.errors import evaluate
+
+    evaluation = evaluate(force_field, held)
+    test = {"source": held.source, **evaluation.summary()}
+    return force_field.replace(record={**force_field.record, "test": test}), evaluation
+
+
 def _checks(force_field, data):
     from mlff.quality.self_check import self_check
 
     return self_check(force_field, data[0].system)
 
 
-def _say(data, force_field, summary: dict, evaluation) -> None:
+def _say(data, force_field, summary: dict, evaluation, below) -> None:
     from mlff.potentials.errors import group_texts
     from mlff.quality.report import last_fitted, noise_text, scale_text, sparse_text, tuned_text
 
@@ -302,3 +313,5 @@ def _say(data, force_field, summary: dict, evaluation) -> None:
     terminal.say(f"test on {evaluation}" if evaluation else "no test frames; give --test or --train N")
     for line in group_texts(evaluation.summary()) if evaluation else ():
         terminal.say_line(f"  {line}")
+    if below is not None:
+        terminal.say_line(f"baseline: {baseline_text(below, evaluation)}")

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 
+from mlff.threads import few_threads
 from mlff.units import formula
 
 MOST_ADDED = 2  # electrons an atom
@@ -86,6 +88,22 @@ def named_calculator(method: str, charge: int = 0, multiplicity: int = 1, accura
         return known.make(int(charge), int(multiplicity), accuracy)
     except ImportError as error:
         raise ValueError(f"{method}: {known.label} needs {known.package}; pip install {known.package}") from error
+
+
+def calculated(atoms: Atoms) -> dict[str, Any]:
+    """Energy, forces and, of crystals, stress where there is one, by the calculator of some atoms.
+
+    The energy is the one whose gradient the forces are, where a calculator tells them apart; constraints change nothing.
+    """
+    known = getattr(atoms.calc, "implemented_properties", ())
+    with few_threads(len(atoms)):
+        labels = {
+            "energy": float(atoms.get_potential_energy(force_consistent="free_energy" in known)),
+            "forces": np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64),
+        }
+        if atoms.pbc.all() and "stress" in known:
+            labels["stress"] = atoms.get_stress(voigt=False, apply_constraint=False)
+    return labels
 
 
 def require_electrons(method: str, numbers, charge: int, multiplicity: int) -> None:

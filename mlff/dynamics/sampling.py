@@ -11,6 +11,7 @@ from ase.calculators.calculator import BaseCalculator
 from mlff.arguments import checked_seed, is_number
 from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
+from mlff.data.methods import calculated
 from mlff.data.system import System
 from mlff.dynamics.md import run, thermalise
 from mlff.threads import few_threads
@@ -34,7 +35,8 @@ def sampled(
         cheap = mlff.sampled(TBLite(method="GFN2-xTB", verbosity=0), train, frames=1000)
         kernel, labels = mlff.recipe("fchl19-gpr", cheap)
         baseline = mlff.fit(kernel, cheap, labels)
-        force_field = mlff.fit(model, train, ("energy", "forces"), baseline=baseline)
+
+    `distilled` does all of this.
 
     Up to ten runs of 0.5 fs a step, each from another frame with velocities drawn anew; the first five frames of each are left out.
     A calculator is called about `frames`·(`interval` + 1) times. Charge and spin are the calculator's: state them there.
@@ -56,8 +58,9 @@ def sampled(
         shown = f"the class {calculator.__name__}" if isinstance(calculator, type) else f"a {type(calculator).__name__}"
         raise ValueError(f"calculator: expected one of ASE's calculators, received {shown}")
     for name, value in (("frames", frames), ("interval", interval)):
-        if not (is_number(value) and value >= 1 and value == int(value)):
+        if not (is_number(value) and value >= 1 and float(value).is_integer()):
             raise ValueError(f"{name}={value!r:.60} must be a whole number, 1 or more")
+    frames, interval = int(frames), int(interval)
     rng = np.random.default_rng(checked_seed(seed))
     count = min(WALKERS, len(data), frames)
     found: list[Frame] = []
@@ -70,19 +73,12 @@ def sampled(
         def told(_stage: str, share: float, k: int = k) -> None:
             progress("dynamics", (k + share) / count)
 
+        thermostat = {"temperature": temperature, "friction": FRICTION}
         steps = (wanted + LEFT_OUT) * interval
         _try(atoms)
         with few_threads(len(atoms)):
-            walked = run(
-                atoms,
-                steps,
-                temperature=temperature,
-                friction=FRICTION,
-                interval=interval,
-                seed=seed + k,
-                progress=told,
-            )
-            found += [labelled(atoms, positions) for positions in walked.positions[-wanted:]]
+            walked = run(atoms, steps, **thermostat, interval=interval, seed=seed + k, progress=told)
+        found += [labelled(atoms, positions) for positions in walked.positions[-wanted:]]
     progress("dynamics", 1.0)
     return Dataset(found, f"dynamics with {type(calculator).__name__}", units="eV, Å (ASE's)")
 
@@ -103,13 +99,7 @@ def _try(atoms: Atoms) -> None:
 def labelled(atoms: Atoms, positions: np.ndarray) -> Frame:
     """A frame with the calculator's labels of a geometry."""
     atoms.set_positions(positions, apply_constraint=False)
-    known = getattr(atoms.calc, "implemented_properties", ())
-    labels = {  # the energy whose gradient the forces are, where a calculator tells them apart
-        "energy": float(atoms.get_potential_energy(force_consistent="free_energy" in known)),
-        "forces": np.array(atoms.get_forces(apply_constraint=False)),
-    }
-    if atoms.pbc.all() and "stress" in known:
-        labels["stress"] = atoms.get_stress(voigt=False, apply_constraint=False)
+    labels = calculated(atoms)
     if broken := [name for name, value in labels.items() if not np.isfinite(value).all()]:
         raise ValueError(
             f"calculator: {broken[0]} of a geometry is not finite; lower the temperature, or look at the calculator"

@@ -19,7 +19,7 @@ from mlff.potentials.arguments import require_atoms
 from mlff.potentials.expansion import Channel, Curvature, Expansion, Part, constant_elements
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import spanned_by_few
-from mlff.potentials.sums import PotentialSum
+from mlff.potentials.sums import terms_of
 from mlff.precision import double_precision
 
 ROUNDING = 1e-11  # of |a||b|, to which scalar products a·b of features agree however they are summed
@@ -49,7 +49,7 @@ def expansions(force_field: ForceField) -> list[tuple[str, Expansion, Mapping]]:
     model = force_field.model
     if isinstance(model, Expansion):
         return [("model", model, force_field.record)]
-    terms = model.terms if isinstance(model, PotentialSum) else ()
+    terms = terms_of(model)
     records = force_field.record.get("terms", ())
     if len(records) != len(terms):  # of a sum that was not made of force fields
         records = [{}] * len(terms)

@@ -13,8 +13,7 @@ from mlff.potentials.arguments import require_atoms
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
 from mlff.potentials.predictions import first_order, predictions, require_comparable
-from mlff.potentials.reference import Reference
-from mlff.potentials.sums import terms_of
+from mlff.potentials.reference import Reference, references
 
 
 def baseline_of(given) -> ForceField | None:
@@ -53,9 +52,8 @@ def remaining(data: Dataset, baseline: ForceField, operators: tuple[Operator, ..
     """
     for frame in data:
         require_atoms(baseline, frame.numbers, data.source)
-        for term in terms_of(baseline.model):
-            if isinstance(term, Reference):
-                term.require_frame(frame, data.source)
+        for method in references(baseline.model):
+            method.require_frame(frame, data.source)
     wanted = {operator.name: operator for operator in (*operators, ENERGY)}
     frames = LabelledFrames.of(data)
     energies, forces, stresses = first_order(baseline, frames)

@@ -45,8 +45,7 @@ from mlff.potentials.compiled import Prepared, on_device
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.program import ExportedProgram, Programs
 from mlff.potentials.record import UNITS, versions
-from mlff.potentials.reference import Reference
-from mlff.potentials.sums import terms_of
+from mlff.potentials.reference import references
 from mlff.precision import double_precision, doubled
 
 MAGIC = b"mlff-export"
@@ -93,9 +92,9 @@ def written(force_field: ForceField, numbers: np.ndarray | None) -> bytes:
             "export: the force field is of periodic frames, whose neighbour lists are made outside of its programs; only "
             "those of molecules can be exported, force_field.save(path) takes any"
         )
-    if outside := [term.label for term in terms_of(force_field.model) if isinstance(term, Reference)]:
+    if outside := references(force_field.model):
         raise ValueError(
-            f"export: {outside[0]} is computed outside of compiled programs; fit a baseline to frames of it (mlff.distilled), or "
+            f"export: {outside[0].label} is computed outside of compiled programs; fit a baseline to frames of it (mlff.distilled), or "
             "save a model file, which names it"
         )
     prepared = Prepared.of(on_device(force_field.model), numbers)

@@ -26,10 +26,9 @@ from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
 from mlff.potentials.program import ExportedProgram
 from mlff.potentials.record import UNITS, require_entries, require_record
-from mlff.potentials.reference import Reference
+from mlff.potentials.reference import references
 from mlff.potentials.reproduced import require_reproduced
 from mlff.potentials.stored import REGISTRY
-from mlff.potentials.sums import terms_of
 from mlff.trust import find_sources, named_again, require_trusted
 
 FORMAT = "mlff"
@@ -66,8 +65,8 @@ def save(force_field: ForceField, path) -> None:
             "this force field was read as compiled programs, and is no more than they are; copy the file that they are from, or "
             "hand over the source, load(path, descriptors={…}), and save that"
         )
-    for term in terms_of(force_field.model):
-        if isinstance(term, Reference) and not term.named:
+    for term in references(force_field.model):
+        if not term.named:
             raise ValueError(
                 f"{term.label} is an object of one of ASE's calculators, which a model file cannot hold; name a method instead "
                 f"({', '.join(METHODS)}), or fit the baseline to frames of it (mlff.distilled)"

@@ -24,12 +24,12 @@ from jaxtyping import Float
 from mlff.data.batches import Batch
 from mlff.data.cells import volume
 from mlff.data.frames import Frame
-from mlff.data.methods import METHODS, named_calculator, require_electrons, require_method
+from mlff.data.methods import METHODS, calculated, named_calculator, require_electrons, require_method
 from mlff.data.system import System
 from mlff.kernels.surroundings import Surroundings
 from mlff.potentials.potential import Potential
+from mlff.potentials.sums import terms_of
 from mlff.precision import Array
-from mlff.threads import few_threads
 from mlff.units import formula
 
 DISPLACEMENT = (
@@ -148,6 +148,11 @@ class Reference(Potential):
         return self._outside.energy(positions, numbers, cell)
 
 
+def references(potential: Potential) -> list[Reference]:
+    """The methods outside of JAX among the terms of a potential."""
+    return [term for term in terms_of(potential) if isinstance(term, Reference)]
+
+
 def _require_cell(label: str, pbc: np.ndarray) -> None:
     if (pbc.any(axis=1) & ~pbc.all(axis=1)).any():
         raise ValueError(
@@ -202,27 +207,21 @@ class Outside:
     def _evaluated(self, positions, numbers, cell) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         periodic = cell.any(axis=1)
         atoms = System(positions, numbers, cell, periodic).to_ase()
-        slopes = np.zeros((3, 3))
         try:
             self._require(numbers)
             # anew each time: what iterates would begin where it ended before, and its answer with it
             atoms.calc = self._make()
-            # the energy whose gradient the forces are, where a calculator tells them apart
-            known = getattr(atoms.calc, "implemented_properties", ())
-            with few_threads(len(atoms)):
-                energy = float(atoms.get_potential_energy(force_consistent="free_energy" in known))
-                forces = np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
-            if periodic.all():
-                slopes = np.full((3, 3), np.nan)
-                if "stress" in known:
-                    virial = volume(cell) * atoms.get_stress(voigt=False, apply_constraint=False)
-                    slopes = np.linalg.solve(cell.T, virial + positions.T @ forces)
+            labels = calculated(atoms)
         except Exception as error:  # whatever a calculator raises
             said = " ".join(str(error).split())[:200]
             self.failure = said if isinstance(error, ValueError) else f"{self._label}: {type(error).__name__}, {said}"
             return np.array(np.nan), np.full(positions.shape, np.nan), np.full((3, 3), np.nan)
         self.failure = None
-        return np.array(energy), -forces, slopes
+        forces, by_cell = labels["forces"], np.zeros((3, 3))
+        if periodic.all():
+            virial = volume(cell) * labels.get("stress", np.full((3, 3), np.nan))
+            by_cell = np.linalg.solve(cell.T, virial + positions.T @ forces)
+        return np.array(labels["energy"]), -forces, by_cell
 
 
 @functools.lru_cache(maxsize=64, typed=True)

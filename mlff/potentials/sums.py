@@ -26,9 +26,7 @@ class PotentialSum(Potential):
     terms: tuple[Potential, ...]
 
     def __post_init__(self):
-        flat = tuple(
-            part for term in self.terms for part in (term.terms if isinstance(term, PotentialSum) else (term,))
-        )
+        flat = tuple(part for term in self.terms for part in terms_of(term))
         object.__setattr__(self, "terms", flat)
 
     def energy(self, positions: Float[Array, "n 3"], numbers, cell, neighbors=None) -> Float[Array, ""]:

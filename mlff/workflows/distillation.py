@@ -16,7 +16,6 @@ from mlff.potentials.reference import Reference
 from mlff.regression.compression import compressed
 from mlff.regression.fitting import fit
 from mlff.regression.recipes import RECIPES, recipe
-from mlff.threads import few_threads
 
 MOLECULES, CRYSTALS = "fchl19-gpr", "soap-gap"  # recipes: the most accurate with hundreds of frames
 COMPARED = 100  # frames on which the model is held against the method
@@ -85,6 +84,5 @@ def _by(calculator, data: Dataset) -> Dataset:
     for i in chosen:
         atoms = data[int(i)].system.to_ase()
         atoms.calc = calculator
-        with few_threads(len(atoms)):
-            found.append(labelled(atoms, atoms.positions))
+        found.append(labelled(atoms, atoms.positions))
     return Dataset(found, data.source, data.indices[chosen])
