@@ -31,7 +31,7 @@ def test_covariances_match_dense_linear_algebra(noise, rng):
     training = frames_of(WATER + 0.1 * rng.standard_normal((5, 3, 3)))
     asked = frames_of(WATER + 0.1 * rng.standard_normal((2, 3, 3)))
     posterior = solve(KERNEL, training, noise, posterior=True).posterior
-    found = posterior.covariance(compute_features(KERNEL, asked, noise))
+    found = posterior.of_features(compute_features(KERNEL, asked, noise))
     C, across, prior, H, h = parts_of(training, asked, noise)
     wanted = prior - across.T @ np.linalg.solve(C, across)
     if "energy" in noise:
@@ -45,7 +45,7 @@ def test_covariances_match_dense_linear_algebra(noise, rng):
 def test_of_training_labels_little_more_than_the_noise_is_left(rng):
     frames = frames_of(WATER + 0.1 * rng.standard_normal((5, 3, 3)))
     posterior = solve(KERNEL, frames, {"forces": 1e-2}, posterior=True).posterior
-    left = np.diagonal(posterior.covariance(posterior.system.features))
+    left = np.diagonal(posterior.of_features(posterior.system.features))
     assert np.all(left <= 1e-4 * (1 + 1e-6))
     assert np.all(left > 0)
 
@@ -56,7 +56,7 @@ def test_the_scale_of_an_amplitude_from_the_data_is_in_it(water):
     ten = mlff.Dataset([mlff.Frame(f.system, {"forces": 10 * f.labels["forces"]}) for f in water[:8]])
     asked = compute_features(kernel, LabelledFrames.of(water[20:22]), {"forces": 1.0})
     one, hundred = (
-        solve(kernel, LabelledFrames.of(data), {"forces": level}, posterior=True).posterior.covariance(asked)
+        solve(kernel, LabelledFrames.of(data), {"forces": level}, posterior=True).posterior.of_features(asked)
         for data, level in ((water[:8], 1e-2), (ten, 1e-1))
     )
     np.testing.assert_allclose(hundred, 100 * one, atol=1e-8 * np.abs(hundred).max())
@@ -67,10 +67,10 @@ def test_given_constants_are_known(water):
     kernel = mlff.LocalKernel(lambda x: inverse_rows(x), mlff.RBF(lengthscale=2.0)).completed([8, 1, 1])
     frames, noise = LabelledFrames.of(water[:8]), {"energy": 1e-3, "forces": 1e-2}
     asked = compute_features(kernel, LabelledFrames.of(water[20:22]), noise)
-    found = solve(kernel, frames, noise, posterior=True).posterior.covariance(asked)
+    found = solve(kernel, frames, noise, posterior=True).posterior.of_features(asked)
     given = solve(kernel, frames, noise, {1: -13.0, 8: -2000.0}, posterior=True).posterior
-    assert given.responses is None
-    known = given.covariance(asked) / given.system.scale
+    assert given.weights.responses is None
+    known = given.of_features(asked) / given.system.scale
     relative = found / solve(kernel, frames, noise).amplitudes[0]
     assert np.linalg.eigvalsh(relative - known).min() > -1e-9 * np.abs(relative).max()
     assert np.trace(relative - known) > 0

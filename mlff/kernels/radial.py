@@ -74,6 +74,16 @@ class Radial(Tree):
             functions.append(_slope(functions[-1]))
         return tuple(function(s) for function in functions)
 
+    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> Float[np.ndarray, "count size"]:
+        """Wave vectors drawn from the spectral density of f: the mean of cos(ω·δ) over all ω is f(|δ|²).
+
+        Raises:
+            ValueError: f is no function of the distance alone, so it has none.
+        """
+        raise ValueError(
+            f"sample: functions cannot be drawn from a kernel with the radial function {self.label}; take RBF or a Matérn kernel"
+        )
+
     def partials(self, s: Float[Array, "..."], count: int) -> tuple[Float[Array, "..."], ...]:
         """f, ∂f/∂s_i, ∂²f/∂s_i∂s_j, … up to `count` indices, for s of shape (b, …): one s for every block of features."""
         if len(s) == 1:
@@ -124,6 +134,12 @@ class _Matern(Radial):
         p = self.degree
         return _bessel(p, (2 * p + 1) * s) / math.prod(range(1, 2 * p, 2))
 
+    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> Float[np.ndarray, "count size"]:
+        """Of Student's t distribution with 2p + 1 degrees of freedom."""
+        freedom = 2 * self.degree + 1
+        normal, squares = generator.standard_normal((count, size)), generator.chisquare(freedom, count)
+        return normal * np.sqrt(freedom / squares)[:, None]
+
 
 class Matern32(_Matern):
     """Matérn-3/2: f = (1 + r) e^{−r}, r = √(3s). Order 2: forces from forces, no Hessian."""
@@ -158,6 +174,10 @@ class RBF(Radial):
     def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return jnp.exp(-0.5 * s)
 
+    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> Float[np.ndarray, "count size"]:
+        """Of a normal distribution."""
+        return generator.standard_normal((count, size))
+
 
 class RationalQuadratic(Radial):
     """Rational quadratic: f = (1 + s/(2α))^{−α}, a scale mixture of RBFs; α → ∞ is the RBF. Any order."""
@@ -173,6 +193,11 @@ class RationalQuadratic(Radial):
 
     def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return (1.0 + s / (2.0 * self.alpha)) ** (-self.alpha)
+
+    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> Float[np.ndarray, "count size"]:
+        """Of normal distributions whose inverse squared widths are spread as a gamma distribution of shape α and mean 1."""
+        precisions = generator.gamma(float(self.alpha), 1.0 / float(self.alpha), count)
+        return generator.standard_normal((count, size)) * np.sqrt(precisions)[:, None]
 
 
 class Polynomial(Radial):

@@ -43,12 +43,22 @@ class Compiled:
                 x, around
             )
         )
+        self.spread = jax.jit(functools.partial(_spread, structure), static_argnames="axes")
         self.hessian = flat(derivatives.hessian, static_argnames="rows_at_once")
         self.gradient_along = flat(derivatives.gradient_along)
         self.strain_derivatives = quickly(derivatives.strain_derivatives)
         self.training_distance = quickly(lambda model, *where: model.training_distance(*where))
         self.applied = quickly(derivatives.applied, static_argnames="function")
         self.gradient_bytes: dict[tuple, int] = {}  # of one geometry, by the shapes of everything that enters
+
+
+def _spread(structure, leaves, numbers, positions, around: Surroundings, *, axes: tuple[int | None, ...]):
+    """Energies and forces of potentials that differ in the arrays that have an axis for them, worked out together."""
+
+    def one(of_one):
+        return derivatives.packed(jax.tree.unflatten(structure, of_one), numbers, positions, *around)
+
+    return jax.vmap(one, in_axes=(list(axes),))(leaves)
 
 
 _compiled = functools.lru_cache(maxsize=64)(Compiled)

@@ -58,6 +58,10 @@ class Curvature(Tree):
         traces = np.stack([np.einsum("kr,krd->k", weights, vectors[..., p] ** 2) for p in parts])
         return cls(vectors, weights, offsets, traces)
 
+    def scaled(self, factor: float) -> Curvature:
+        """Times a number."""
+        return self.replace(weights=factor * np.asarray(self.weights), traces=factor * np.asarray(self.traces))
+
     def energies(self, slopes, second, x: Float[Array, "e D"], parts: list[slice]) -> Float[Array, " e"]:
         """Of every environment the sum over all points, from the first and second derivatives of f at (e, k)."""
         count, rank = self.weights.shape
@@ -114,6 +118,13 @@ class Channel(Tree):
                 for part in _slices(sizes)
             ]
         )
+
+    def scaled(self, factor: float) -> Channel:
+        """Times a number."""
+        tangents, values = (None if a is None else factor * np.asarray(a) for a in (self.tangents, self.values))
+        offsets = np.asarray(self.offsets) * np.array([1.0, factor])[:, None]
+        curvature = None if self.curvature is None else self.curvature.scaled(factor)
+        return self.replace(tangents=tangents, values=values, offsets=offsets, curvature=curvature)
 
     def energies(self, radial, features: Float[Array, "e D"], sizes: tuple[int, ...]) -> Float[Array, " e"]:
         """Of every environment the sum over all points."""
@@ -316,6 +327,13 @@ class Expansion(Potential):
     def shifted(self, constants: np.ndarray) -> Expansion:
         """With other constants added to its own."""
         return self.replace(constants=np.asarray(self.constants) + constants)
+
+    def scaled(self, factor: float) -> Expansion:
+        """Times a number."""
+        parts = tuple(
+            part.replace(channels=tuple(channel.scaled(factor) for channel in part.channels)) for part in self.parts
+        )
+        return self.replace(parts=parts, constants=factor * np.asarray(self.constants))
 
     @property
     def size(self) -> int:

@@ -13,15 +13,16 @@ from flax import struct
 from jaxtyping import Float, Integer
 
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
-from mlff.data.batches import Batch, LabelledFrames
+from mlff.data.batches import Batch, LabelledFrames, arguments_of
 from mlff.data.cells import stated, states_no_period, volume
 from mlff.data.neighbors import wants_list
 from mlff.data.permutations import Permutations
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.kernels import Kernel
 from mlff.kernels.surroundings import Surroundings
-from mlff.operators import ENERGY, FORCES, HESSIAN, HESSIAN_PRODUCTS, STRESS, Operator, order_of
+from mlff.operators import ENERGY, FORCES, HESSIAN, HESSIAN_PRODUCTS, STRESS, Operator, find_operator, order_of
 from mlff.potentials.arguments import chosen_atoms, coordinates, displacements, one_geometry, require_atoms
+from mlff.potentials.calibration import Calibration
 from mlff.potentials.compiled import Prepared, arrived, on_device
 from mlff.potentials.derivatives import symmetric_tensor, unordered_choices
 from mlff.potentials.energy_function import EnergyFunction
@@ -29,6 +30,7 @@ from mlff.potentials.environmental import Environmental, Summed
 from mlff.potentials.potential import Potential
 from mlff.potentials.record import joined
 from mlff.potentials.sums import PotentialSum
+from mlff.potentials.uncertainty import WITHOUT, Uncertainty, added, answer_shape, geometries
 from mlff.precision import doubled
 from mlff.trees import Tree
 from mlff.units import formula
@@ -47,12 +49,16 @@ class ForceField(Tree):
         numbers: atomic numbers it was made for, shape (n,); None for one of several compositions.
         kernel: the kernel it was fitted with, hyperparameters filled in; None for a potential that is no expansion.
         record: how it came to be: units, labels, noise, training indices, data hash, errors, versions.
+        posterior: what the fit left open, where it was asked to keep that; None without.
+        calibration: what its error bars are multiplied by, from frames that were held out; None for 1.
     """
 
     model: Potential
     numbers: np.ndarray | None = None
     kernel: Kernel | None = None
     record: dict[str, Any] = struct.field(pytree_node=False, default_factory=dict)
+    posterior: Uncertainty | None = struct.field(pytree_node=False, default=None)
+    calibration: Calibration | None = struct.field(pytree_node=False, default=None)
 
     @classmethod
     def of(
@@ -94,7 +100,8 @@ class ForceField(Tree):
         for one in (self, other):
             if numbers is not None:
                 require_atoms(one, numbers, "sum of force fields")
-        return ForceField(PotentialSum((self.model, other.model)), numbers, None, joined(self.record, other.record))
+        model, record = PotentialSum((self.model, other.model)), joined(self.record, other.record)
+        return ForceField(model, numbers, None, record, added(self.posterior, other.posterior))
 
     def __repr__(self) -> str:
         made_for = "any composition" if self.numbers is None else formula(self.numbers)
@@ -419,6 +426,94 @@ class ForceField(Tree):
         with doubled():
             arguments = (prepared.leaves, self._spacings, positions, prepared.numbers, *around)
             return float(prepared.functions.training_distance(*arguments))
+
+    def std(
+        self, operator: str | Operator, positions: Positions, cell=None, pbc=None, numbers=None, arguments: tuple = ()
+    ) -> float | np.ndarray:
+        """Standard deviation of labels under the posterior of the fit: how far the truth lies from what the model says.
+
+            force_field.std("forces", positions)      # eV/Å, the shape of the positions
+
+        Arguments:
+            operator: "energy", "forces", "stress", "hessian", …, or an `Operator` of your own, of at most two derivatives.
+            positions: shape (n, 3), or (m, n, 3) for a batch, Å; cell, pbc and numbers as for `energy_and_forces`.
+            arguments: what the operator takes beside energy, positions, cell and numbers: the vectors of "hessian_products".
+        Returns:
+            in the unit of the operator; a float, or the shape of its answers, with a leading axis m for a batch.
+        Raises:
+            ValueError: the force field was fitted without posterior=True, or the kernel lacks such derivatives.
+        """
+        operator = find_operator(operator)
+        frames, shape = self._asked(operator, positions, cell, pbc, numbers, arguments)
+        found = []
+        for i in frames.index:
+            covariance = self.posterior.covariance(operator, frames.take([i]))
+            found.append(np.sqrt(np.maximum(np.diagonal(covariance), 0.0)).reshape(shape))
+        stds = np.stack(found) if np.ndim(positions) == 3 else found[0]
+        stds = stds if self.calibration is None else self.calibration.scaled(operator.name, stds)
+        return float(stds) if stds.ndim == 0 else stds
+
+    def covariance(
+        self, operator: str | Operator, positions: Positions, cell=None, pbc=None, numbers=None, arguments: tuple = ()
+    ) -> np.ndarray:
+        """Covariance of labels under the posterior of the fit, of all geometries of a batch with each other.
+
+        The error bar of a difference of energies is that of their covariance, c₀₀ + c₁₁ − 2c₀₁, which is much less than that of
+        either energy: barriers, reaction energies.
+
+        Arguments:
+            as of `std`.
+        Returns:
+            the unit of the operator squared, shape (k, k) of all k answers, geometry by geometry.
+        Raises:
+            ValueError: as `std`.
+        """
+        operator = find_operator(operator)
+        frames, _ = self._asked(operator, positions, cell, pbc, numbers, arguments)
+        return self._factor**2 * self.posterior.covariance(operator, frames)
+
+    def sample(self, seed: int) -> ForceField:
+        """A force field drawn from the posterior of the fit: what else the labels would have allowed.
+
+        Whatever follows from it (a relaxed geometry, a barrier, a spectrum) is a sample of what follows from the truth.
+
+        Raises:
+            ValueError: the force field was fitted without posterior=True, or its kernel cannot be drawn from.
+        """
+        self._require_posterior()
+        model = PotentialSum((self.model, self.posterior.deviation(seed).scaled(self._factor)))
+        return ForceField(model, self.numbers, None, {**self.record, "sample": seed})
+
+    def _asked(self, operator: Operator, positions, cell, pbc, numbers, arguments):
+        """Geometries that labels are asked of, and the shape of these labels."""
+        self._require_posterior()
+        _, x, cells, periodic = self._located(positions, cell, pbc, numbers)
+        self._require_finite(x)
+        if operator.strain:
+            self._require_cell(operator.name)
+        x = x.reshape(-1, *x.shape[-2:])
+        atomic = np.asarray(self.numbers if numbers is None else numbers, dtype=np.int32)
+        frames = geometries(operator, x, atomic, cells, periodic, arguments)
+        self.require_derivative(self._order_of(operator, frames), f"{operator.name} of the model")
+        return frames, answer_shape(operator, frames)
+
+    def _order_of(self, operator: Operator, frames: LabelledFrames) -> int:
+        """Derivatives that an operator takes, found out once for a shape of geometries."""
+        (batch,) = frames.batches
+        shape = (operator, batch.positions.shape[1:])
+        if shape not in self._orders:
+            first = batch.take(slice(0, 1))
+            self._orders[shape] = order_of(operator, first.positions, arguments_of(first, operator), highest=None)
+        return self._orders[shape]
+
+    @property
+    def _factor(self) -> float:
+        """What standard deviations of labels without a table are multiplied by."""
+        return 1.0 if self.calibration is None else self.calibration.factor
+
+    def _require_posterior(self) -> None:
+        if self.posterior is None:
+            raise ValueError(WITHOUT)
 
     def require_derivative(self, order: int, what: str) -> None:
         """Refuse a derivative of the energy that does not exist everywhere.

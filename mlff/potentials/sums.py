@@ -94,6 +94,10 @@ class PotentialSum(Potential):
             jnp.stack([term.environment_distances(own, element, centers, seen) for term, own in pairs]), axis=0
         )
 
+    def scaled(self, factor: float) -> PotentialSum:
+        """Times a number, of terms that can be."""
+        return self.replace(terms=tuple(term.scaled(factor) for term in self.terms))
+
     @property
     def pads(self) -> bool:
         return all(term.pads for term in self.terms)

@@ -35,6 +35,10 @@ class Factor:
         """C⁻¹ times the columns of a matrix."""
         return self.tiles.solve_factorised(right)
 
+    def whitened(self, right: Float[np.ndarray, "rows k"]) -> Float[np.ndarray, "rows k"]:
+        """L⁻¹ times the columns of a matrix: functionals in coordinates in which C is the identity."""
+        return self.tiles.whitened(right)
+
 
 def factorise(system: LinearSystem, progress: Progress = lambda stage, fraction: None) -> Factor:
     """The Cholesky factor of a linear system.

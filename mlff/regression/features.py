@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from mlff.data.batches import LabelledFrames
+from mlff.data.batches import Batch, LabelledFrames
 from mlff.kernels.exchange import feature_permutations
 from mlff.kernels.jets import block_sizes, jets
 from mlff.kernels.kernels import Kernel
-from mlff.operators import find_operator
-from mlff.regression.observations import FrameObservations, Noise, observe, rows_of_frames
+from mlff.operators import Operator, find_operator
+from mlff.regression.observations import FrameObservations, Noise, observe, rows_asked, rows_of_frames
+from mlff.regression.rows import Rows
 from mlff.regression.terms import Term
 from mlff.threads import map_threads
 
@@ -108,21 +109,50 @@ def compute_features(
         ValueError: a descriptor or its derivative is not finite, or an operator is no label operator.
     """
     operators = {find_operator(label): level for label, level in noise.items()}
+
+    def rows_of(batch: Batch) -> tuple[Iterator[dict[str, Rows]], int]:
+        present = {op: level for op, level in operators.items() if op.name in batch.labels}
+        coordinates = batch.positions[0].size + 9 * any(operator.strain for operator in present)
+        return rows_of_frames(batch, present, coordinates), coordinates
+
+    return _features(kernel, frames, rows_of, False, progress)
+
+
+def features_asked(kernel: Kernel, frames: LabelledFrames, operator: Operator) -> Features:
+    """Features of frames, with all answers of an operator there as rows, in their order; nothing is left out or mixed.
+
+    Raises:
+        ValueError: a descriptor or its derivative is not finite, or the operator is no label operator.
+    """
+
+    def rows_of(batch: Batch) -> tuple[Iterator[dict[str, Rows]], int]:
+        coordinates = batch.positions[0].size + 9 * operator.strain
+        return rows_asked(batch, operator, coordinates), coordinates
+
+    return _features(kernel, frames, rows_of, True)
+
+
+def _features(
+    kernel: Kernel,
+    frames: LabelledFrames,
+    rows_of: Callable[[Batch], tuple[Iterator[dict[str, Rows]], int]],
+    whole: bool,
+    progress: Callable[[str, float], None] = lambda stage, fraction: None,
+) -> Features:
+    """Features with rows, which are given for every batch frame by frame, with the number of a frame's coordinates."""
     terms = [Term.empty(part, block_sizes(part, frames.batches[0]), frames.batches) for part in kernel.parts]
     observations: list[FrameObservations] = []
     progress("descriptors", 0.0)
     for batch in frames.batches:
         channels = [part.channels(batch.numbers) for part in kernel.parts]
-        present = {op: level for op, level in operators.items() if op.name in batch.labels}
-        coordinates = batch.positions[0].size + 9 * any(operator.strain for operator in present)
-        rows = rows_of_frames(batch, present, coordinates)
+        rows, coordinates = rows_of(batch)
         for piece, (features, jacobians) in jets(kernel, batch, coordinates):
             _require_finite(kernel, batch.index[piece], features, jacobians)
             progress("descriptors", len(observations) / len(frames))
             of_piece = list(itertools.islice(rows, piece.stop - piece.start))
 
             def frame(k: int, batch=batch, start=piece.start, of_piece=of_piece, jacobians=jacobians):
-                return observe(kernel, batch, start + k, of_piece[k], [jacobian[k] for jacobian in jacobians])
+                return observe(kernel, batch, start + k, of_piece[k], [jacobian[k] for jacobian in jacobians], whole)
 
             # derivatives of second order are JAX's own work, threads would only wait for it
             second = any(part.matrices.shape[1] for part in of_piece[0].values())

@@ -13,6 +13,7 @@ from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.kernels.kernels import Kernel
 from mlff.operators import ENERGY, FORCES, STRESS, Operator
+from mlff.potentials.calibration import Calibration
 from mlff.potentials.differences import baseline_of, same_baseline
 from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion, composition
@@ -32,6 +33,7 @@ from mlff.regression.validation import FACTOR, Search, Trial, lacks_lengthscale,
 logger = logging.getLogger(__name__)
 
 UNSEEN_TOLERANCE = 1e-4  # share of the squared forces; a residual net force of a rough reference is smaller
+LOOKED_AT = 100  # frames left out whose errors tell how large error bars are
 SHORTENED = 4  # steps of the search that the final fit may go below the shortest length scale tried
 
 
@@ -46,6 +48,7 @@ def fit(
     inducing: int | Sequence[int] | None = None,
     group_noise: Mapping[str, float] | None = None,
     baseline=None,
+    posterior: bool = False,
 ) -> ForceField:
     """Fit a force field to reference frames, in closed form.
 
@@ -90,13 +93,13 @@ def fit(
     facts = facts_of(data, frames)
     if inducing is None:
         search = _hyperparameters(request, seed, progress)
-        kernel, solution = _solve_or_shorten(request, search, progress)
+        kernel, solution = _solve_or_shorten(request, search, progress, posterior)
     else:
         inducing = require_inducing(inducing, len(data))
         search = sparse_lengthscale(request, inducing, noise is not None, seed, progress)
         kernel, solution = (
             search.kernel,
-            fit_sparse(request, search.kernel, inducing, noise is not None, seed, progress),
+            fit_sparse(request, search.kernel, inducing, noise is not None, seed, progress, posterior),
         )
     if spanning := (solution.inducing or {}).get("frames"):
         facts |= start_geometry(frames.take(spanning))  # files are held against a frame that is in the model
@@ -109,6 +112,8 @@ def fit(
             **({} if tuned is None else {"tuned": tuned.summary}),
         },
     )
+    if posterior:
+        fitted = _with_error_bars(fitted, solution, request, seed, progress)
     progress("training errors", 0.0)
     _warn_of_unseen(fitted)
     examined = _examined(fitted if baseline is None else baseline + fitted, request.labels, data)
@@ -141,7 +146,7 @@ def _hyperparameters(request: Request, seed: int, progress: Progress) -> Search:
     return search_lengthscale(request.kernel, request.frames, request.levels, seed, request.atomic_energies, progress)
 
 
-def _solve_or_shorten(request: Request, search: Search, progress: Progress) -> tuple[Kernel, Solution]:
+def _solve_or_shorten(request: Request, search: Search, progress: Progress, posterior: bool) -> tuple[Kernel, Solution]:
     """All frames may be too many for the length scale that some of them chose: take the next shorter one tried, or a step of
     the search less than the shortest."""
     kernel, features = search.kernel, search.features
@@ -152,7 +157,7 @@ def _solve_or_shorten(request: Request, search: Search, progress: Progress) -> t
         blocks = None if search.blocks is None else search.blocks.kept(scaled)
         system = LinearSystem.of(kernel, scaled, request.levels, request.atomic_energies, blocks)
         try:
-            return kernel, solve_system(system, progress)
+            return kernel, solve_system(system, progress, posterior)
         except IndefiniteMatrix:
             shorter = _shorter(request.kernel, kernel, search.trials)
             if shorter is None:
@@ -186,6 +191,28 @@ def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, lab
         missing.append(batch.labels["energy"] - energies)
         design.append(np.tile(composition(model.elements, batch.numbers), (len(batch), 1)))
     return model.shifted(np.linalg.lstsq(np.concatenate(design), np.concatenate(missing), rcond=1e-10)[0])
+
+
+def _with_error_bars(
+    fitted: ForceField, solution: Solution, request: Request, seed: int, progress: Progress
+) -> ForceField:
+    """With the posterior, and the factors by which frames left out say that its error bars are too small."""
+    posterior, left_out = solution.posterior, solution.left_out
+    if left_out is None:
+        if "energy" not in request.labels and "energy" in request.frames.names:
+            posterior = posterior.anchored(request.frames)
+        left_out = posterior.left_out(LOOKED_AT, seed, progress)
+    if not left_out:
+        logger.warning(
+            "error bars: neither forces nor energies were fitted, so that nothing tells whether they have the right size"
+        )
+        return fitted.replace(posterior=posterior)
+    calibration = Calibration.of(left_out)
+    return fitted.replace(
+        posterior=posterior,
+        calibration=calibration,
+        record={**fitted.record, "error_bars": calibration.summary(left_out)},
+    )
 
 
 def _warn_of_unseen(fitted: ForceField) -> None:

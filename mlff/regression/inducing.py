@@ -22,14 +22,16 @@ from mlff.kernels.kernels import Kernel
 from mlff.kernels.surroundings import reach_of
 from mlff.potentials.expansion import Channel, Part, composition, constant_elements
 from mlff.potentials.record import LABELS, VALUES, start_frame
+from mlff.potentials.waves import RandomFunction
+from mlff.regression.coefficients import Weights, expand, highest_order
 from mlff.regression.environment_rows import TAKEN, VOIGT, Points, kernel_rows
 from mlff.regression.farthest import SAME, farthest_points
 from mlff.regression.features import Features, compute_features
 from mlff.regression.gram import feature_slices, radial_derivatives, squares, value_columns
-from mlff.regression.kernel_blocks import kernel_between, row_sides
+from mlff.regression.kernel_blocks import kernel_between, row_sides, unpadded_rows
 from mlff.regression.linear_system import LinearSystem, constants_design
 from mlff.regression.observations import Noise
-from mlff.regression.solution import Weights, expand, highest_order
+from mlff.regression.waves import Drawn, label_values, values_at
 from mlff.regression.whitening import Whitening
 from mlff.units import symbols
 
@@ -112,7 +114,7 @@ class EnvironmentValues:
         if self.alone and all(operator in TAKEN for operator in noise):
             yield from self._rows_of_environments(frames, noise)
         else:
-            yield from _rows_of_features(self.kernel, frames, noise, self._between)
+            yield from _rows_of_features(self.kernel, frames, noise, self.between)
 
     def _rows_of_environments(self, frames: LabelledFrames, noise: Noise) -> Iterator[FrameRows]:
         for group in grouped(frames, ENVIRONMENTS):
@@ -124,14 +126,13 @@ class EnvironmentValues:
                 of_frame = {name: found[place] for name, found in kernels.items() if name in batch.labels}
                 yield int(batch.index[k]), _labelled(self.kernel.parts[0].elements, batch, k, of_frame)
 
-    def _between(self, features: Features) -> Float[np.ndarray, "rows M"]:
+    def between(self, features: Features) -> Float[np.ndarray, "rows M"]:
         """The kernel between all labels of frames in descriptor space and the points."""
         columns, everything = [], slice(0, len(features.observations))
         for term, points in zip(features.terms, self.points, strict=True):
             for side, there in zip(row_sides(term, features, everything), points.channels, strict=True):
                 block = value_columns(term.kernel.radial, side, there, term.sizes)  # (m, r, M)
-                mask = np.arange(block.shape[1]) < features.row_counts[:, None]
-                columns.append(block[mask])
+                columns.append(unpadded_rows(block, features.row_counts))
         return np.concatenate(columns, axis=1)
 
     def expand(self, weights: Float[np.ndarray, " M"]) -> tuple[Part, ...]:
@@ -142,6 +143,19 @@ class EnvironmentValues:
             channels = [Channel.build(there, None, next(pieces), points.sizes) for there in points.channels]
             parts.append(Part(points.part.bare(), tuple(channels), None, points.sizes, self.alone))
         return tuple(parts)
+
+    def drawn(self, amplitudes: Sequence[float]) -> list[Drawn]:
+        """What random functions of the prior are drawn of."""
+        return [
+            Drawn(points.part, amplitude, None, points.sizes)
+            for points, amplitude in zip(self.points, amplitudes, strict=True)
+        ]
+
+    def values_of(self, function: RandomFunction) -> Float[np.ndarray, " M"]:
+        """What all functionals say of a random function."""
+        pairs = zip(self.points, function.parts, strict=True)
+        channels = [pair for points, part in pairs for pair in zip(points.channels, part.channels, strict=True)]
+        return np.concatenate([values_at(channel, there) for there, channel in channels])
 
     @property
     def label_order(self) -> int:
@@ -196,14 +210,23 @@ class FrameLabels:
 
     def rows(self, frames: LabelledFrames, noise: Noise) -> Iterator[FrameRows]:
         """The labels of frames, frame by frame."""
-        yield from _rows_of_features(self.system.kernel, frames, noise, self._between)
+        yield from _rows_of_features(self.system.kernel, frames, noise, self.between)
 
-    def _between(self, features: Features) -> Float[np.ndarray, "rows M"]:
+    def between(self, features: Features) -> Float[np.ndarray, "rows M"]:
+        """The kernel between all labels of frames in descriptor space and those of the functionals."""
         return kernel_between(features, self.system.features, self.system.shares)
 
     def expand(self, weights: Float[np.ndarray, " M"]) -> tuple[Part, ...]:
         """The terms of the model, from what every label is multiplied by."""
         return expand(self.system, Weights(weights, np.zeros(0), None)).parts
+
+    def drawn(self, amplitudes: Sequence[float]) -> list[Drawn]:
+        """What random functions of the prior are drawn of."""
+        return [Drawn.of(term, a) for term, a in zip(self.system.features.terms, amplitudes, strict=True)]
+
+    def values_of(self, function: RandomFunction) -> Float[np.ndarray, " M"]:
+        """What all functionals say of a random function."""
+        return label_values(function, self.system.features)
 
     @property
     def label_order(self) -> int:

@@ -212,6 +212,11 @@ def unpadded(
     return flat if mine.all() and his.all() else np.ascontiguousarray(flat[mine][:, his])
 
 
+def unpadded_rows(padded: Float[np.ndarray, "m r ..."], counts: np.ndarray) -> Float[np.ndarray, "rows ..."]:
+    """The rows of frames below each other, of which every frame has as many as counted."""
+    return padded[np.arange(padded.shape[1]) < counts[:, None]]
+
+
 def kernel_between(
     ours: Features, theirs: Features, shares: np.ndarray | Sequence[float]
 ) -> Float[np.ndarray, "rows columns"]:
@@ -242,8 +247,7 @@ def kernel_product(
             columns = [_contracted(side, weights) for side in others.columns(theirs.observations, there)]
             for here in groups_of(ours):
                 products = _kernel(term, row_sides(term, ours, here), columns).sum(axis=2)  # (m, r, v)
-                mask = np.arange(products.shape[1]) < ours.row_counts[here][:, None]
-                result[_rows_of(ours, here)] += share * products[mask]
+                result[_rows_of(ours, here)] += share * unpadded_rows(products, ours.row_counts[here])
     return result
 
 

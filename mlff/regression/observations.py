@@ -13,7 +13,7 @@ from mlff.data.batches import Batch, arguments_of
 from mlff.kernels.jets import bends
 from mlff.kernels.kernels import Kernel
 from mlff.operators import Functionals, Operator, find_operator, functionals, order_of
-from mlff.regression.rows import Rows, measured, pack, restricted, seen_coordinates, span, stack, visible_labels
+from mlff.regression.rows import Rows, asked, measured, pack, restricted, seen_coordinates, span, stack, visible_labels
 
 Noise = Mapping[str | Operator, float]
 _MEMORY = 64 * 2**20  # bytes of the coefficients of labels of first order that are computed at once
@@ -80,30 +80,57 @@ def rows_of_frames(batch: Batch, operators: dict[Operator, float], coordinates: 
         yield present
 
 
+def rows_asked(batch: Batch, operator: Operator, coordinates: int) -> Iterator[dict[str, Rows]]:
+    """What an operator asks of the frames of a batch, as rows without labels: all of its answers, in their order.
+
+    Arguments:
+        coordinates: 3n, or 3n + 9 with a strain.
+    Raises:
+        ValueError: it is not linear, not finite, or takes more than two derivatives.
+    """
+    for coefficients, _ in _coefficients(batch, operator, coordinates, batch.positions[0].size):
+        for k in range(len(coefficients.values)):
+            yield {operator.name: asked(coefficients, k)}
+
+
 def _rows_of_operator(batch: Batch, operator: Operator, noise: float, coordinates: int) -> Iterator[Rows]:
     """The labels of one operator, frame by frame."""
+    for coefficients, piece in _coefficients(batch, operator, coordinates, batch.labels[operator.name][0].size):
+        labels = batch.labels[operator.name][piece].reshape(len(coefficients.values), -1)
+        _require_as_many(operator, coefficients, labels.shape[1], batch.index[piece])
+        for k, of_frame in enumerate(labels):
+            factor = 1.0 if batch.factors is None else float(batch.factors[piece][k])
+            yield measured(coefficients, k, of_frame, factor * noise)
+
+
+def _coefficients(batch: Batch, operator: Operator, coordinates: int, size: int) -> Iterator[tuple[Functionals, slice]]:
+    """An operator's coefficients at some frames after the other, and which those are.
+
+    Arguments:
+        size: about how many answers it gives.
+    """
     arguments = arguments_of(batch, operator)
     order = order_of(operator, batch.positions, arguments)
-    size = batch.labels[operator.name][0].size
     if order > 1:
         _require_memory(operator, size, coordinates)
     # of second order, a frame has (3n)⁴ coefficients at most: one at a time
     at_once = 1 if order > 1 else chunk_size(8 * size * coordinates, _MEMORY)
     compute = functools.partial(functionals, operator, order, coordinates)
     for piece, coefficients in map_chunks(compute, (batch.positions, arguments), at_once):
-        labels = batch.labels[operator.name][piece].reshape(len(coefficients.values), -1)
-        _require_answers(operator, coefficients, labels.shape[1], batch.index[piece])
-        for k, of_frame in enumerate(labels):
-            factor = 1.0 if batch.factors is None else float(batch.factors[piece][k])
-            yield measured(coefficients, k, of_frame, factor * noise)
+        _require_finite(operator, coefficients, batch.index[piece])
+        yield coefficients, piece
 
 
-def _require_answers(operator: Operator, coefficients: Functionals, labels: int, index: np.ndarray) -> None:
-    """Refuse an operator that is not finite at a frame, or has another number of labels than the frames."""
+def _require_finite(operator: Operator, coefficients: Functionals, index: np.ndarray) -> None:
+    """Refuse an operator that is not finite at a frame."""
     finite = [np.isfinite(part).reshape(len(part), -1).all(axis=1) for part in coefficients if part is not None]
     if not (whole := np.all(finite, axis=0)).all():
         i = index[int(np.argmin(whole))]
         raise ValueError(f"labels: operator {operator.name} is not finite at frame {i}; are its arguments?")
+
+
+def _require_as_many(operator: Operator, coefficients: Functionals, labels: int, index: np.ndarray) -> None:
+    """Refuse an operator that has another number of labels than the frames."""
     if coefficients.values.shape[1] != labels:
         raise ValueError(
             f"labels: operator {operator.name} returns {coefficients.values.shape[1]} numbers for frame "
@@ -122,7 +149,12 @@ def _require_memory(operator: Operator, rows: int, coordinates: int) -> None:
 
 
 def observe(
-    kernel: Kernel, batch: Batch, i: int, of_operators: dict[str, Rows], jacobians: list[np.ndarray]
+    kernel: Kernel,
+    batch: Batch,
+    i: int,
+    of_operators: dict[str, Rows],
+    jacobians: list[np.ndarray],
+    whole: bool = False,
 ) -> tuple[FrameObservations, list[np.ndarray], list[np.ndarray]]:
     """One frame: its labels in the basis of those that descriptors see, and for every part of the kernel the tangents of
     their rows, (e, r, D), and the first derivatives that second-order labels see, (e, s, D).
@@ -130,6 +162,7 @@ def observe(
     Arguments:
         of_operators: the rows of every operator.
         jacobians: ∂φ/∂q/ℓ of every part of the kernel, (e, D, c).
+        whole: leave the labels as they are, in their order, and those too that no descriptor sees.
     """
     basis = span(list(of_operators.values()))
     second = _second_derivatives(kernel, batch, i, basis) if len(basis) else None
@@ -142,7 +175,7 @@ def observe(
         if second is not None:
             folded = pack(rows.matrices, 2.0)
             slopes = [t + folded @ bend.transpose(0, 2, 1) for t, bend in zip(slopes, second, strict=True)]
-        mixing = visible_labels(rows, slopes, inner)
+        mixing = np.eye(len(rows.labels)) if whole else visible_labels(rows, slopes, inner)
         kept[name] = rows.mixed(mixing)
         for target, t in zip(tangents, slopes, strict=True):
             target.append(mixing @ t)

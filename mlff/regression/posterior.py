@@ -1,54 +1,246 @@
-"""What a fit does not know: the posterior covariance of labels, from the factor of the linear system that it solved.
+"""What a fit does not know: the posterior covariance of labels, and samples, from the factor of the linear system it solved.
 
     cov(L, L′) = A [ L L′ k − k_Lᵀ C⁻¹ k_L′ + (h_L − Hᵀ C⁻¹ k_L)ᵀ (Hᵀ C⁻¹ H)⁻¹ (h_L′ − Hᵀ C⁻¹ k_L′) ],   k in units of A
 
 H are the columns of the constants, which least squares found with the weights; what it does not know of them is the last
-term. Where a combination of constants is in no training label (H has less than its full rank), it counts as known.
+term. Where a combination of constants is in no training label (H has less than its full rank), it counts as known; unless the
+constants were found afterwards, from energies that were no labels: c = M (y_E − E u). Then every L acts on u − h M E u.
+
+A sample of the posterior is the model plus g − k C⁻¹ (L g + ε), with a random function g of the kernel's covariance and noise ε.
+
+Source: Rasmussen, Williams, Gaussian Processes for Machine Learning (2006), section 2.7; Wilson et al., Proc. Mach. Learn. Res.
+    119, 10292 (2020) (samples).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 from jaxtyping import Float
 
-from mlff.regression.exact import Factor
-from mlff.regression.features import Features
-from mlff.regression.kernel_blocks import kernel_between
+from mlff.data.batches import LabelledFrames
+from mlff.kernels.radial import require_order
+from mlff.operators import ENERGY, FORCES, Operator
+from mlff.potentials.committee import Committee
+from mlff.potentials.force_field import ForceField
+from mlff.potentials.potential import Potential
+from mlff.potentials.sums import PotentialSum
+from mlff.potentials.uncertainty import Uncertainty
+from mlff.potentials.waves import RandomFunction
+from mlff.regression.coefficients import RANK_CUTOFF, Weights, expand
+from mlff.regression.exact import Factor, Progress
+from mlff.regression.features import Features, compute_features, features_asked
+from mlff.regression.kernel_blocks import kernel_between, kernel_product
 from mlff.regression.linear_system import LinearSystem, constants_design
+from mlff.regression.observations import FrameObservations
+from mlff.regression.rows import Rows, orders
+from mlff.regression.waves import Drawn, label_values, random_functions
 
-RANK_CUTOFF = 1e-10  # of the largest singular value of Hᵀ C⁻¹ H, as least squares for the constants takes it
+AT_ONCE = 20  # frames that are left out together
+GIVEN_ENERGY = 1.0  # eV; the noise of energies that are no labels enters nothing
 
 
 @dataclasses.dataclass(frozen=True)
-class Posterior:
+class Anchor:
+    """Energies that are no labels, from which the constants were found: c = M (y − E u).
+
+    Attributes:
+        features: of the frames that have them, their energies as rows.
+        mixing: M, shape (constants, energies).
+    """
+
+    features: Features
+    mixing: Float[np.ndarray, "z energies"]
+
+    @classmethod
+    def of(cls, system: LinearSystem, frames: LabelledFrames) -> Anchor:
+        """Of the energies of some frames."""
+        having = frames.having("energy")
+        features = compute_features(system.kernel, having, {ENERGY: GIVEN_ENERGY})
+        return cls(features, np.linalg.pinv(constants_design(features, system.elements), rcond=RANK_CUTOFF))
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior(Uncertainty):
     """A linear system that was solved, with what its solution needed.
 
     Attributes:
         system: the operator C with its right-hand sides.
         factor: solves C x = b.
-        responses: C⁻¹ H, shape (rows, constants); None where constants are given, or are in no label.
+        weights: what solved it: a, and C⁻¹ H unless constants are given or in no label.
+        anchor: of constants that were found afterwards.
     """
 
     system: LinearSystem
     factor: Factor
-    responses: Float[np.ndarray, "rows constants"] | None
+    weights: Weights
+    anchor: Anchor | None = None
 
-    def covariance(self, features: Features) -> Float[np.ndarray, "labels labels"]:
-        """Posterior covariance of labels, without their noise, in the products of their units.
+    @property
+    def nbytes(self) -> int:
+        """Of the factor, which is nearly all there is."""
+        return self.factor.tiles.nbytes
 
-        Arguments:
-            features: of frames under the kernel of the fit: `compute_features` of the labels that are asked about; their
-                values do not matter.
+    def anchored(self, frames: LabelledFrames) -> Posterior:
+        """Where the constants were found from the energies of these frames, which are no labels."""
+        return dataclasses.replace(self, anchor=Anchor.of(self.system, frames))
+
+    def covariance(self, operator: Operator, frames: LabelledFrames) -> Float[np.ndarray, "labels labels"]:
+        """Posterior covariance of all answers of an operator at some geometries, without noise, in its unit squared."""
+        features = features_asked(self.system.kernel, frames, operator)
+        order = max(int(orders(frame.rows).max()) for frame in features.observations)
+        for radial in self.system.kernel.radials:
+            require_order(radial, order, order, f"the variance of {operator.name}")
+        return self.of_features(features)
+
+    def of_features(self, features: Features) -> Float[np.ndarray, "labels labels"]:
+        """The same of frames in descriptor space, between their rows.
+
+        Time grows with the square of the training rows times the rows that are asked about, memory with their product.
         """
         system = self.system
         prior = kernel_between(features, features, system.shares)
         with_training = kernel_between(system.features, features, system.shares)
-        covariance = prior - with_training.T @ self.factor.solve(with_training)
-        if self.responses is not None:
-            asked = constants_design(features, system.elements)
-            missing = asked.T - self.responses.T @ with_training
-            normal = system.design.T @ self.responses
-            covariance += missing.T @ np.linalg.pinv(normal, rcond=RANK_CUTOFF, hermitian=True) @ missing
+        asked = constants_design(features, system.elements)
+        if self.anchor is not None and asked.any():
+            across, own = self._anchors
+            with_anchor = self.anchor.mixing @ kernel_between(self.anchor.features, features, system.shares)
+            shared = asked @ with_anchor
+            prior = prior - shared - shared.T + asked @ own @ asked.T
+            with_training = with_training - across @ asked.T
+        whitened = self.factor.whitened(with_training)
+        covariance = prior - whitened.T @ whitened
+        if self.weights.responses is not None:
+            missing = asked.T - self.weights.responses.T @ with_training
+            covariance += missing.T @ self._of_constants @ missing
         return system.scale * covariance
+
+    @functools.cached_property
+    def _anchors(self) -> tuple[np.ndarray, np.ndarray]:
+        """The kernel between the training labels and M E u, (rows, z), and of M E u with itself, (z, z)."""
+        features, mixing, shares = self.anchor.features, self.anchor.mixing, self.system.shares
+        across = kernel_product(self.system.features, features, shares, mixing.T)
+        return across, mixing @ kernel_product(features, features, shares, mixing.T)
+
+    @functools.cached_property
+    def _of_constants(self) -> Float[np.ndarray, "z z"]:
+        """(Hᵀ C⁻¹ H)⁻¹, the covariance of the constants in units of the scale."""
+        return np.linalg.pinv(self.system.design.T @ self.weights.responses, rcond=RANK_CUTOFF, hermitian=True)
+
+    def deviation(self, seed: int) -> Potential:
+        """A sample of the difference between the truth and the model: a random function and what the labels say of it."""
+        (sample,) = self._deviations(1, seed)
+        return sample
+
+    def committee(self, members: int, seed: int) -> Committee:
+        """A few samples that share what they can."""
+        return Committee.of(self._deviations(members, seed))
+
+    def _deviations(self, count: int, seed: int) -> list[PotentialSum]:
+        system, generator = self.system, np.random.default_rng(seed)
+        pairs = zip(system.features.terms, system.amplitudes, strict=True)
+        functions = random_functions([Drawn.of(term, amplitude) for term, amplitude in pairs], generator, count)
+        noise = np.sqrt(system.scale * system.noise)[:, None] * generator.standard_normal((len(system.labels), count))
+        right = -noise - np.stack([label_values(function, system.features) for function in functions], axis=1)
+        return [
+            self._answered(function, weights) for function, weights in zip(functions, self._solved(right), strict=True)
+        ]
+
+    def _solved(self, right: Float[np.ndarray, "rows k"]) -> list[Weights]:
+        """Weights and constants that answer to other labels than those of the fit, column by column."""
+        solved, responses = self.factor.solve(right), self.weights.responses
+        if responses is None:
+            return [Weights(column, np.zeros(self.system.design.shape[1]), None) for column in solved.T]
+        constants = self._of_constants @ (responses.T @ right)
+        return [Weights(a, c, None) for a, c in zip((solved - responses @ constants).T, constants.T, strict=True)]
+
+    def _answered(self, function: RandomFunction, weights: Weights) -> PotentialSum:
+        answer = expand(self.system, weights)
+        if self.anchor is not None:
+            energies = [
+                ForceField(PotentialSum((function, answer)), batch.numbers).energy(
+                    batch.positions, batch.cells, batch.pbc
+                )
+                for batch in self.anchor.features.frames.batches
+            ]
+            answer = answer.shifted(-self.anchor.mixing @ np.concatenate(energies))
+        return PotentialSum((function, answer))
+
+    def left_out(
+        self, frames: int, seed: int, progress: Progress = lambda stage, share: None
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What leaving out one frame after another says of its labels: standard deviations of them, without their noise, and errors.
+
+            r_j = P_jj⁻¹ a_j,   cov r_j = A P_jj⁻¹ (noise included),   P = C⁻¹ − C⁻¹H (HᵀC⁻¹H)⁻¹ HᵀC⁻¹
+
+        in closed form, and from the basis of the rows back to forces and energies. n rows and q rows of the frames looked at take
+        n² q/2 multiply-adds.
+
+        Arguments:
+            frames: how many are looked at, drawn with `seed`.
+        Source: Sundararajan, Keerthi, Neural Comput. 13, 1103 (2001), doi 10.1162/08997660151134343.
+        """
+        system, features = self.system, self.system.features
+        having = np.flatnonzero(features.row_counts)
+        drawn = np.sort(np.random.default_rng(seed).permutation(having)[:frames])
+        found: dict[str, list] = {}
+        for places in np.array_split(drawn, -(-len(drawn) // AT_ONCE)):
+            progress("error bars", np.searchsorted(drawn, places[0]) / len(drawn))
+            rows = [np.arange(features.ends[j] - features.row_counts[j], features.ends[j]) for j in places]
+            unit = np.zeros((len(system.labels), sum(map(len, rows))))
+            unit[np.concatenate(rows), np.arange(unit.shape[1])] = 1.0
+            columns = np.split(self.factor.whitened(unit), np.cumsum([len(r) for r in rows])[:-1], axis=1)
+            for j, of_frame, own in zip(places, rows, columns, strict=True):
+                inverse = own.T @ own.copy()  # of an array with itself NumPy calls `dsyrk`, which crashes when threaded
+                if self.weights.responses is not None:
+                    responses = self.weights.responses[of_frame]
+                    inverse -= responses @ self._of_constants @ responses.T
+                covariance = np.linalg.pinv(inverse, rcond=RANK_CUTOFF, hermitian=True)
+                residual = covariance @ self.weights.rows[of_frame]
+                if self.anchor is not None and (energy := self._energy_left_out(j, own, covariance, residual)):
+                    found.setdefault(ENERGY.name, []).append(energy)
+                covariance = covariance - np.diag(system.noise[of_frame])
+                for name, basis, there in _bases(features.observations[j]):
+                    variances = system.scale * np.einsum("ra,rs,sa->a", basis, covariance[there, there], basis)
+                    found.setdefault(name, []).append((np.sqrt(np.maximum(variances, 0.0)), residual[there] @ basis))
+        progress("error bars", 1.0)
+        return {
+            name: (np.concatenate([std for std, _ in pairs]), np.concatenate([error for _, error in pairs]))
+            for name, pairs in found.items()
+        }
+
+    def _energy_left_out(
+        self, j: int, columns: np.ndarray, covariance: np.ndarray, residual: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Standard deviation and error of the energy of a frame when its other labels are left out; None where it has none.
+
+        With c = k_E P_:j, the error is that of the model and c r_j, the variance that of the model and A c P_jj⁻¹ cᵀ.
+        """
+        anchor, system = self.anchor, self.system
+        (place,) = np.nonzero(anchor.features.frames.index == system.features.frames.index[j])
+        if not len(place):
+            return None
+        asked = anchor.features.take(place)
+        design = constants_design(asked, system.elements)
+        with_training = kernel_between(system.features, asked, system.shares) - self._anchors[0] @ design.T
+        through = self.factor.whitened(with_training).T @ columns  # (1, r)
+        known = self._anchor_labels
+        missed = known[place] - with_training.T @ self.weights.rows - design @ (anchor.mixing @ known)
+        variance = np.diagonal(self.of_features(asked)) + system.scale * np.diagonal(through @ covariance @ through.T)
+        return np.sqrt(np.maximum(variance, 0.0)), missed + through @ residual
+
+    @functools.cached_property
+    def _anchor_labels(self) -> np.ndarray:
+        return self.anchor.features.labels
+
+
+def _bases(frame: FrameObservations):
+    """Of forces and energies, where rows are of these: their name, the basis from rows to labels, and which rows."""
+    for name, there in frame.places.items():
+        rows = Rows(*(array[there] for array in frame.rows))
+        if name == FORCES.name:
+            yield name, -rows.directions, there
+        elif name == ENERGY.name:
+            yield name, rows.values[:, None], there

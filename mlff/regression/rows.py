@@ -46,15 +46,26 @@ class Rows(NamedTuple):
         )
 
 
+def asked(functionals: Functionals, frame: int) -> Rows:
+    """All answers of one operator at one frame, in their order, without labels."""
+    values, directions, matrices = _of_frame(functionals, frame)
+    return Rows(values, directions, matrices, np.zeros(len(values)), np.zeros(len(values)))
+
+
+def _of_frame(functionals: Functionals, frame: int) -> list[np.ndarray]:
+    """Values, directions and matrices; of operators of first order these are of no coordinates."""
+    return [
+        np.zeros((*functionals.values[frame].shape, 0, 0)) if array is None else array[frame] for array in functionals
+    ]
+
+
 def measured(functionals: Functionals, frame: int, labels: Float[np.ndarray, " rows"], noise: float) -> Rows:
     """The labels of one operator and frame that are there; NaN stands for one that is missing.
 
     Several measurements of one functional (both triangles of a Hessian) are one label, their mean, with a smaller noise:
     scaled to the noise of the others, label and functional grow by the square root of their number.
     """
-    values, directions, matrices = (
-        np.zeros((*functionals.values[frame].shape, 0, 0)) if array is None else array[frame] for array in functionals
-    )
+    values, directions, matrices = _of_frame(functionals, frame)
     coefficients = np.concatenate([values[:, None], directions, matrices.reshape(len(values), -1)], axis=1)
     size = np.abs(coefficients).max(initial=0.0) or 1.0
     kinds: dict[bytes, list[int]] = {}

@@ -21,16 +21,16 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
 
 from mlff.batching import machine_memory
 from mlff.data.batches import LabelledFrames
 from mlff.data.cells import volume
 from mlff.operators import ENERGY, FORCES, STRESS, Operator
 from mlff.potentials.expansion import Expansion, composition, constant_elements
+from mlff.regression.coefficients import RANK_CUTOFF
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.inducing import Inducing, LabelRows
-from mlff.regression.posterior import RANK_CUTOFF
 
 ROWS = 512  # multiplied with each other at once
 FOLDS = 5
@@ -250,7 +250,9 @@ class SparseSystem:
             normal = matrix[m:, m:] - across.T @ responses
             c = np.linalg.lstsq(normal, right[m:] - across.T @ w, rcond=RANK_CUTOFF)[0]
             w = w - responses @ c
-        return SparseFactor(self, dict(levels), roots, factor, np.concatenate([roots * w, c]), responses, normal)
+        return SparseFactor(
+            self, dict(levels), np.asarray(amplitudes), roots, factor, np.concatenate([roots * w, c]), responses, normal
+        )
 
     def errors(self, levels: Levels, amplitudes: Float[np.ndarray, " p"]) -> dict[str, float]:
         """RMSE of every kind of label on the folds that are left out in turn, in the units of `levels`."""
@@ -271,6 +273,7 @@ class SparseFactor:
     Attributes:
         system: with the inducing functionals.
         levels: noise of every kind of label.
+        amplitudes: A of every part that the functionals tell apart.
         roots: √A of every whitened coordinate.
         factor: of B = 1 + √A (Σ_l A_lᵀA_l/σ_l²) √A, as SciPy has it.
         weights: w and the constants c found beside the reference, shape (m + z,).
@@ -280,6 +283,7 @@ class SparseFactor:
 
     system: SparseSystem
     levels: dict[str, float]
+    amplitudes: Float[np.ndarray, " p"]
     roots: Float[np.ndarray, " m"]
     factor: tuple
     weights: Float[np.ndarray, " c"]
@@ -322,6 +326,19 @@ class SparseFactor:
             missing = found.design.T - self.responses.T @ whitened.T
             covariance += missing.T @ np.linalg.pinv(self.normal, rcond=RANK_CUTOFF, hermitian=True) @ missing
         return covariance
+
+    def deviation(self, generator: np.random.Generator) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " z"]]:
+        """A sample of what is not known of the whitened weights and of the constants."""
+        upper, _ = self.factor
+        weights = solve_triangular(upper, generator.standard_normal(len(self.roots)), check_finite=False)
+        constants = np.zeros(len(self.system.reference))
+        if self.normal is not None:
+            values, vectors = np.linalg.eigh(self.normal)
+            known = values > RANK_CUTOFF * values[-1]
+            drawn = generator.standard_normal(len(values)) * known / np.sqrt(np.where(known, values, 1.0))
+            constants = vectors @ drawn
+            weights = weights - self.responses @ constants
+        return self.roots * weights, constants
 
 
 def _reference(frames: LabelledFrames, compositions: Mapping[int, np.ndarray], found: bool) -> Float[np.ndarray, " z"]:

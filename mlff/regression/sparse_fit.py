@@ -14,6 +14,7 @@ from mlff.regression.inducing import EnvironmentValues, FrameLabels, Inducing, f
 from mlff.regression.requests import Request
 from mlff.regression.solution import Solution
 from mlff.regression.sparse import FOLDS, SparseSystem
+from mlff.regression.sparse_posterior import SparsePosterior
 from mlff.regression.validation import (
     FACTOR,
     START,
@@ -28,6 +29,7 @@ from mlff.regression.validation import (
 )
 from mlff.regression.weights import errors_by_size, find_levels, folds_of, mean_error
 
+LOOKED_AT = 20  # frames left out whose errors tell how large error bars are
 SEARCH_ENVIRONMENTS, SEARCH_POINTS = 2500, 1000  # with which a length scale is looked for
 
 
@@ -36,7 +38,13 @@ def _silent(stage: str, fraction: float) -> None:
 
 
 def fit_sparse(
-    request: Request, kernel: Kernel, inducing: int | Sequence[int], stated: bool, seed: int, progress: Progress
+    request: Request,
+    kernel: Kernel,
+    inducing: int | Sequence[int],
+    stated: bool,
+    seed: int,
+    progress: Progress,
+    posterior: bool = False,
 ) -> Solution:
     """Solve in the span of inducing functionals.
 
@@ -44,10 +52,11 @@ def fit_sparse(
         kernel: the request's, with all length scales.
         inducing: how many, or the indices of frames whose labels they are.
         stated: whether the request's noise is the user's; else it is found by validation.
+        posterior: keep the factor, and look at frames left out.
     """
     functionals = _functionals(request, kernel, inducing, seed, progress)
     folds = folds_of(request.frames, seed)
-    if stated:
+    if stated and not posterior:
         folds = dict.fromkeys(folds, 0)
     system = _system(request, functionals, kernel, request.frames, folds, stated, progress)
     amplitudes = _amplitudes(system, kernel)
@@ -64,13 +73,20 @@ def fit_sparse(
         noise, amplitudes = {name: level * likely**0.5 for name, level in noise.items()}, amplitudes * likely
         factor = system.solve(noise, amplitudes)
     progress("factorise", 1.0)
+    of_terms = functionals.amplitudes(amplitudes)
+    kept = left_out = None
+    if posterior:
+        kept = SparsePosterior(kernel, of_terms, factor, "energy" in request.labels or system.given)
+        left_out = kept.left_out(request.frames, folds, LOOKED_AT, progress)
     return Solution(
         factor.model(kernel),
-        functionals.amplitudes(amplitudes),
+        of_terms,
         system.rows,
         system.unseen,
         noise=noise,
         inducing=summary,
+        posterior=kept,
+        left_out=left_out,
     )
 
 

@@ -16,13 +16,13 @@ from mlff.data.batches import LabelledFrames
 from mlff.kernels.jets import feature_values
 from mlff.kernels.kernels import GlobalKernel, Kernel, LocalKernel
 from mlff.operators import find_operator
+from mlff.regression.coefficients import find_weights
 from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
 from mlff.regression.features import Features, compute_features
 from mlff.regression.inner_products import ScalableBlocks, is_scalable, needed_bytes
 from mlff.regression.kernel_blocks import Blocks, KernelBlocks
 from mlff.regression.linear_system import LinearSystem, constants_design
 from mlff.regression.observations import Noise, describe
-from mlff.regression.solution import find_weights
 
 logger = logging.getLogger(__name__)
 

@@ -99,14 +99,23 @@ class SymmetricTiles:
 
     def solve_factorised(self, right: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Solve L Lᵀ x = right after `cholesky`."""
-        parts = [part.copy() for part in np.split(right, self.offsets[1:-1])]
+        parts = self._forward(right)
         count = len(parts)
-        for i in range(count):
-            for k in range(i):
-                parts[i] -= self.tiles[i][k] @ parts[k]
-            parts[i] = dtrsm(1.0, self.tiles[i][i].T, parts[i], lower=False, trans_a=True)
         for i in reversed(range(count)):
             for k in range(i + 1, count):
                 parts[i] -= self.tiles[k][i].T @ parts[k]
             parts[i] = dtrsm(1.0, self.tiles[i][i].T, parts[i], lower=False)
         return np.concatenate(parts)
+
+    def whitened(self, right: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        """Solve L x = right after `cholesky`."""
+        return np.concatenate(self._forward(right))
+
+    def _forward(self, right: np.ndarray) -> list[np.ndarray]:
+        """L⁻¹ right, tile by tile."""
+        parts = [part.copy() for part in np.split(right, self.offsets[1:-1])]
+        for i, row in enumerate(self.tiles):
+            for k in range(i):
+                parts[i] -= row[k] @ parts[k]
+            parts[i] = dtrsm(1.0, row[i].T, parts[i], lower=False, trans_a=True)
+        return parts

@@ -1,0 +1,80 @@
+"""Error bars that are as large as errors turn out to be: factors of standard deviations, from frames that were held out.
+
+A kernel is never quite the right one, so that its posterior has the right order and not the right size. One factor for all is
+what covariances and samples are scaled by; standard deviations of one kind of label are scaled by a factor that depends on their
+size, as a single one would hide that large ones are wrong by another factor than small ones.
+
+Source: Musil, Willatt, Langovoy, Ceriotti, J. Chem. Theory Comput. 15, 906 (2019), doi 10.1021/acs.jctc.8b00959 (one factor);
+    Levi, Gispan, Giladi, Fetaya, Sensors 22, 5540 (2022), doi 10.3390/s22155540 (by bins).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from mlff.precision import Array
+from mlff.trees import Tree
+
+BINS = 5
+LEAST = 30  # errors a bin
+ONE_SIGMA, TWO_SIGMA = 0.6827, 0.9545  # shares of a normal distribution
+
+
+class Calibration(Tree):
+    """What standard deviations are multiplied by.
+
+    Attributes:
+        factor: for covariances, samples, and labels that have no table.
+        tables: by the name of an operator, (2, k): standard deviations as they are, ascending, and their factors there.
+    """
+
+    factor: float
+    tables: dict[str, Float[Array, "2 k"]]
+
+    @classmethod
+    def of(cls, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Calibration:
+        """Of labels that were held out.
+
+        Arguments:
+            pairs: by the name of an operator, standard deviations as they are and errors; forces, or the first, give the factor for all.
+        """
+        tables = {name: _table(np.ravel(stds), np.ravel(errors)) for name, (stds, errors) in pairs.items()}
+        stds, errors = pairs.get("forces") or next(iter(pairs.values()))
+        return cls(_factor(np.ravel(stds), np.ravel(errors)), tables)
+
+    def summary(self, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict:
+        """What the record says: factors, and how the labels they were found from lie within them."""
+        return {"factor": self.factor, **{name: self.coverage(name, *pair) for name, pair in pairs.items()}}
+
+    def coverage(self, name: str, stds: np.ndarray, errors: np.ndarray) -> dict:
+        """Of labels of an operator, with standard deviations as they are: shares of errors within one and two calibrated ones."""
+        ratios = np.abs(errors) / np.maximum(self.scaled(name, stds), 1e-300)
+        within = {"within_one": float(np.mean(ratios < 1.0)), "within_two": float(np.mean(ratios < 2.0))}
+        return {"count": len(ratios), **within, "rmse": float(np.sqrt(np.mean(np.square(errors))))}
+
+    def scaled(self, name: str, stds: np.ndarray) -> np.ndarray:
+        """Standard deviations of an operator's labels, calibrated."""
+        if name not in self.tables:
+            return self.factor * stds
+        known, factors = np.asarray(self.tables[name])
+        logarithm = np.interp(np.log(np.maximum(stds, 1e-300)), np.log(known), np.log(factors))
+        return stds * np.exp(logarithm)
+
+
+def _table(stds: np.ndarray, errors: np.ndarray) -> Float[np.ndarray, "2 k"]:
+    """Factors by bins of equal numbers, each at the middle of its bin."""
+    order = np.argsort(stds)
+    bins = np.array_split(order, max(1, min(BINS, len(order) // LEAST)))
+    middle = [max(float(np.median(stds[b])), 1e-300) for b in bins]
+    return np.array([np.maximum.accumulate(middle), [_factor(stds[b], errors[b]) for b in bins]])
+
+
+def _factor(stds: np.ndarray, errors: np.ndarray) -> float:
+    """For which the shares of errors within one and two standard deviations are those of a normal distribution, the mean of both;
+    the root mean square ratio would follow the few largest."""
+    ratios = np.abs(errors) / np.maximum(stds, 1e-300)
+    inner, outer = np.quantile(ratios, [ONE_SIGMA, TWO_SIGMA])
+    return max(float(np.sqrt(inner * outer / 2.0)), 1e-300)

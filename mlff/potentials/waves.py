@@ -1,0 +1,84 @@
+"""Random functions with the covariance of a kernel: sums of plane waves in descriptor space, or of products for powers.
+
+    g(φ) = √(2A/R) Σ_r a_r cos(ω_r·φ/ℓ + b_r),      a_r ~ N(0, 1),  b_r ~ U(0, 2π),  ω_r ~ the spectral density of f
+    g(φ) = √(A/R) Σ_r a_r Π_i (ω_ri·φ/ℓ + b_ri √(1 − 1/ℓ²)),      all normal, ζ factors of a kernel (1 − 1/ℓ² + φ·φ′/ℓ²)^ζ
+
+The mean of g(φ)g(φ′) over all of these is the kernel, whatever the number of terms R.
+
+Source: Rahimi, Recht, Advances in Neural Information Processing Systems 20, 1177 (2007); Kar, Karnick, Proc. Mach. Learn. Res. 22,
+    583 (2012).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from mlff.potentials.expansion import Expansion
+from mlff.potentials.potential import Potential
+from mlff.precision import Array
+from mlff.trees import Tree
+
+
+class Waves(Tree):
+    """Plane waves in the features of one species; what a part of an expansion may have in place of points.
+
+    Attributes:
+        points: ω_r, shape (R, D).
+        phases: b_r, shape (R,).
+        strengths: what every cosine is multiplied by, eV, shape (R,).
+    """
+
+    points: Float[Array, "R D"]
+    phases: Float[Array, " R"]
+    strengths: Float[Array, " R"]
+
+    curvature = None
+
+    def scaled(self, factor: float) -> Waves:
+        """Times a number."""
+        return self.replace(strengths=factor * np.asarray(self.strengths))
+
+    def energies(self, radial, features: Float[Array, "e D"], sizes: tuple[int, ...]) -> Float[Array, " e"]:
+        """Of every environment the sum over all waves."""
+        return jnp.cos(features @ self.points.T + self.phases) @ self.strengths
+
+
+class Products(Tree):
+    """Products of linear functions of the features of one species, likewise.
+
+    Attributes:
+        points: ω_ri, shape (R, ζ, D).
+        phases: b_ri √(1 − 1/ℓ²), shape (R, ζ).
+        strengths: what every product is multiplied by, eV, shape (R,).
+    """
+
+    points: Float[Array, "R f D"]
+    phases: Float[Array, "R f"]
+    strengths: Float[Array, " R"]
+
+    curvature = None
+
+    def scaled(self, factor: float) -> Products:
+        """Times a number."""
+        return self.replace(strengths=factor * np.asarray(self.strengths))
+
+    def energies(self, radial, features: Float[Array, "e D"], sizes: tuple[int, ...]) -> Float[Array, " e"]:
+        """Of every environment the sum over all products."""
+        linear = [features @ self.points[:, i].T + self.phases[:, i] for i in range(self.points.shape[1])]
+        return functools.reduce(jnp.multiply, linear) @ self.strengths
+
+
+class RandomFunction(Expansion):
+    """An expansion in waves: it has no training frames of its own."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.size} random terms"
+
+    spacings = Potential.spacings
+    training_distance = Potential.training_distance
+    environment_distances = Potential.environment_distances

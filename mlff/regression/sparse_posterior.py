@@ -1,0 +1,113 @@
+"""What a sparse fit does not know: the posterior covariance of labels in the span of its functionals and outside of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from mlff.data.batches import LabelledFrames
+from mlff.kernels.kernels import Kernel
+from mlff.operators import ENERGY, FORCES, Operator
+from mlff.potentials.committee import Committee
+from mlff.potentials.expansion import Expansion, constant_elements
+from mlff.potentials.force_field import ForceField
+from mlff.potentials.potential import Potential
+from mlff.potentials.sums import PotentialSum
+from mlff.potentials.uncertainty import Uncertainty
+from mlff.regression.exact import Progress
+from mlff.regression.features import features_asked
+from mlff.regression.inducing import LabelRows
+from mlff.regression.kernel_blocks import kernel_between
+from mlff.regression.linear_system import constants_design
+from mlff.regression.sparse import SparseFactor
+from mlff.regression.waves import random_functions
+
+
+@dataclasses.dataclass(frozen=True)
+class SparsePosterior(Uncertainty):
+    """A sparse system that was solved.
+
+    Attributes:
+        kernel: with length scales and elements.
+        amplitudes: A of every part, eV².
+        factor: of the solution.
+        knows_energies: whether energies were among the labels; constants are not known else.
+    """
+
+    kernel: Kernel
+    amplitudes: tuple[float, ...]
+    factor: SparseFactor
+    knows_energies: bool
+
+    def covariance(self, operator: Operator, frames: LabelledFrames) -> Float[np.ndarray, "labels labels"]:
+        """Posterior covariance of all answers of an operator at some geometries, without noise, in its unit squared.
+
+        Raises:
+            ValueError: energies are asked about, which were no labels.
+        """
+        features = features_asked(self.kernel, frames, operator)
+        design = constants_design(features, constant_elements(self.kernel.parts))
+        if design.any() and not self.knows_energies:
+            raise ValueError(
+                f"std: {operator.name} depends on the constants of a sparse model, which were found from energies that were no "
+                'labels; fit labels=("energy", "forces")'
+            )
+        found = LabelRows(self.factor.system.inducing.between(features), np.zeros(len(design)), design)
+        return self.factor.covariance(found, kernel_between(features, features, self.amplitudes))
+
+    def deviation(self, seed: int) -> Potential:
+        """A sample of the difference between the truth and the model.
+
+        A random function without its projection on the functionals, which it has of its own, and a sample of their weights:
+
+            δ = g − k_u K_uu⁻¹ g_u + k_u U⁻¹ √A B^(−½) ξ
+        """
+        (sample,) = self._deviations(1, seed)
+        return sample
+
+    def committee(self, members: int, seed: int) -> Committee:
+        """A few samples that share what they can."""
+        return Committee.of(self._deviations(members, seed))
+
+    def _deviations(self, count: int, seed: int) -> list[PotentialSum]:
+        generator, inducing, factor = np.random.default_rng(seed), self.factor.system.inducing, self.factor
+        functions, samples = random_functions(inducing.drawn(self.amplitudes), generator, count), []
+        for function in functions:
+            weights, constants = factor.deviation(generator)
+            own = inducing.whitening.whitened(inducing.values_of(function)[None])[0]
+            parts = inducing.expand(inducing.whitening.weights(weights - own))
+            elements = constant_elements(self.kernel.parts)
+            answer = Expansion(parts, constants, elements, label_order=inducing.label_order)
+            samples.append(PotentialSum((function, answer)))
+        return samples
+
+    def left_out(
+        self, frames: LabelledFrames, fold_of: Mapping[int, int], count: int, progress: Progress
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Standard deviations, without noise, and errors of labels of frames of the first fold, by the model of all others.
+
+        Arguments:
+            frames: of the fit, with their folds by index.
+            count: how many are looked at.
+        """
+        factor = self.factor.system.solve(self.factor.levels, self.factor.amplitudes, without=0)
+        others, model = dataclasses.replace(self, factor=factor), factor.model(self.kernel)
+        found: dict[str, list] = {}
+        chosen, done = frames.take([i for i, fold in fold_of.items() if fold == 0][:count]), 0
+        progress("error bars", 0.0)
+        for batch in chosen.batches:
+            force_field = ForceField(model, batch.numbers)
+            for k in range(len(batch)):
+                one, where = batch.take([k]), (batch.positions[k], batch.cells[k], batch.pbc[k])
+                for operator in (FORCES, ENERGY):
+                    if operator.name in factor.system.kinds and operator.name in batch.labels:
+                        variances = np.diagonal(others.covariance(operator, LabelledFrames((one,))))
+                        error = one.labels[operator.name][0] - force_field.apply(operator, *where)
+                        pair = np.sqrt(np.maximum(variances, 0.0)), np.ravel(error)
+                        found.setdefault(operator.name, []).append(pair)
+                done += 1
+                progress("error bars", done / len(chosen))
+        return {name: tuple(map(np.concatenate, zip(*pairs, strict=True))) for name, pairs in found.items()}
