@@ -46,6 +46,8 @@ _PUBLIC = {
     "audit": "quality.audit.audit",
     "evaluate": "potentials.errors",
     "Evaluation": "potentials.errors",
+    "reliability": "quality.reliability",
+    "calibrated": "quality.reliability",
     "Calculator": "dynamics.calculator",
     "normal_modes": "properties.vibrations",
     "frequencies": "properties.vibrations",

@@ -1,15 +1,25 @@
 """What a fit keeps: posterior covariances from its factor, against textbook linear algebra with the whole matrix."""
 
+import ase
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from moments import moments
 from test_gram import WATER, dense_matrix, frames_of
 
 import mlff
 from descriptors import inverse_distances
 from mlff.data.batches import LabelledFrames
+from mlff.data.system import System
+from mlff.operators import ENERGY, FORCES, HESSIAN_PRODUCTS
+from mlff.potentials.calibration import Calibration
+from mlff.quality.reliability import reliability_figure
 from mlff.regression.features import compute_features
 from mlff.regression.solution import solve
+from mlff.regression.waves import Drawn, random_functions, values_at
 
+NUMBERS = np.array([8, 1, 1])
 GROUP = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
 KERNEL = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), GROUP, amplitude=7.0)
 
@@ -82,3 +92,249 @@ def inverse_rows(positions):
 
     squares = jnp.sum((positions[:, None] - positions + 1e3 * jnp.eye(len(positions))[..., None]) ** 2, axis=-1)
     return jnp.stack([jnp.sum(1.0 / squares, axis=1), jnp.sum(1.0 / (1.0 + squares), axis=1)], axis=1)
+
+
+# -- asked of a force field ---------------------------------------------------------------------------------------------
+
+
+LAPLACIAN = mlff.Operator("laplacian", lambda u, x: jnp.trace(jax.hessian(u)(x).reshape(x.size, x.size)), "eV/Å²")
+ASKED = [ENERGY, FORCES, HESSIAN_PRODUCTS, LAPLACIAN]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A force field of energies and forces with its posterior, and frames it has not seen."""
+    rng = np.random.default_rng(11)
+    frames = [labelled(WATER + 0.1 * rng.standard_normal((3, 3)), rng) for _ in range(9)]
+    kernel = KERNEL.replace(radial=mlff.RBF(lengthscale=2.0))
+    noise = {"energy": 1e-3, "forces": 1e-2}
+    data = mlff.Dataset(frames[:5])
+    return mlff.fit(kernel, data, ("energy", "forces"), noise, posterior=True), np.stack(
+        [f.positions for f in frames[5:]]
+    )
+
+
+def labelled(positions, rng):
+    labels = {"energy": float(rng.standard_normal()), "forces": rng.standard_normal((3, 3))}
+    return mlff.Frame(mlff.System(positions, NUMBERS, np.zeros((3, 3)), np.zeros(3, bool)), labels)
+
+
+@pytest.mark.parametrize("operator", ASKED, ids=lambda operator: operator.name)
+def test_every_operator_against_dense_linear_algebra(fitted, operator):
+    """All answers, in their order, also those that no descriptor sees: net forces are known to be zero."""
+    force_field, x = fitted
+    arguments = (np.eye(9)[:2].reshape(2, 3, 3),) if operator == HESSIAN_PRODUCTS else ()
+    found = force_field.replace(calibration=None).covariance(operator, x[:2], arguments=arguments)
+    system = force_field.posterior.system
+    rows = [frame.rows for frame in system.features.observations]
+    training = system.features.frames
+    C = 7.0 * dense_matrix(system.kernel, training, rows) + np.diag(np.concatenate([row.noise for row in rows]) ** 2)
+    across, prior, h = asked_directly(system.kernel, training.batches[0].positions, rows, x[:2], operator, arguments)
+    H = np.concatenate([row.values for row in rows])[:, None]
+    missing = h.T - H.T @ np.linalg.solve(C, across)
+    wanted = (
+        prior
+        - across.T @ np.linalg.solve(C, across)
+        + missing.T @ np.linalg.solve(H.T @ np.linalg.solve(C, H), missing)
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-8 * np.abs(wanted).max())
+    stds = force_field.std(operator, x[0], arguments=arguments)
+    assert np.shape(stds) == np.shape(force_field.apply(operator, x[0], arguments=arguments))
+    if operator == FORCES:
+        net = np.tile(np.eye(3), 3)
+        np.testing.assert_allclose(net @ found[:9, :9] @ net.T, 0.0, atol=1e-12 * np.abs(prior).max())
+
+
+def asked_directly(kernel, training, rows, x, operator, arguments):
+    """k between training rows and answers, between answers, and answers of a constant: the operator applied to the kernel itself."""
+
+    def k(one, two):
+        systems = (System(z, NUMBERS, np.zeros((3, 3)), np.zeros(3, bool)) for z in (one, two))
+        return 7.0 * kernel.evaluate(*systems)
+
+    def answers(function, y):
+        """Of a function with several values, those down and the answers across."""
+        count = function(y).size
+        of_one = [jnp.ravel(operator.function(lambda z, i=i: function(z)[i], y, *arguments)) for i in range(count)]
+        return jnp.stack(of_one)
+
+    with jax.enable_x64(True):
+
+        @jax.jit
+        def with_training(one, values, directions, y):
+            return answers(lambda z: values * k(one, z) + directions @ jnp.ravel(jax.grad(k)(one, z)), y)
+
+        pairs = list(zip(training, rows, strict=True))
+        across = [[np.asarray(with_training(a, row.values, row.directions, y)) for y in x] for a, row in pairs]
+
+        @jax.jit
+        def between(one, two):
+            return answers(lambda z: jnp.ravel(operator.function(lambda y: k(z, y), two, *arguments)), one).T
+
+        prior = [[np.asarray(between(one, two)) for two in x] for one in x]
+        constant = np.concatenate([answers(lambda z: jnp.ones(1) + 0.0 * jnp.sum(z), y)[0] for y in x])[:, None]
+    return np.block(across), np.block(prior), constant
+
+
+def test_samples_have_that_covariance(fitted):
+    """Over 600 samples of s numbers the eigenvalues of whitened sample covariances lie within 1 ± (2√(s/600) + s/600), by far."""
+    force_field, x = fitted
+    asked, count = x[:2], 600
+    covariance = force_field.covariance("energy", asked)
+    members = force_field.posterior.members(count, 3)
+    energies = np.array(
+        [mlff.ForceField(member.scaled(force_field._factor), NUMBERS).energy(asked) for member in members]
+    )
+    root = np.linalg.cholesky(covariance)
+    whitened = np.linalg.solve(root, energies.T)
+    values = np.linalg.eigvalsh(whitened @ whitened.T / count)
+    # kurtosis of a sum of 500 waves over the seeds of their strengths, which share the waves: a tenth more than normal
+    assert np.all(np.abs(values - 1.0) < 0.35), values
+    one = force_field.sample(4)
+    np.testing.assert_allclose(one.forces(asked[0]), -gradient(one, asked[0]), atol=1e-4)
+
+
+def gradient(force_field, x, step=1e-4):
+    found = np.empty(x.size)
+    for i, d in enumerate(np.eye(x.size)):
+        ahead, behind = (force_field.energy(x + sign * step * d.reshape(x.shape)) for sign in (1, -1))
+        found[i] = (ahead - behind) / (2 * step)
+    return found.reshape(x.shape)
+
+
+def test_leaving_a_frame_out_is_fitting_without_it():
+    """Errors and standard deviations in closed form, of forces and energies, and of energies that were no labels."""
+    rng = np.random.default_rng(5)
+    frames = [labelled(WATER + 0.1 * rng.standard_normal((3, 3)), rng) for _ in range(6)]
+    kernel = KERNEL.replace(radial=mlff.RBF(lengthscale=2.0))
+    for labels, noise in ((("energy", "forces"), {"energy": 0.1, "forces": 0.1}), (("forces",), {"forces": 0.1})):
+        whole = mlff.fit(kernel, mlff.Dataset(frames), labels, noise, posterior=True)
+        found = whole.posterior.left_out(6, 0)
+        rest = mlff.fit(kernel, mlff.Dataset(frames[1:]), labels, noise, posterior=True).replace(calibration=None)
+        x, given = frames[0].positions, frames[0].labels["forces"]
+        visible = np.linalg.pinv(seen_by_distances(x)) @ seen_by_distances(x)
+        errors = visible @ (given - rest.forces(x)).ravel()
+        np.testing.assert_allclose(found["forces"][1][:9], errors, atol=1e-8)
+        np.testing.assert_allclose(found["forces"][0][:9], rest.std("forces", x).ravel(), rtol=1e-6)
+        if labels == ("forces",):
+            # the constant is of five frames there, of six here: errors are those without it
+            spread = rest.std("energy", x)
+            assert 0.5 * spread < found["energy"][0][0] < 2.0 * spread
+        else:
+            np.testing.assert_allclose(found["energy"][1][0], frames[0].labels["energy"] - rest.energy(x), atol=1e-8)
+            np.testing.assert_allclose(found["energy"][0][0], rest.std("energy", x), rtol=1e-6)
+
+
+def seen_by_distances(x):
+    """The Jacobian of inverse distances, whose rows are what they see of forces."""
+    with jax.enable_x64(True):
+        return np.asarray(jax.jacfwd(inverse_distances)(jnp.asarray(x))).reshape(-1, x.size)
+
+
+def test_model_files_hold_a_committee(fitted, tmp_path):
+    force_field, x = fitted
+    force_field.save(tmp_path / "m.mlff")
+    read = mlff.load(tmp_path / "m.mlff")
+    for ours, theirs in zip(force_field.energy_and_forces_std(x[0]), read.energy_and_forces_std(x[0]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    np.testing.assert_allclose(read.std("forces", x[0]), read.energy_and_forces_std(x[0])[1], rtol=1e-9)
+    exact = force_field.std("forces", x)
+    np.testing.assert_allclose(np.mean(read.std("forces", x) / exact), 1.0, atol=0.35)  # of 8 members, 1/√16 each
+    assert read.sample(7).forces(x[0]).shape == (3, 3)
+    with pytest.raises(ValueError, match="samples 0 to 7, received 8"):
+        read.sample(8)
+    atoms = ase.Atoms([8, 1, 1], x[0], calculator=mlff.Calculator(read))
+    np.testing.assert_allclose(atoms.calc.get_property("forces_std", atoms), read.energy_and_forces_std(x[0])[1])
+    assert atoms.calc.get_property("energy_std", atoms) == atoms.calc.get_property("energy_uncertainty", atoms)
+    atoms.get_forces()
+    assert "forces_std" in atoms.calc.results
+
+
+def test_what_is_refused(fitted, water):
+    force_field, x = fitted
+    without = force_field.replace(posterior=None)
+    for ask in (without.std, without.covariance):
+        with pytest.raises(ValueError, match="fit it with posterior=True"):
+            ask("energy", x[0])
+    with pytest.raises(ValueError, match="fit it with posterior=True"):
+        without.sample(0)
+    with pytest.raises(ValueError, match="fit it with posterior=True"):
+        mlff.reliability(without, water)
+    with pytest.raises(ValueError, match="takes hessian_product_vectors beside the geometry"):
+        force_field.std("hessian_products", x[0])
+    rough = mlff.fit(KERNEL.replace(radial=mlff.Matern32(lengthscale=2.0)), water[:5], noise=1e-2, posterior=True)
+    with pytest.raises(ValueError, match="does not exist for Matérn-3/2"):
+        rough.std("hessian", x[0])
+    assert "forces_std" not in mlff.Calculator(without).implemented_properties
+
+
+def test_error_bars_of_a_sum_are_those_of_its_terms(fitted):
+    force_field, x = fitted
+    twice = force_field + force_field
+    both = force_field.covariance("forces", x[:2])
+    np.testing.assert_allclose(twice.covariance("forces", x[:2]), 2.0 * both, atol=1e-12)
+    known = force_field.replace(posterior=None, calibration=None) + force_field
+    np.testing.assert_allclose(known.std("forces", x[0]), force_field.std("forces", x[0]))
+
+
+def test_sparse_with_all_labels_is_the_exact_posterior(water):
+    """Values, sum of kernels, constants: everything that is in the span has the exact covariance."""
+    kernel = KERNEL.replace(radial=mlff.RBF(lengthscale=2.0))
+    noise = {"energy": 1e-2, "forces": 1e-1}
+    exact, sparse = (
+        mlff.fit(kernel, water[:6], ("energy", "forces"), noise, inducing=inducing, posterior=True).replace(
+            calibration=None
+        )
+        for inducing in (None, range(6))
+    )
+    x = np.stack([f.positions for f in water[20:22]])
+    for operator in ("energy", "forces"):
+        wanted = exact.covariance(operator, x)
+        np.testing.assert_allclose(sparse.covariance(operator, x), wanted, atol=1e-7 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("radial", [mlff.RBF(lengthscale=1.5), mlff.Matern52(lengthscale=2.0)], ids=["RBF", "Matérn"])
+def test_samples_of_sparse_models(radial, water):
+    kernel = mlff.LocalKernel(moments, radial, amplitude=1.0)
+    noise = {"energy": 1e-2, "forces": 1e-1}
+    fit = mlff.fit(kernel, water[:8], ("energy", "forces"), noise, inducing=12, posterior=True).replace(
+        calibration=None
+    )
+    x = np.stack([f.positions for f in water[20:23]])
+    members = [member for seed in range(8) for member in fit.posterior.members(20, seed)]  # 8 sets of waves
+    forces = np.stack([mlff.ForceField(member, NUMBERS).forces(x) for member in members])
+    ratio = np.sqrt(np.mean(forces**2) / np.mean(fit.std("forces", x) ** 2))
+    np.testing.assert_allclose(ratio, 1.0, atol=0.2)
+
+
+def test_powers_are_drawn_too(rng):
+    """The mean of products of random functions is the kernel (1 − 1/ℓ² + φ·φ′/ℓ²)^ζ."""
+    radial = mlff.Polynomial(lengthscale=2.0, degree=2)
+    part = mlff.LocalKernel(moments, radial, elements=(1,))
+    functions = [f for _ in range(10) for f in random_functions([Drawn(part, 3.0, None, (4,))], rng, 400)]
+    points = rng.standard_normal((3, 4))
+    points /= np.linalg.norm(points, axis=1)[:, None]
+    drawn = np.stack([values_at(function.parts[0].channels[0], points / 2.0) for function in functions])
+    wanted = 3.0 * (1.0 - 0.25 + points @ points.T / 4.0) ** 2
+    np.testing.assert_allclose(drawn.T @ drawn / len(drawn), wanted, atol=0.4)
+
+
+def test_calibration_finds_what_errors_were_multiplied_by(rng):
+    stds = np.exp(rng.uniform(-2, 2, 4000))
+    calibration = Calibration.of({"forces": (stds, 3.0 * stds * rng.standard_normal(4000))})
+    np.testing.assert_allclose(calibration.factor, 3.0, rtol=0.06)
+    np.testing.assert_allclose(calibration.scaled("forces", stds) / stds, 3.0, rtol=0.2)
+    np.testing.assert_allclose(calibration.scaled("energy", stds), calibration.factor * stds)
+
+
+def test_reliability_says_what_shares_lie_within(fitted, rng):
+    force_field, x = fitted
+    stds = force_field.energy_and_forces_std(x[0])[1]
+    forces = force_field.forces(x[0]) + stds * np.where(np.arange(9).reshape(3, 3) < 5, 0.5, 1.5)
+    frame = mlff.Frame(mlff.System(x[0], NUMBERS, np.zeros((3, 3)), np.zeros(3, bool)), {"forces": forces})
+    found = mlff.reliability(force_field, mlff.Dataset([frame] * 4))
+    summary = found.summary()["forces"]
+    np.testing.assert_allclose((summary["within_one"], summary["within_two"]), (5 / 9, 1.0))
+    assert "56 % of errors within σ and 100 % within 2σ" in str(found)
+    assert mlff.calibrated(force_field, mlff.Dataset([frame] * 4)).calibration.factor > 0
+    assert len(reliability_figure(found).axes) == 1

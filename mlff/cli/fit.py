@@ -81,6 +81,12 @@ def fit(
         Reach | None,
         typer.Option(help="Permutations: those the dynamics reaches (without it), all of the bond graph, none."),
     ] = None,
+    error_bars: Annotated[
+        bool,
+        typer.Option(
+            "--error-bars", help="Keep what the fit does not know: standard deviations, calibrated on frames left out."
+        ),
+    ] = False,
     out: Annotated[pathlib.Path | None, typer.Option(help="Model file to write; DATA with .mlff without it.")] = None,
     report: Annotated[pathlib.Path | None, typer.Option(help="Folder for report.md, report.json and pictures.")] = None,
     as_json: AsJSON = False,
@@ -92,6 +98,7 @@ def fit(
     mlff fit datasets/ethanol.extxyz --train 200 --recipe fchl19-gpr
     mlff fit datasets/ethanol.extxyz --train 50 --recipe sgdml+soap+fchl19 --tune
     mlff fit ethanol.npz --units kcal/mol --train 50 --baseline gfn2 --tune
+    mlff fit datasets/ethanol.extxyz --train 200 --error-bars
     mlff fit silicon.extxyz --set cutoff=5.0 --inducing 2000
     mlff fit train.npz --units kcal/mol --frames 0:200 --test test.npz --descriptor mine:descriptor
     """
@@ -136,12 +143,14 @@ def fit(
         if tune:
             model = tune_model(model, everything, fitted_to, levels, seed or 0, progress, None, factors, below)
             levels = None
-        fitted = fit_model(model, everything, fitted_to, levels, seed or 0, progress, None, points, factors, below)
+        fitted = fit_model(
+            model, everything, fitted_to, levels, seed or 0, progress, None, points, factors, below, error_bars
+        )
         archive.save(fitted, target)  # at once: what follows may fail
-        evaluation = None
+        evaluation = bars = None
         if held is not None:
             progress("test", 0.0)
-            fitted, evaluation = _tested(fitted, held)
+            fitted, evaluation, bars = _tested(fitted, held)
             archive.save(fitted, target)
             progress("test", 1.0)
         written = [target]
@@ -152,6 +161,8 @@ def fit(
     summary = {"recipe": descriptor or recipe.value, **fit_summary(fitted, evaluation)}
     if below is not None:
         summary["baseline"] = {"potential": below.model.label, **below.record.get("distilled", {})}
+    if bars is not None:
+        summary["error_bars"] = bars.summary()
     if as_json:
         return terminal.print_json(summary)
     if reason is not None:
@@ -277,12 +288,14 @@ def _require_comparable(model, training, held) -> None:
 
 
 def _tested(force_field, held):
-    """The force field with its errors on held-out frames in its record, and these."""
+    """The force field with its errors on held-out frames in its record, these, and its error bars there; None without a posterior."""
     from mlff.potentials.errors import evaluate
+    from mlff.quality.reliability import reliability
 
     evaluation = evaluate(force_field, held)
+    bars = None if force_field.posterior is None else reliability(force_field, held)
     test = {"source": held.source, **evaluation.summary()}
-    return force_field.replace(record={**force_field.record, "test": test}), evaluation
+    return force_field.replace(record={**force_field.record, "test": test}), evaluation, bars
 
 
 def _checks(force_field, data):
@@ -293,7 +306,8 @@ def _checks(force_field, data):
 
 def _say(data, force_field, summary: dict, evaluation, below) -> None:
     from mlff.potentials.errors import group_texts
-    from mlff.quality.report import last_fitted, noise_text, scale_text, sparse_text, tuned_text
+    from mlff.quality.reliability import reliability_texts
+    from mlff.quality.report import error_bars_text, last_fitted, noise_text, scale_text, sparse_text, tuned_text
 
     force_field = last_fitted(force_field)
     size, tried = summary["permutations"], len(summary["lengthscales_tried"])
@@ -312,6 +326,10 @@ def _say(data, force_field, summary: dict, evaluation, below) -> None:
     )
     terminal.say(f"test on {evaluation}" if evaluation else "no test frames; give --test or --train N")
     for line in group_texts(evaluation.summary()) if evaluation else ():
+        terminal.say_line(f"  {line}")
+    if "error_bars" in force_field.record:
+        terminal.say_line(error_bars_text(force_field.record))
+    for line in reliability_texts(summary.get("error_bars", {})):
         terminal.say_line(f"  {line}")
     if below is not None:
         terminal.say_line(f"baseline: {baseline_text(below, evaluation)}")

@@ -78,6 +78,11 @@ def test(
         started = time.perf_counter()
         evaluation = evaluate(force_field, read, wanted)
         seconds = time.perf_counter() - started
+        bars = None
+        if force_field.posterior is not None:
+            from mlff.quality.reliability import reliability, reliability_texts
+
+            bars = reliability(force_field, read, progress)
         if plot is not None:
             from mlff.quality.report import parity_figure, png
 
@@ -85,13 +90,18 @@ def test(
         progress("test", 1.0)
     if as_json:
         return terminal.print_json(
-            {**evaluation.summary(), "n_train": frames_learnt(force_field.record), "seconds": seconds}
-        )
+            {
+                **evaluation.summary(), "n_train": frames_learnt(force_field.record), "seconds": seconds,
+                **({} if bars is None else {"error_bars": bars.summary()}),
+            }
+        )  # fmt: skip
     terminal.say(str(evaluation))
     for line in group_texts(evaluation.summary()):
         terminal.say_line(f"  {line}")
     for symbol, error in evaluation.forces_mae_by_element.items():
         terminal.say(f"  forces on {symbol}: MAE {short(1e3 * error)} meV/Å")
+    for line in () if bars is None else reliability_texts(bars.summary()):
+        terminal.say_line(f"  {line}")
     if plot is not None:
         terminal.say(f"wrote {plot}")
 

@@ -37,6 +37,14 @@ def md(
     friction: Annotated[float | None, typer.Option(help="Of the thermostat, 1/fs.  [default: 0.01]")] = None,
     interval: Annotated[int | None, typer.Option(help="Steps between frames.  [default: 20]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of velocities and thermostat.  [default: 0]")] = None,
+    stop_std: Annotated[
+        float | None,
+        typer.Option(
+            help="End where a force component has a larger standard deviation (eV/Å), looked at with every frame, and write that "
+            "geometry beside --out.",
+        ),
+    ] = None,
+    warn_std: Annotated[float | None, typer.Option(help="The same, with a warning in place of an end.")] = None,
     out: Annotated[pathlib.Path, typer.Option(help="ASE trajectory to write.")] = pathlib.Path("md.traj"),
     resume: Annotated[
         bool,
@@ -55,6 +63,7 @@ def md(
     mlff md ethanol.mlff --temperature 300 --steps 20000 --out run.traj
     mlff md ethanol.mlff --steps 40000 --out run.traj --resume
     mlff md ethanol.mlff --nve --temperature 500 --steps 40000
+    mlff md ethanol.mlff --temperature 800 --stop-std 0.3
     """
     from mlff.dynamics import md as dynamics
     from mlff.files import reserved
@@ -64,6 +73,8 @@ def md(
         raise ValueError(f"--steps {steps} must be at least 1")
     if start is not None and resume:
         raise ValueError(f"--start {start} and --resume: a run that goes on has its own geometry; leave one out")
+    if stop_std is not None and warn_std is not None:
+        raise ValueError(f"--stop-std {stop_std} and --warn-std {warn_std}: a run ends or goes on; leave one out")
     if nve and friction is not None:
         raise ValueError(f"--friction {friction} and --nve: at constant energy there is no thermostat; leave one out")
     typed = {
@@ -71,7 +82,10 @@ def md(
     }  # fmt: skip
     typed = {name: value for name, value in typed.items() if value is not None}
     force_field = load(model, parse_trust(trust))
-    with reserved({"--out": out}, [model] if start is None else [model, start]):
+    unknown = out.with_name(f"{out.stem}-unknown.extxyz")
+    watch = _watch(force_field, stop_std, warn_std, unknown)
+    outputs = {"--out": out} | ({} if watch is None else {"the geometry that is not known": unknown})
+    with reserved(outputs, [model] if start is None else [model, start]):
         if out.suffix != ".traj":
             raise ValueError(
                 f"--out {out}: is written as an ASE trajectory, so name it .traj; ase convert makes others of it"
@@ -82,8 +96,23 @@ def md(
             checkpoint = _begun(force_field, start, out, typed, nve)
         first = checkpoint.step
         with terminal.progress() as progress:
-            result = dynamics.integrate(checkpoint, steps - first, out, progress)
-    _tell(result, checkpoint.settings, first, steps, out, as_json)
+            result = dynamics.integrate(checkpoint, steps - first, out, progress, watch)
+    _tell(result, checkpoint.settings, first, steps, out, as_json, unknown)
+
+
+def _watch(force_field, stop_std: float | None, warn_std: float | None, path: pathlib.Path):
+    """What looks at the error bars; None where nobody asked."""
+    from mlff.dynamics.watch import Watch
+
+    limit = warn_std if stop_std is None else stop_std
+    if limit is None:
+        return None
+    option = "--warn-std" if stop_std is None else "--stop-std"
+    if not 0.0 < limit < float("inf"):
+        raise ValueError(f"{option} {limit} must be a positive number, eV/Å")
+    if force_field.posterior is None:
+        raise ValueError(f"{option}: the model has no error bars; fit it with --error-bars")
+    return Watch(limit, stop_std is not None, path)
 
 
 def _nothing_to_go_on_from(out: pathlib.Path) -> bool:
@@ -163,7 +192,8 @@ def _start(force_field, path: pathlib.Path | None):
     return atoms
 
 
-def _tell(result, settings, first: int, steps: int, out: pathlib.Path, as_json: bool) -> None:
+def _tell(result, settings, first: int, steps: int, out: pathlib.Path, as_json: bool, unknown: pathlib.Path) -> None:
+    made = steps - first if result.stopped is None else result.stopped - first
     long_enough = settings.temperature is None and result.times[-1] - result.times[0] >= SHORTEST_DRIFT
     summary = {
         "steps": steps,
@@ -175,15 +205,21 @@ def _tell(result, settings, first: int, steps: int, out: pathlib.Path, as_json: 
         "energy_mean": float(result.total.mean()),
         "drift_mev_per_atom_per_ps": result.drift if long_enough else None,
         "trajectory": str(out),
+        "stopped": None if result.stopped is None else {"step": result.stopped, "geometry": str(unknown)},
     }
     if as_json:
         return terminal.print_json(summary)
     error = "" if result.temperature_error is None else f" ± {result.temperature_error:.0f}"
     ensemble = "at constant energy" if settings.temperature is None else f"at {settings.temperature:g} K"
     terminal.say(
-        f"{steps - first} steps of {settings.timestep} fs {ensemble} from step {first}: mean temperature "
+        f"{made} steps of {settings.timestep} fs {ensemble} from step {first}: mean temperature "
         f"{summary['temperature_mean']:.0f}{error} K, {summary['temperature_first']:.0f} K at its start"
     )
     if long_enough:
         terminal.say(f"drift of the total energy {result.drift:.4f} meV/atom/ps")
     terminal.say(f"wrote {out}")
+    if result.stopped is not None:
+        terminal.say(
+            f"stopped at step {result.stopped}, where the forces are not known well enough; that geometry is in {unknown}: label it with "
+            "your reference, add it to the training frames, fit again, and start again from there (--start)"
+        )

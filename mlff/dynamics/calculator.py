@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_AGAIN = 0.1  # Å; when an atom has moved by that much, the distance from the training frames is taken again
 CLOSER = 0.95  # of the closest distance in the training frames: nearer than that is named
+ERROR_BARS = frozenset({"energy_std", "energy_uncertainty", "forces_std"})
 _GEOMETRY = frozenset({"positions", "numbers", "cell", "pbc"})
 
 
@@ -35,8 +36,11 @@ class Calculator(ASECalculator):
 
     Results: `energy` and `free_energy` (eV, Python floats), `forces` (eV/Å, float64), `stress` (eV/Å³, Voigt order
     xx yy zz yz xz xy, tension positive) where the descriptor takes a cell, and `hessian` (eV/Å², shape (3n, 3n))
-    after `get_hessian`. A warning is logged where atoms come closer, or a geometry lies farther from the training frames,
-    than these show. One calculator may serve several threads, which take turns.
+    after `get_hessian`. Of a force field with a posterior also, where they are asked for, the standard deviations `energy_std` (eV;
+    other tools look for it as `energy_uncertainty`) and `forces_std` (eV/Å, shape (n, 3)), from its committee.
+
+    A warning is logged where atoms come closer, or a geometry lies farther from the training frames, than these show. One calculator
+    may serve several threads, which take turns.
 
     Arguments:
         force_field: a `ForceField`, or the path of a model file.
@@ -66,6 +70,8 @@ class Calculator(ASECalculator):
         self._limits: dict[bytes, np.ndarray] = {}
         if self.force_field.takes_cell:
             self.implemented_properties = [*self.implemented_properties, "stress"]
+        if self.force_field.posterior is not None:
+            self.implemented_properties = [*self.implemented_properties, *sorted(ERROR_BARS)]
 
     def get_property(self, name, atoms=None, allow_calculation=True):
         # from the look at what is known to the answer, `results` are those of one thread's atoms
@@ -104,6 +110,9 @@ class Calculator(ASECalculator):
             self.results.update(energy=energy, free_energy=energy, forces=forces)
         if "hessian" in properties:
             self.results["hessian"] = model.hessian(**where)
+        if not ERROR_BARS.isdisjoint(properties):
+            energy, forces = model.energy_and_forces_std(**where)
+            self.results.update(energy_std=energy, energy_uncertainty=energy, forces_std=forces)
 
     def _warn_of_close_atoms(self, atoms) -> None:
         """Log a warning, once for each pair of elements, when two atoms come closer than any in the training frames."""

@@ -16,6 +16,7 @@ from ase.md.verlet import VelocityVerlet
 
 from mlff.dynamics.checkpoints import Checkpoint, Settings, drop_last, fingerprint, remove_remains, resume, whole_frames
 from mlff.dynamics.motion import motions
+from mlff.dynamics.watch import Watch
 from mlff.files import reserved
 from mlff.units import FEMTOSECOND, KB
 
@@ -23,6 +24,7 @@ __all__ = [
     "Checkpoint",
     "Run",
     "Settings",
+    "Watch",
     "advance",
     "begin",
     "integrate",
@@ -41,7 +43,7 @@ class Run:
     """What a run recorded, every `interval` steps.
 
     times: fs, shape (k,); total, potential: eV, shape (k,); positions: Å, shape (k, n, 3); temperatures: of the internal
-    degrees of freedom, K, shape (k,), see `internal_temperature`.
+    degrees of freedom, K, shape (k,), see `internal_temperature`; stopped: the step at which a `Watch` ended it, None else.
     """
 
     times: np.ndarray
@@ -49,6 +51,7 @@ class Run:
     potential: np.ndarray
     temperatures: np.ndarray
     positions: np.ndarray
+    stopped: int | None = None
 
     @property
     def drift(self) -> float:
@@ -108,6 +111,7 @@ def run(
     seed: int = 0,
     trajectory: str | pathlib.Path | None = None,
     progress: Callable[[str, float], None] = lambda stage, fraction: None,
+    watch: Watch | None = None,
 ) -> Run:
     """Run molecular dynamics from the present positions and momenta.
 
@@ -120,6 +124,7 @@ def run(
         interval: steps between records, and frames of the trajectory; the last step is recorded as well.
         seed: of the thermostat's noise.
         trajectory: an ASE trajectory to write, locked for this process until the end; `resume` and `advance` go on with it.
+        watch: looks at the error bars of the forces, and ends the run where they are too large.
     Raises:
         ValueError: arguments out of range; a trajectory that exists or that another process writes; an atom flies away (the
             step and atom are named): further from the centre than twice the largest distance at the start and 50 Å.
@@ -129,7 +134,7 @@ def run(
         checkpoint = begin(atoms, settings)
         if trajectory is not None:
             remove_remains(pathlib.Path(trajectory))
-        return integrate(checkpoint, steps, trajectory, progress)
+        return integrate(checkpoint, steps, trajectory, progress, watch)
 
 
 def begin(atoms: Atoms, settings: Settings) -> Checkpoint:
@@ -179,7 +184,11 @@ def advance(
 
 
 def integrate(
-    checkpoint: Checkpoint, steps: int, trajectory: str | pathlib.Path | None, progress: Callable[[str, float], None]
+    checkpoint: Checkpoint,
+    steps: int,
+    trajectory: str | pathlib.Path | None,
+    progress: Callable[[str, float], None],
+    watch: Watch | None = None,
 ) -> Run:
     """Make the steps of `run` and `advance`, which hold the lock of the trajectory; the atoms of the checkpoint are moved."""
     if steps < 1:
@@ -192,7 +201,7 @@ def integrate(
     noise = _generator(checkpoint.noise)
     dynamics = _integrator(atoms, settings, noise)
     dynamics.nsteps = checkpoint.step
-    ends = (checkpoint.step, checkpoint.step + steps)
+    ends, stopped = (checkpoint.step, checkpoint.step + steps), None
     records: list[tuple] = []
     if trajectory is not None and checkpoint.step % settings.interval:
         drop_last(pathlib.Path(trajectory))  # the end of a run that goes on now lies between two frames
@@ -205,7 +214,10 @@ def integrate(
             if writer is not None and (step == 0 or step > checkpoint.step):
                 writer.write(dataclasses.replace(checkpoint, step=step, noise=noise.bit_generator.state).frame())
             progress("dynamics", (step - checkpoint.step) / steps)
-    return Run(*map(np.array, zip(*records, strict=True)))
+            if watch is not None and watch.ends(atoms, step):
+                stopped = step
+                break
+    return Run(*map(np.array, zip(*records, strict=True)), stopped)
 
 
 @contextlib.contextmanager

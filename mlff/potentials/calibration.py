@@ -55,8 +55,9 @@ class Calibration(Tree):
         within = {"within_one": float(np.mean(ratios < 1.0)), "within_two": float(np.mean(ratios < 2.0))}
         return {"count": len(ratios), **within, "rmse": float(np.sqrt(np.mean(np.square(errors))))}
 
-    def scaled(self, name: str, stds: np.ndarray) -> np.ndarray:
+    def scaled(self, name: str, stds: np.ndarray | float) -> np.ndarray | float:
         """Standard deviations of an operator's labels, calibrated."""
+        stds = np.asarray(stds)
         if name not in self.tables:
             return self.factor * stds
         known, factors = np.asarray(self.tables[name])

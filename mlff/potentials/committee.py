@@ -1,7 +1,8 @@
 """A committee: a few samples of a posterior, whose spread is an error bar that costs little and fits into a model file.
 
 The members differ in a few of their arrays (weights) and share all others (training points, wave vectors), so that what they are
-asked is worked out for all of them at once. The standard deviation over K samples is itself uncertain by 1/√(2K) of it.
+asked is worked out for all of them at once. The spread of K samples is itself uncertain, by 1/√(2K) of it: what is known of the truth by
+them is Student's t distribution of K degrees of freedom, whose variance is Σ_k δ_k²/(K − 2).
 
 Source: Imbalzano, Zhuang, Kapil, Rossi, Engel, Grasselli, Ceriotti, J. Chem. Phys. 154, 074102 (2021), doi 10.1063/5.0036522.
 """
@@ -18,7 +19,6 @@ from jaxtyping import Float
 from mlff.data.batches import LabelledFrames, arguments_of
 from mlff.operators import Operator
 from mlff.potentials.compiled import Prepared, arrived, on_device
-from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
 from mlff.potentials.uncertainty import Uncertainty
 from mlff.precision import Array, doubled
@@ -38,7 +38,7 @@ class Committee(Tree, Uncertainty):
 
     @classmethod
     def of(cls, members: Sequence[Potential]) -> Committee:
-        """Of samples that have the same structure."""
+        """Of three samples or more that have the same structure."""
         flattened = [jax.tree_util.tree_flatten_with_path(member)[0] for member in members]
         varying = {}
         for (path, first), *others in zip(*flattened, strict=True):
@@ -48,6 +48,23 @@ class Committee(Tree, Uncertainty):
 
     def __len__(self) -> int:
         return len(next(iter(self.varying.values())))
+
+    def require_consistent(self) -> None:
+        """Refuse arrays that do not belong to the tree of the first.
+
+        Raises:
+            ValueError: which.
+        """
+        leaves = {
+            jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(self.shared)[0]
+        }
+        if not self.varying or len(self) < 3:
+            raise ValueError("posterior.varying: a committee has three members or more, which differ")
+        for place, array in self.varying.items():
+            if place not in leaves or array.shape != (len(self), *np.shape(leaves[place])):
+                raise ValueError(
+                    f"posterior.varying: {place!r:.80} is of no array of the committee, or not of its shape"
+                )
 
     def member(self, i: int) -> Potential:
         """One of them."""
@@ -62,10 +79,10 @@ class Committee(Tree, Uncertainty):
             prepared: `shared`, for the atoms.
             positions, around: of its slots.
         """
-        key = prepared.numbers.shape, prepared.atoms, id(prepared)
+        key = id(prepared)
         if key not in self._leaves:
-            self._leaves[key] = self._with_axes(prepared)
-        leaves, axes = self._leaves[key]
+            self._leaves[key] = (prepared, *self._with_axes(prepared))
+        _, leaves, axes = self._leaves[key]
         with doubled():
             packed = arrived(prepared.functions.spread(leaves, prepared.numbers, positions, around, axes=axes))
         return packed[:, 0], prepared.of_atoms(packed[:, 1:].reshape(len(packed), *positions.shape))
@@ -82,18 +99,32 @@ class Committee(Tree, Uncertainty):
         return leaves, tuple(0 if place in varying else None for place in places)
 
     def covariance(self, operator: Operator, frames: LabelledFrames) -> Float[np.ndarray, "labels labels"]:
-        """The mean over all members of the products of what they answer."""
+        """Of the t distribution, from the products of what all members answer."""
         answers = np.stack([self._answers(i, operator, frames) for i in range(len(self))])
-        return answers.T @ answers.copy() / len(self)
+        return answers.T @ answers.copy() / (len(self) - 2)
+
+    def std(self, answers: Float[np.ndarray, "K ..."]) -> np.ndarray | float:
+        """Standard deviations from the answers of all members."""
+        return np.sqrt(np.sum(answers**2, axis=0) / (len(self) - 2))
 
     def _answers(self, i: int, operator: Operator, frames: LabelledFrames) -> Float[np.ndarray, " labels"]:
-        found = []
+        """What one member says of all labels."""
+        member, found = on_device(self.member(i)), []
         for batch in frames.batches:
-            force_field, arguments = ForceField(self.member(i), batch.numbers), arguments_of(batch, operator)
+            prepared, arguments = Prepared.of(member, batch.numbers), arguments_of(batch, operator)
+            around = prepared.surroundings(batch)
             for k in range(len(batch)):
-                where = batch.positions[k], batch.cells[k], batch.pbc[k]
-                found.append(np.ravel(force_field.apply(operator, *where, arguments=tuple(a[k] for a in arguments))))
+                where = prepared.leaves, prepared.numbers, batch.positions[k], *around.frame(k)
+                given = tuple(argument[k] for argument in arguments)
+                with doubled():
+                    found.append(np.ravel(prepared.functions.applied(*where, given, None, function=operator.function)))
         return np.concatenate(found)
+
+    def members(self, count: int, seed: int) -> list[Potential]:
+        """The first of them."""
+        if count > len(self):
+            raise ValueError(f"error bars: the committee has {len(self)} members, {count} are asked for")
+        return [self.member(i) for i in range(count)]
 
     def deviation(self, seed: int) -> Potential:
         """One of the members.

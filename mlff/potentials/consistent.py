@@ -16,10 +16,12 @@ from mlff.data.permutations import Permutations
 from mlff.kernels.kernels import Kernel
 from mlff.kernels.surroundings import reach_of
 from mlff.potentials.arguments import require_atoms
+from mlff.potentials.committee import Committee
 from mlff.potentials.expansion import Channel, Curvature, Expansion, Part, constant_elements
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import spanned_by_few
 from mlff.potentials.sums import terms_of
+from mlff.potentials.waves import Products, RandomFunction, Waves
 from mlff.precision import double_precision
 
 ROUNDING = 1e-11  # of |a||b|, to which scalar products a·b of features agree however they are summed
@@ -38,6 +40,8 @@ def require_consistent(force_field: ForceField) -> None:
         raise ValueError(f"kernel is there, and model is a {type(model).__name__}, which was fitted with none")
     for where, expansion, _ in expansions(force_field):
         _require_expansion(where, expansion)
+    if force_field.posterior is not None:
+        _require_committee(force_field.posterior, force_field)
     if kernel is not None:
         _require_fitted(model, kernel, numbers, record)
     elif numbers is not None:
@@ -67,6 +71,8 @@ def _require_expansion(where: str, model: Expansion) -> None:
         if len(part.channels) != (1 if elements is None else len(elements)):
             raise ValueError(f"{where}.parts.{i}: expected a channel for each element of its kernel, {elements}")
         for j, channel in enumerate(part.channels):
+            if not isinstance(channel, Channel):
+                raise ValueError(f"{where}.parts.{i}.channels.{j}: expected points, found a {type(channel).__name__}")
             _require_channel(f"{where}.parts.{i}.channels.{j}", channel, part.sizes)
     elements = constant_elements([part.kernel for part in model.parts])
     if model.elements != elements or len(model.constants) != (1 if elements is None else len(elements)):
@@ -76,6 +82,44 @@ def _require_expansion(where: str, model: Expansion) -> None:
         raise ValueError(
             f"{where}.label_order is {model.label_order}, and curvature is {'' if curved else 'not '}there"
         )
+
+
+def _require_committee(committee: Committee, force_field: ForceField) -> None:
+    """Refuse a committee whose arrays do not belong together, or that is of other atoms."""
+    committee.require_consistent()
+    for i, term in enumerate(terms_of(committee.shared)):
+        where = f"posterior.shared.terms.{i}"
+        if isinstance(term, RandomFunction):
+            _require_random(where, term)
+        elif isinstance(term, Expansion):
+            _require_expansion(where, term)
+        else:
+            raise ValueError(f"{where}: expected an expansion, found a {type(term).__name__}")
+    if force_field.transferable and not committee.shared.transferable:
+        raise ValueError("posterior.shared is of one molecule, the model of any")
+
+
+def _require_random(where: str, function: RandomFunction) -> None:
+    """Refuse a random function whose arrays do not belong together."""
+    for i, part in enumerate(function.parts):
+        elements = getattr(part.kernel, "elements", None)
+        if len(part.channels) != (1 if elements is None else len(elements)):
+            raise ValueError(f"{where}.parts.{i}: expected a channel for each element of its kernel, {elements}")
+        for j, channel in enumerate(part.channels):
+            if not isinstance(channel, (Waves, Products)):
+                raise ValueError(f"{where}.parts.{i}.channels.{j}: expected waves, found a {type(channel).__name__}")
+            *terms, features = channel.points.shape
+            if (
+                features != sum(part.sizes)
+                or channel.phases.shape != tuple(terms)
+                or len(channel.strengths) != terms[0]
+            ):
+                raise ValueError(
+                    f"{where}.parts.{i}.channels.{j}: expected terms of {sum(part.sizes)} features, each with a strength"
+                )
+    elements = constant_elements([part.kernel for part in function.parts])
+    if function.elements != elements or len(function.constants) != (1 if elements is None else len(elements)):
+        raise ValueError(f"{where}.constants: expected one for each element of the kernel, {elements}")
 
 
 def _require_fitted(model: Expansion, kernel: Kernel, numbers: np.ndarray | None, record: Mapping) -> None:

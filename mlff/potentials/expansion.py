@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -158,14 +159,14 @@ class Part(Tree):
 
     Attributes:
         kernel: features and radial function; a kernel without permutations and amplitude.
-        channels: points of every species; one channel for a kernel between molecules.
+        channels: points of every species, or random terms in their place; one channel for a kernel between molecules.
         images: rearrangements of the features of a molecule, shape (P, D), or None for the identity alone.
         sizes: number of features of every block that has a radial function of its own.
         alone: whether its descriptors make of an atom what its own neighbours tell, and no more, as the fit found.
     """
 
     kernel: Kernel
-    channels: tuple[Channel, ...]
+    channels: tuple[Any, ...]
     images: Integer[Array, "P D"] | None
     sizes: tuple[int, ...] = struct.field(pytree_node=False)
     alone: bool = struct.field(pytree_node=False, default=False)

@@ -21,6 +21,8 @@ from mlff.expected import LAST_ELEMENT, Expected, array, instance, optional, req
 from mlff.files import named_file
 from mlff.kernels.composed import KernelBase
 from mlff.potentials import exported
+from mlff.potentials.calibration import Calibration
+from mlff.potentials.committee import Committee
 from mlff.potentials.consistent import require_consistent
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
@@ -33,8 +35,8 @@ from mlff.trust import find_sources, named_again, require_trusted
 
 FORMAT = "mlff"
 MARK = b'{\\"format\\": \\"mlff\\"'  # where the header begins, within the header of safetensors
-VERSION = 4
-READABLE = (2, 3, 4)  # 3 added labels of second order; 4 classes of users, any potential, programs
+VERSION = 5
+READABLE = (2, 3, 4, 5)  # 3 added labels of second order; 4 classes of users, any potential, programs; 5 error bars
 HEADER = {
     "units": Expected(f"{UNITS}, which is what files are written in", lambda value: value == UNITS),
     "record": Expected("a JSON object", lambda value: isinstance(value, dict)),
@@ -43,7 +45,10 @@ NUMBERS = Expected(
     "atomic numbers as an array of integers",
     lambda value: wholes("n").holds(value) and len(value) > 0 and bool(((value > 0) & (value <= LAST_ELEMENT)).all()),
 )
-TREES = {"model": instance(Potential), "kernel": optional(instance(KernelBase)), "numbers": optional(NUMBERS)}
+TREES = {
+    "model": instance(Potential), "kernel": optional(instance(KernelBase)), "numbers": optional(NUMBERS),
+    "posterior": optional(instance(Committee)), "calibration": optional(instance(Calibration)),
+}  # fmt: skip
 PROGRAM = "program"  # an export, byte by byte
 BYTES = array("byte", lambda value: value.dtype == np.uint8, "b")
 SHOWN = 8  # names in a message
@@ -54,6 +59,8 @@ logger = logging.getLogger(__name__)
 
 def save(force_field: ForceField, path) -> None:
     """Write a force field. Points, weights and permutations are arrays; everything else is JSON in the header.
+
+    Of a posterior the committee is written, a few samples of it: the factor that it has beside is as large as the matrix.
 
     Raises:
         ValueError: it holds something that is no data; or a function or class that cannot be found again by its name (a lambda, one
@@ -72,7 +79,8 @@ def save(force_field: ForceField, path) -> None:
                 f"({', '.join(METHODS)}), or fit the baseline to frames of it (mlff.distilled)"
             )
     arrays: archive.Arrays = {}
-    trees = {name: archive.encode(getattr(force_field, name), name, arrays, REGISTRY) for name in TREES}
+    kept = force_field.replace(posterior=force_field.committee)
+    trees = {name: archive.encode(getattr(kept, name), name, arrays, REGISTRY) for name in TREES}
     header = {"format": FORMAT, "version": VERSION, "units": UNITS, **trees, "record": force_field.record}
     names = archive.named_functions(trees) | archive.named_classes(trees)
     if lost := sorted(name for name in names if not named_again(name)):
@@ -153,7 +161,7 @@ def _with_sources(header: dict, arrays: archive.Arrays, sources: Mapping[str, Ca
 def _upgraded(header: dict) -> dict:
     """A header as the newest version has it."""
     model = header.get("model")
-    if header["version"] == VERSION or not isinstance(model, dict):
+    if header["version"] >= 4 or not isinstance(model, dict):
         return header
     rest = {name: value for name, value in header.items() if name != "label_order"}
     order = {name: value for name, value in header.items() if name == "label_order"}
@@ -173,7 +181,7 @@ def _rebuilt(header: dict, arrays: archive.Arrays, sources: Mapping[str, Callabl
         require_entries("record", record)
     else:
         require_record(record, getattr(model, "label_order", None))
-    force_field = ForceField(model, trees["numbers"], kernel, record)
+    force_field = ForceField(model, trees["numbers"], kernel, record, trees["posterior"], trees["calibration"])
     with np.errstate(over="ignore", invalid="ignore"):
         require_consistent(force_field)
     return force_field

@@ -30,31 +30,39 @@ class Uncertainty:
         """A sample of the difference between the truth and the model, as an energy."""
         raise NotImplementedError
 
+    def members(self, count: int, seed: int) -> list[Potential]:
+        """A few samples that share what they can: arrays that are equal cost once."""
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True)
 class UncertaintySum(Uncertainty):
     """Of a sum of force fields that were fitted independently of each other.
 
     Attributes:
-        terms: of each.
+        terms: of each; factors: what standard deviations of each are multiplied by.
     """
 
     terms: tuple[Uncertainty, ...]
+    factors: tuple[float, ...]
 
     def covariance(self, operator: Operator, frames: LabelledFrames) -> Float[np.ndarray, "labels labels"]:
         """The sum of all."""
-        return sum(term.covariance(operator, frames) for term in self.terms)
+        pairs = zip(self.terms, self.factors, strict=True)
+        return sum(factor**2 * term.covariance(operator, frames) for term, factor in pairs)
 
     def deviation(self, seed: int) -> Potential:
         """The sum of independent samples."""
-        return PotentialSum(tuple(term.deviation(seed + i) for i, term in enumerate(self.terms)))
+        (sample,) = self.members(1, seed)
+        return sample
 
-
-def added(one: Uncertainty | None, other: Uncertainty | None) -> Uncertainty | None:
-    """Of the sum of two force fields; one without a posterior counts as known."""
-    if one is None or other is None:
-        return other if one is None else one
-    return UncertaintySum((one, other))
+    def members(self, count: int, seed: int) -> list[Potential]:
+        """Sums of independent samples."""
+        drawn = [term.members(count, seed + i) for i, term in enumerate(self.terms)]
+        return [
+            PotentialSum(tuple(one.scaled(factor) for one, factor in zip(of_one, self.factors, strict=True)))
+            for of_one in zip(*drawn, strict=True)
+        ]
 
 
 def geometries(

@@ -32,6 +32,9 @@ FILES = {
 }  # with what they are known by
 
 
+MISSPECIFIED = 3.0  # a posterior so many times too small is worth saying
+
+
 def peak_memory_mb() -> float | None:
     """Largest resident size of this process so far, MB; None on systems that do not tell."""
     try:
@@ -254,6 +257,21 @@ def distilled_text(record: dict) -> str:
     return (
         f"{said['frames']} frames of {said['method']}; {short(energies)} meV and {short(forces)} meV/Å from it on {said['compared']} "
         "frames that it has not seen"
+    )
+
+
+def error_bars_text(record: dict) -> str:
+    """How large error bars were found to be by the frames that the fit left out."""
+    found = record["error_bars"]
+    factor, looked_at = found["factor"], found.get("forces") or found.get("energy")
+    size = f"{factor:.3g} times" if factor >= 1.0 else f"1/{1.0 / factor:.3g} of"
+    where = found.get("source") or "frames left out"
+    said = (
+        "" if factor < MISSPECIFIED else ": the kernel alone would be far too sure, as it is smoother than the energy"
+    )
+    return (
+        f"error bars: {size} the posterior's own, by {where} (RMSE there {1e3 * looked_at['rmse']:.3g} "
+        f"meV{'/Å' if 'forces' in found else ''}){said}"
     )
 
 

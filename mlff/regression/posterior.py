@@ -23,7 +23,6 @@ from jaxtyping import Float
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.radial import require_order
 from mlff.operators import ENERGY, FORCES, Operator
-from mlff.potentials.committee import Committee
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
 from mlff.potentials.sums import PotentialSum
@@ -131,14 +130,11 @@ class Posterior(Uncertainty):
 
     def deviation(self, seed: int) -> Potential:
         """A sample of the difference between the truth and the model: a random function and what the labels say of it."""
-        (sample,) = self._deviations(1, seed)
+        (sample,) = self.members(1, seed)
         return sample
 
-    def committee(self, members: int, seed: int) -> Committee:
-        """A few samples that share what they can."""
-        return Committee.of(self._deviations(members, seed))
-
-    def _deviations(self, count: int, seed: int) -> list[PotentialSum]:
+    def members(self, count: int, seed: int) -> list[PotentialSum]:
+        """A few samples that share what they can: points, waves."""
         system, generator = self.system, np.random.default_rng(seed)
         pairs = zip(system.features.terms, system.amplitudes, strict=True)
         functions = random_functions([Drawn.of(term, amplitude) for term, amplitude in pairs], generator, count)
@@ -186,7 +182,7 @@ class Posterior(Uncertainty):
         having = np.flatnonzero(features.row_counts)
         drawn = np.sort(np.random.default_rng(seed).permutation(having)[:frames])
         found: dict[str, list] = {}
-        for places in np.array_split(drawn, -(-len(drawn) // AT_ONCE)):
+        for places in np.array_split(drawn.tolist(), -(-len(drawn) // AT_ONCE)):
             progress("error bars", np.searchsorted(drawn, places[0]) / len(drawn))
             rows = [np.arange(features.ends[j] - features.row_counts[j], features.ends[j]) for j in places]
             unit = np.zeros((len(system.labels), sum(map(len, rows))))
@@ -199,7 +195,7 @@ class Posterior(Uncertainty):
                     inverse -= responses @ self._of_constants @ responses.T
                 covariance = np.linalg.pinv(inverse, rcond=RANK_CUTOFF, hermitian=True)
                 residual = covariance @ self.weights.rows[of_frame]
-                if self.anchor is not None and (energy := self._energy_left_out(j, own, covariance, residual)):
+                if self.anchor is not None and (energy := self._energy_left_out(int(j), own, covariance, residual)):
                     found.setdefault(ENERGY.name, []).append(energy)
                 covariance = covariance - np.diag(system.noise[of_frame])
                 for name, basis, there in _bases(features.observations[j]):

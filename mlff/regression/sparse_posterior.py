@@ -11,7 +11,6 @@ from jaxtyping import Float
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
 from mlff.operators import ENERGY, FORCES, Operator
-from mlff.potentials.committee import Committee
 from mlff.potentials.expansion import Expansion, constant_elements
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
@@ -65,14 +64,11 @@ class SparsePosterior(Uncertainty):
 
             δ = g − k_u K_uu⁻¹ g_u + k_u U⁻¹ √A B^(−½) ξ
         """
-        (sample,) = self._deviations(1, seed)
+        (sample,) = self.members(1, seed)
         return sample
 
-    def committee(self, members: int, seed: int) -> Committee:
-        """A few samples that share what they can."""
-        return Committee.of(self._deviations(members, seed))
-
-    def _deviations(self, count: int, seed: int) -> list[PotentialSum]:
+    def members(self, count: int, seed: int) -> list[PotentialSum]:
+        """A few samples that share what they can: points, waves."""
         generator, inducing, factor = np.random.default_rng(seed), self.factor.system.inducing, self.factor
         functions, samples = random_functions(inducing.drawn(self.amplitudes), generator, count), []
         for function in functions:

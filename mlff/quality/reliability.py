@@ -1,0 +1,184 @@
+"""Whether error bars are as large as errors: shares within them, by bins of their size, and pictures.
+
+Of errors that are normally distributed with the standard deviations σ that were predicted, 68 % lie within one σ and 95 % within two,
+in every bin of σ and not only in all. The mean negative log-likelihood ½⟨(e/σ)² + ln 2πσ²⟩ rewards error bars that are right and small;
+the rank correlation of σ and |e| over frames says how well they tell good predictions from bad.
+
+Source: Levi, Gispan, Giladi, Fetaya, Sensors 22, 5540 (2022), doi 10.3390/s22155540; Tran, Neiswanger, Yoon, Zhang, Xing, Ulissi, Mach.
+    Learn.: Sci. Technol. 1, 025006 (2020), doi 10.1088/2632-2153/ab7e1a.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from mlff.data.dataset import Dataset
+from mlff.operators import OPERATORS
+from mlff.potentials.calibration import BINS, LEAST, Calibration
+from mlff.potentials.force_field import ForceField
+from mlff.potentials.uncertainty import WITHOUT
+
+EXPECTED = (0.683, 0.954)
+SMALLEST = 1e-300
+SHOWN = 1e3  # meV
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorBars:
+    """Standard deviations and errors of one kind of label, frame by frame, (m,) arrays each."""
+
+    stds: list[np.ndarray]
+    errors: list[np.ndarray]
+
+    @property
+    def flat(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of all frames."""
+        return np.concatenate(self.stds), np.concatenate(self.errors)
+
+    def bins(self) -> list[dict[str, float]]:
+        """By standard deviation, as many labels in each: their mean σ, RMSE, and shares of errors within σ and 2σ."""
+        stds, errors = self.flat
+        count = max(1, min(BINS, len(stds) // LEAST))
+        return [_shares(stds[chosen], errors[chosen]) for chosen in np.array_split(np.argsort(stds), count)]
+
+    def summary(self) -> dict:
+        """The numbers, for JSON."""
+        stds, errors = self.flat
+        known = np.maximum(stds, SMALLEST)
+        likelihood = 0.5 * np.mean((errors / known) ** 2 + np.log(2.0 * np.pi * known**2))
+        return {
+            **_shares(stds, errors),
+            "nll": float(likelihood),
+            "rank_correlation": self._correlation(),
+            "bins": self.bins(),
+        }
+
+    def _correlation(self) -> float | None:
+        """Of root mean square σ and error of the frames; None of fewer than three, or where one of them is always the same."""
+        sizes = [[np.sqrt(np.mean(np.square(array))) for array in arrays] for arrays in (self.stds, self.errors)]
+        if len(self.stds) < 3 or any(np.ptp(size) == 0.0 for size in sizes):
+            return None
+        return float(spearmanr(*sizes).statistic)
+
+
+def _shares(stds: np.ndarray, errors: np.ndarray) -> dict[str, float]:
+    ratios = np.abs(errors) / np.maximum(stds, SMALLEST)
+    return {
+        "std": float(np.sqrt(np.mean(stds**2))),
+        "rmse": float(np.sqrt(np.mean(errors**2))),
+        "within_one": float(np.mean(ratios < 1.0)),
+        "within_two": float(np.mean(ratios < 2.0)),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """Error bars of energies and forces, by the name of the label, against errors."""
+
+    kinds: Mapping[str, ErrorBars]
+
+    def summary(self) -> dict:
+        """The numbers, for JSON."""
+        return {name: bars.summary() for name, bars in self.kinds.items()}
+
+    def __str__(self) -> str:
+        return "; ".join(reliability_texts(self.summary()))
+
+
+def reliability_texts(summary: Mapping) -> list[str]:
+    """A line for every kind of label."""
+    lines = []
+    for name, found in summary.items():
+        unit = f"m{OPERATORS[name].unit}"
+        correlation = found["rank_correlation"]
+        lines.append(
+            f"error bars of {name}: σ {SHOWN * found['std']:.3g} {unit} (RMSE {SHOWN * found['rmse']:.3g}), "
+            f"{100 * found['within_one']:.0f} % of errors within σ and {100 * found['within_two']:.0f} % within 2σ (68 and 95 expected)"
+            + ("" if correlation is None else f", rank correlation with the errors of frames {correlation:.2f}")
+        )
+    return lines
+
+
+def reliability(
+    force_field: ForceField, data: Dataset, progress: Callable[[str, float], None] = lambda stage, share: None
+) -> Reliability:
+    """Hold the error bars of a force field against its errors on frames that it was not fitted to.
+
+        print(mlff.reliability(force_field, test))
+
+    Arguments:
+        force_field: fitted with posterior=True; its committee gives the standard deviations.
+        data: frames with energies or forces.
+    Raises:
+        ValueError: a force field without a posterior, or frames without energies and forces.
+    """
+    if force_field.posterior is None:
+        raise ValueError(WITHOUT)
+    kinds: dict[str, ErrorBars] = {}
+    for i, frame in enumerate(data):
+        progress("error bars", i / len(data))
+        where = frame.positions, frame.cell, frame.system.pbc, frame.numbers if force_field.transferable else None
+        predicted = dict(zip(("energy", "forces"), force_field.energy_and_forces(*where), strict=True))
+        stds = dict(zip(("energy", "forces"), force_field.energy_and_forces_std(*where), strict=True))
+        for name in ("forces", "energy"):
+            if np.size(frame.labels.get(name, ())):
+                bars = kinds.setdefault(name, ErrorBars([], []))
+                bars.stds.append(np.ravel(stds[name]))
+                bars.errors.append(np.ravel(frame.labels[name] - predicted[name]))
+    if not kinds:
+        raise ValueError(f"{data.source or 'data'}: no frame has energies or forces to hold error bars against")
+    progress("error bars", 1.0)
+    return Reliability(kinds)
+
+
+def calibrated(
+    force_field: ForceField, data: Dataset, progress: Callable[[str, float], None] = lambda stage, share: None
+) -> ForceField:
+    """The force field with error bars that have the right size on some frames, in place of what the fit found by leaving its own out.
+
+    What the fit does is right for frames that are drawn as its own were; where they are not (hotter dynamics, other phases), error bars
+    should be held against a few that were labelled there.
+
+    Arguments:
+        force_field: fitted with posterior=True.
+        data: frames with energies or forces that it was not fitted to.
+    Raises:
+        ValueError: a force field without a posterior, or frames without energies and forces.
+    """
+    raw = reliability(force_field.replace(calibration=None), data, progress)
+    pairs = {name: bars.flat for name, bars in raw.kinds.items()}
+    calibration = Calibration.of(pairs)
+    record = {**force_field.record, "error_bars": {**calibration.summary(pairs), "source": data.source}}
+    return force_field.replace(calibration=calibration, record=record)
+
+
+def reliability_figure(found: Reliability) -> Figure:
+    """Errors against standard deviations, with what they should be: a panel for each kind of label."""
+    figure = Figure(figsize=(4.2 * len(found.kinds), 3.9), layout="constrained")
+    for axes, (name, bars) in zip(
+        np.atleast_1d(figure.subplots(1, len(found.kinds))), found.kinds.items(), strict=True
+    ):
+        stds, errors = (SHOWN * array for array in bars.flat)
+        drawn = np.random.default_rng(0).permutation(len(stds))[:5000]
+        axes.loglog(stds[drawn], np.abs(errors[drawn]), ".", color="0.75", markersize=2, rasterized=True)
+        table = bars.bins()
+        middle, rmse = (SHOWN * np.array([found[key] for found in table]) for key in ("std", "rmse"))
+        ends = np.array([stds[stds > 0].min(), stds.max()])
+        axes.loglog(ends, ends, "-", color="0.2", linewidth=1, label="as predicted")
+        axes.loglog(ends, 2 * ends, ":", color="0.2", linewidth=1, label="twice that")
+        axes.loglog(middle, rmse, "o-", color="C0", label="RMSE by bins")
+        low = np.quantile(np.abs(errors[errors != 0]), 0.01)
+        axes.set_ylim(low, 2 * np.abs(errors).max())
+        unit = f"m{OPERATORS[name].unit}"
+        shares = bars.summary()
+        axes.set(
+            xlabel=f"σ of {name}, {unit}", ylabel=f"|error|, {unit}",
+            title=f"{name}: {100 * shares['within_one']:.0f} % within σ, {100 * shares['within_two']:.0f} % within 2σ",
+        )  # fmt: skip
+        axes.legend(frameon=False, fontsize=8)
+    return figure
