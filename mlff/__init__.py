@@ -48,6 +48,7 @@ _PUBLIC = {
     "Evaluation": "potentials.errors",
     "reliability": "quality.reliability",
     "calibrated": "quality.reliability",
+    "inspect": "quality.inspection",
     "Calculator": "dynamics.calculator",
     "normal_modes": "properties.vibrations",
     "frequencies": "properties.vibrations",

@@ -58,5 +58,6 @@ from mlff.regression.tuning import tune as tune
 from mlff.workflows.distillation import distilled as distilled
 
 __version__: str
+from mlff.quality.inspection import inspect as inspect
 from mlff.quality.reliability import calibrated as calibrated
 from mlff.quality.reliability import reliability as reliability

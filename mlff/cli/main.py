@@ -171,6 +171,41 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command()
+def inspect(
+    data: Data,
+    frames: Annotated[str, typer.Option(help="Which frames, in ASE's index syntax.")] = ":",
+    units: Units = None,
+    key: Key = None,
+    seed: Annotated[int, typer.Option(help="Of how many frames are divided.")] = 0,
+    as_json: AsJSON = False,
+) -> None:
+    """Look for frames whose labels do not fit the others': wrong sign or unit, not converged; exit status 1 when there are some.
+
+    
+    mlff inspect train.extxyz
+    mlff inspect train.npz --units kcal/mol --json
+    """
+    from mlff.data.dataset import Dataset
+    from mlff.quality.inspection import inspect as look
+
+    with terminal.progress() as progress:
+        progress("read", 0.0)
+        read = Dataset.read(data, units=units, keys=parse_keys(key), index=frames)
+        progress("read", 1.0)
+        found = look(read, seed, progress)
+        progress("inspect", 1.0)
+    if as_json:
+        terminal.print_json(found.to_json())
+    elif found.suspects:
+        terminal.say(f"{found.frames} frames; labels of {len(found.suspects)} do not fit the others':")
+        terminal.table(("frame", "score", "forces off, meV/Å", "energy off, meV", "looks like"), found.table())
+    else:
+        terminal.say(str(found))
+    if found.suspects:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Entry point of the `mlff` command."""
     terminal.run(app)

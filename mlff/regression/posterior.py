@@ -164,6 +164,22 @@ class Posterior(Uncertainty):
             answer = answer.shifted(-self.anchor.mixing @ np.concatenate(energies))
         return PotentialSum((function, answer))
 
+    def constants_part(self) -> np.ndarray | float:
+        """C⁻¹H (HᵀC⁻¹H)⁻¹ HᵀC⁻¹, shape (rows, rows); 0 without constants that were found with the weights."""
+        responses = self.weights.responses
+        return 0.0 if responses is None else responses @ self._of_constants @ responses.T
+
+    def labels_of(self, j: int, rows: Float[np.ndarray, " rows"]) -> tuple[np.ndarray, float]:
+        """Rows of a frame, by its place, as forces, (n, 3), and energy; of a kind that was no label none, and NaN."""
+        forces, energy = np.zeros((0, 3)), np.nan
+        for name, basis, there in _bases(self.system.features.observations[j]):
+            values = rows[there] @ basis
+            if name == FORCES.name:
+                forces = values.reshape(-1, 3)
+            else:
+                energy = float(values[0])
+        return forces, energy
+
     def left_out(
         self, frames: int, seed: int, progress: Progress = lambda stage, share: None
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
