@@ -58,6 +58,11 @@ from mlff.regression.tuning import tune as tune
 from mlff.workflows.distillation import distilled as distilled
 
 __version__: str
+from mlff.properties.error_bars import energy_differences as energy_differences
+from mlff.properties.error_bars import frequency_error_bars as frequency_error_bars
+from mlff.properties.error_bars import geometry_error_bars as geometry_error_bars
+from mlff.properties.error_bars import zero_point_energy as zero_point_energy
 from mlff.quality.inspection import inspect as inspect
 from mlff.quality.reliability import calibrated as calibrated
 from mlff.quality.reliability import reliability as reliability
+from mlff.workflows.selection import select as select
