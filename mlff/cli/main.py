@@ -172,6 +172,55 @@ def audit(
 
 
 @app.command()
+def select(
+    pool: Annotated[pathlib.Path, typer.Argument(help="Geometries to choose from: any file that ASE reads, or .npz.")],
+    n: Annotated[int, typer.Option("--n", help="How many frames are wanted.")],
+    out: Annotated[
+        pathlib.Path, typer.Option(help="File to write them to, extended xyz, in the order of what they are worth.")
+    ],
+    by: Annotated[
+        str, typer.Option(help="variance: what they tell about the forces of all; or farthest, random.")
+    ] = "variance",
+    model: Annotated[
+        pathlib.Path | None, typer.Option(help="Model whose kernel it is for; else that of the default recipe.")
+    ] = None,
+    known: Annotated[pathlib.Path | None, typer.Option(help="Frames that are labelled already.")] = None,
+    units: Units = None,
+    key: Key = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    trust: Trust = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Choose which frames of a pool to label.
+
+    
+    mlff select pool.extxyz --n 50 --out chosen.extxyz
+    mlff select pool.extxyz --n 20 --model m.mlff --known train.extxyz --out more.extxyz
+    """
+    from mlff.data.dataset import Dataset
+    from mlff.files import reserved, write_whole
+    from mlff.potentials.model_files import load
+    from mlff.workflows.selection import extended_xyz, read_pool, unlabelled
+    from mlff.workflows.selection import select as choose
+
+    inputs = [path for path in (pool, model, known) if path is not None]
+    with reserved({"--out": out}, inputs), terminal.progress() as progress:
+        progress("read", 0.0)
+        geometries = read_pool(pool, units)
+        candidates = unlabelled(geometries, pool.name)
+        labelled = None if known is None else Dataset.read(known, units=units, keys=parse_keys(key))
+        force_field = None if model is None else load(model, parse_trust(trust))
+        progress("read", 1.0)
+        chosen = choose(candidates, n, force_field, labelled, by, seed, progress)
+        write_whole(out, extended_xyz([geometries[i] for i in chosen]))
+    if as_json:
+        return terminal.print_json({"chosen": chosen.tolist(), "of": len(candidates), "by": by, "out": str(out)})
+    shown = ", ".join(map(str, chosen[:10])) + (", …" if len(chosen) > 10 else "")
+    terminal.say(f"{len(chosen)} of {len(candidates)} frames by {by}: {shown}")
+    terminal.say(f"wrote {out}")
+
+
+@app.command()
 def inspect(
     data: Data,
     frames: Annotated[str, typer.Option(help="Which frames, in ASE's index syntax.")] = ":",

@@ -116,13 +116,21 @@ def read_geometry(path: pathlib.Path) -> Atoms:
         FileNotFoundError: no such file.
         ValueError: ASE cannot read it.
     """
+    return read_geometries(path)[-1]
+
+
+def read_geometries(path: pathlib.Path) -> list[Atoms]:
+    """All geometries of a file, as `read_geometry` reads the last; labels that they have are not looked at."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    atoms = _images(path)[-1]
+    return [_geometry(atoms, f"{path.name}: frame {i}") for i, atoms in enumerate(_images(path))]
+
+
+def _geometry(atoms: Atoms, where: str) -> Atoms:
     if not np.isfinite(atoms.positions).all():
         atom = int(np.argwhere(~np.isfinite(atoms.positions))[0, 0])
         raise ValueError(
-            f"{path.name}: the position of atom {atom} is not finite; mend the file, or start from another one"
+            f"{where}: the position of atom {atom} is not finite; mend the file, or start from another one"
         )
     if inside := _stated(atoms):
         length_unit = parse_units(inside)[1]

@@ -25,6 +25,7 @@ from mlff.dynamics.calculator import located
 from mlff.dynamics.motion import motions
 from mlff.operators import FORCES, Operator
 from mlff.potentials.force_field import ForceField
+from mlff.properties.relaxation import internal_directions
 from mlff.properties.responses import FLAT
 from mlff.properties.vibrations import require_relaxed, wavenumbers
 from mlff.units import INVERSE_CM
@@ -153,8 +154,7 @@ def _stationary(atoms: Atoms, what: str) -> tuple[ForceField, dict, np.ndarray, 
     if atoms.constraints:
         raise ValueError(f"atoms: {what} takes free atoms, these have constraints")
     require_relaxed(atoms, what)
-    internal = motions(atoms).internal
-    basis = np.linalg.qr((internal / np.sqrt(np.repeat(atoms.get_masses(), 3))).T)[0]
+    basis = internal_directions(atoms)
     values, vectors = np.linalg.eigh(basis.T @ force_field.hessian(**where) @ basis)
     kept = np.abs(values) > FLAT * np.abs(values).max()
     return force_field, where, (basis @ vectors)[:, kept], values[kept]

@@ -13,15 +13,22 @@ Source: Cohn, Ghahramani, Jordan, J. Artif. Intell. Res. 4, 129 (1996), doi 10.1
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import io
+import pathlib
+from collections.abc import Callable, Sequence
 
+import ase.io
 import numpy as np
+from ase import Atoms
 from jaxtyping import Float, Integer
 from scipy.linalg import cholesky, solve_triangular
 
 from mlff.arguments import checked_seed, is_number
 from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
+from mlff.data.frames import Frame
+from mlff.data.readers import read_geometries
+from mlff.data.system import System
 from mlff.kernels.jets import feature_values
 from mlff.kernels.kernels import Kernel
 from mlff.operators import FORCES
@@ -80,6 +87,32 @@ def select(
     if by == "farthest":
         return _farthest(kernel, frames, count, generator)
     return _by_variance(kernel, frames, None if known is None else _asked(known), count, generator, progress)
+
+
+def read_pool(path: pathlib.Path, units: str | None = None) -> list[Atoms]:
+    """Geometries of a file that ASE reads, or of an .npz file in the units stated; labels are not looked at.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read.
+    """
+    if path.suffix != ".npz":
+        return read_geometries(path)
+    frames = Dataset.read(path, units=units)
+    return [frame.to_ase() for frame in frames]
+
+
+def unlabelled(geometries: Sequence[Atoms], source: str) -> Dataset:
+    """Geometries as frames without labels."""
+    return Dataset([Frame(System.from_ase(atoms), {}) for atoms in geometries], source)
+
+
+def extended_xyz(geometries: Sequence[Atoms]) -> bytes:
+    """The content of an extended xyz file of geometries alone, Å."""
+    text = io.StringIO()
+    bare = [Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc) for a in geometries]
+    ase.io.write(text, bare, format="extxyz")
+    return text.getvalue().encode()
 
 
 def _kernel(model: ForceField | Kernel | None, pool: Dataset) -> Kernel:

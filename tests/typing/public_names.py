@@ -113,6 +113,15 @@ def trust(force_field: mlff.ForceField, test: mlff.Dataset) -> bool:
     return all(check.passed for check in checks) and audit.passed
 
 
+def error_bars(kernel: mlff.GlobalKernel, data: mlff.Dataset, atoms: Atoms) -> float:
+    force_field = mlff.fit(kernel, data, posterior=True)
+    print(force_field.std("forces", data[0].positions), force_field.covariance("energy", data[0].positions).shape)
+    print(mlff.reliability(mlff.calibrated(force_field, data), data), force_field.sample(0).energy(data[0].positions))
+    print(mlff.select(data, 10, force_field, by="variance").tolist(), mlff.inspect(data).suspects)
+    print(mlff.frequency_error_bars(atoms).std, mlff.zero_point_energy(atoms), mlff.geometry_error_bars(atoms).max())
+    return float(mlff.energy_differences([atoms, atoms]).std[0])
+
+
 def minimum(force_field: mlff.ForceField, atoms: Atoms) -> Atoms:
     atoms.calc = mlff.Calculator(force_field)
     BFGS(atoms).run(fmax=0.1)
