@@ -275,7 +275,7 @@ CASES = {
     "damaged model": (damaged_model, r"bad\.mlff: (its content does not match its digest|no mlff model file)"),
     "foreign format version": (
         foreign_version,
-        r"new\.mlff: format 'mlff' version 7, this mlff reads 'mlff' versions 2 to 4",
+        r"new\.mlff: format 'mlff' version 7, this mlff reads 'mlff' versions 2 to 5",
     ),
     "data instead of a model": (arguments("show", "WATER"), r"water\.extxyz: no mlff model file"),
     "trajectory that exists": (existing_trajectory, r"--out md\.traj exists; go on with --resume"),

@@ -156,11 +156,11 @@ def test_falls_back_to_a_shorter_length_scale(water, monkeypatch):
 
     refused = []
 
-    def reluctant(system, progress):
+    def reluctant(system, progress, posterior):
         if not refused:
             refused.append(system.kernel.radial.lengthscale)
             raise IndefiniteMatrix("not positive definite")
-        return solve_system(system, progress)
+        return solve_system(system, progress, posterior)
 
     monkeypatch.setattr(fitting, "solve_system", reluctant)
     force_field = mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.Matern52()), water[:40])
@@ -179,7 +179,7 @@ def test_falls_back_below_the_shortest_that_was_tried(water, monkeypatch):
 
     tried = []
 
-    def reluctant(system, _):
+    def reluctant(system, *_):
         tried.append(system.kernel.radial.lengthscale)
         if tried[-1] > limit:
             raise IndefiniteMatrix("not positive definite")

@@ -256,7 +256,7 @@ def test_covariances_are_those_of_the_exact_fit_in_the_limit(alloy):
     frames, asked = LabelledFrames.of(alloy), LabelledFrames.of(mlff.Dataset(alloy_frames(1, seed=9)))
     noise = {find_operator(name): level for name, level in NOISE.items()}
     kernel = completed(LOCAL.replace(amplitude=5.0), frames)
-    exact = solve(kernel, frames, noise, posterior=True).posterior.covariance(compute_features(kernel, asked, noise))
+    exact = solve(kernel, frames, noise, posterior=True).posterior.of_features(compute_features(kernel, asked, noise))
     inducing = FrameLabels.of(kernel, frames, noise)
     system = SparseSystem.of(inducing, kernel, frames, noise, dict.fromkeys(range(12), 0))
     factor = system.solve(NOISE, np.ones(1))

@@ -47,7 +47,7 @@ NUMBERS = Expected(
 )
 TREES = {
     "model": instance(Potential), "kernel": optional(instance(KernelBase)), "numbers": optional(NUMBERS),
-    "posterior": optional(instance(Committee)), "calibration": optional(instance(Calibration)),
+    "posterior": optional(instance(Committee)), "posterior_calibration": optional(instance(Calibration)),
 }  # fmt: skip
 PROGRAM = "program"  # an export, byte by byte
 BYTES = array("byte", lambda value: value.dtype == np.uint8, "b")
@@ -79,8 +79,9 @@ def save(force_field: ForceField, path) -> None:
                 f"({', '.join(METHODS)}), or fit the baseline to frames of it (mlff.distilled)"
             )
     arrays: archive.Arrays = {}
-    kept = force_field.replace(posterior=force_field.committee)
-    trees = {name: archive.encode(getattr(kept, name), name, arrays, REGISTRY) for name in TREES}
+    held = {name: getattr(force_field, name) for name in ("model", "kernel", "numbers")}
+    held |= {"posterior": force_field.committee, "posterior_calibration": force_field.calibration}
+    trees = {name: archive.encode(value, name, arrays, REGISTRY) for name, value in held.items()}
     header = {"format": FORMAT, "version": VERSION, "units": UNITS, **trees, "record": force_field.record}
     names = archive.named_functions(trees) | archive.named_classes(trees)
     if lost := sorted(name for name in names if not named_again(name)):
@@ -181,7 +182,9 @@ def _rebuilt(header: dict, arrays: archive.Arrays, sources: Mapping[str, Callabl
         require_entries("record", record)
     else:
         require_record(record, getattr(model, "label_order", None))
-    force_field = ForceField(model, trees["numbers"], kernel, record, trees["posterior"], trees["calibration"])
+    force_field = ForceField(
+        model, trees["numbers"], kernel, record, trees["posterior"], trees["posterior_calibration"]
+    )
     with np.errstate(over="ignore", invalid="ignore"):
         require_consistent(force_field)
     return force_field
