@@ -147,7 +147,7 @@ def damaged_model(folder, datasets, model_file):
 
 
 def foreign_version(folder, datasets, model_file):
-    content = model_file.read_bytes().replace(b'\\"version\\": 4', b'\\"version\\": 7')
+    content = model_file.read_bytes().replace(b'\\"version\\": 5', b'\\"version\\": 7')
     assert content != model_file.read_bytes()
     (folder / "new.mlff").write_bytes(content)
     return ["md", "new.mlff", "--steps", "5"]

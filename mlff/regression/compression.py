@@ -92,9 +92,8 @@ def compressed(
         for i, part in enumerate(model.parts)
     ]
     counts = _counts([part for part in parts if part.local], model)
-    smaller = ForceField(
-        model.replace(parts=tuple(parts), label_order=1), force_field.numbers, force_field.kernel, force_field.record
-    )
+    # error bars stay those of the model: what is lost by compressing is less
+    smaller = force_field.replace(model=model.replace(parts=tuple(parts), label_order=1))
     said = {"points": counts, "change": _change(force_field, smaller, data)}
     # errors of a test were another model's
     kept = {name: value for name, value in force_field.record.items() if name != "test"}
