@@ -338,3 +338,19 @@ def test_reliability_says_what_shares_lie_within(fitted, rng):
     assert "56 % of errors within σ and 100 % within 2σ" in str(found)
     assert mlff.calibrated(force_field, mlff.Dataset([frame] * 4)).calibration.factor > 0
     assert len(reliability_figure(found).axes) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "array", "message"),
+    [
+        (".terms[9].nothing", np.ones((8, 2)), "is of no array of the committee"),
+        (".terms[0].parts[0].channels[0].strengths", np.ones((8, 7)), "or not of its shape"),
+        (".terms[0].parts[0].channels[0].strengths", np.ones((2, 500)), "three members or more"),
+    ],
+)
+def test_altered_committees_are_refused(fitted, tmp_path, place, array, message):
+    force_field, _ = fitted
+    committee = force_field.committee.replace(varying={place: array})
+    force_field.replace(posterior=committee).save(tmp_path / "m.mlff")
+    with pytest.raises(ValueError, match=message):
+        mlff.load(tmp_path / "m.mlff")

@@ -13,12 +13,15 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 from flax import struct
 from jaxtyping import Float
 
 from mlff.arguments import require_positive
 from mlff.precision import Array
 from mlff.trees import Tree
+
+_RAREST = 1e-14  # share of a spectral density that is left out at either end
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -52,6 +55,22 @@ def _bessel_jvp(p, primals, tangents):
     return _bessel(p, s), -0.5 * _bessel(p - 1, s) * ds
 
 
+def _of_all_widths(
+    generator: np.random.Generator, shape: float, count: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies of a scale mixture of normal distributions, their precisions of a gamma distribution of mean 1.
+
+    What labels do not tell of a function that has few derivatives lies in high frequencies, which are rare. So precisions are taken
+    from layers that are equally wide in their logarithm, one of each, and weighted by how much of the distribution a layer holds.
+    """
+    precisions = scipy.stats.gamma(shape, scale=1.0 / shape)
+    edges = np.geomspace(precisions.ppf(_RAREST), precisions.isf(_RAREST), count + 1)
+    weights = np.diff(precisions.cdf(edges))
+    layers = generator.permutation(count)
+    drawn = np.exp(generator.uniform(np.log(edges[:-1]), np.log(edges[1:])))[layers]
+    return generator.standard_normal((count, size)) / np.sqrt(drawn)[:, None], count * weights[layers] / weights.sum()
+
+
 class Radial(Tree):
     """What every radial function has: a length scale in the units of the descriptor, `value` and `order`."""
 
@@ -74,9 +93,11 @@ class Radial(Tree):
             functions.append(_slope(functions[-1]))
         return tuple(function(s) for function in functions)
 
-    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> Float[np.ndarray, "count size"]:
-        """Wave vectors drawn from the spectral density of f: the mean of cos(ω·δ) over all ω is f(|δ|²).
+    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Wave vectors ω and weights w of mean 1 with the spectral density of f: the mean of w cos(ω·δ) is f(|δ|²).
 
+        Returns:
+            shapes (count, size) and (count,).
         Raises:
             ValueError: f is no function of the distance alone, so it has none.
         """
@@ -134,11 +155,9 @@ class _Matern(Radial):
         p = self.degree
         return _bessel(p, (2 * p + 1) * s) / math.prod(range(1, 2 * p, 2))
 
-    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> Float[np.ndarray, "count size"]:
+    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Of Student's t distribution with 2p + 1 degrees of freedom."""
-        freedom = 2 * self.degree + 1
-        normal, squares = generator.standard_normal((count, size)), generator.chisquare(freedom, count)
-        return normal * np.sqrt(freedom / squares)[:, None]
+        return _of_all_widths(generator, self.degree + 0.5, count, size)
 
 
 class Matern32(_Matern):
@@ -174,9 +193,9 @@ class RBF(Radial):
     def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return jnp.exp(-0.5 * s)
 
-    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> Float[np.ndarray, "count size"]:
+    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Of a normal distribution."""
-        return generator.standard_normal((count, size))
+        return generator.standard_normal((count, size)), np.ones(count)
 
 
 class RationalQuadratic(Radial):
@@ -194,10 +213,10 @@ class RationalQuadratic(Radial):
     def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return (1.0 + s / (2.0 * self.alpha)) ** (-self.alpha)
 
-    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> Float[np.ndarray, "count size"]:
-        """Of normal distributions whose inverse squared widths are spread as a gamma distribution of shape α and mean 1."""
-        precisions = generator.gamma(float(self.alpha), 1.0 / float(self.alpha), count)
-        return generator.standard_normal((count, size)) * np.sqrt(precisions)[:, None]
+    def frequencies(self, generator: np.random.Generator, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of normal distributions whose squared widths have a gamma distribution of shape α and mean 1."""
+        squares = generator.gamma(float(self.alpha), 1.0 / float(self.alpha), count)
+        return np.sqrt(squares)[:, None] * generator.standard_normal((count, size)), np.ones(count)
 
 
 class Polynomial(Radial):

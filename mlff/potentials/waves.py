@@ -1,6 +1,6 @@
 """Random functions with the covariance of a kernel: sums of plane waves in descriptor space, or of products for powers.
 
-    g(φ) = √(2A/R) Σ_r a_r cos(ω_r·φ/ℓ + b_r),      a_r ~ N(0, 1),  b_r ~ U(0, 2π),  ω_r ~ the spectral density of f
+    g(φ) = √(2A/R) Σ_r a_r √w_r cos(ω_r·φ/ℓ + b_r),      a_r ~ N(0, 1),  b_r ~ U(0, 2π),  ω_r with weights w_r of f's spectral density
     g(φ) = √(A/R) Σ_r a_r Π_i (ω_ri·φ/ℓ + b_ri √(1 − 1/ℓ²)),      all normal, ζ factors of a kernel (1 − 1/ℓ² + φ·φ′/ℓ²)^ζ
 
 The mean of g(φ)g(φ′) over all of these is the kernel, whatever the number of terms R.

@@ -77,9 +77,11 @@ def _channel(drawn: Drawn, order: int, generator: np.random.Generator, count: in
         factors = generator.standard_normal((WAVES, radial.degree, drawn.sizes[0] + 1))
         constants = factors[..., -1] * np.sqrt(1.0 - 1.0 / float(radial.lengthscale) ** 2)
         return [Products(factors[..., :-1], constants, a) for a in strengths]
-    vectors = [leaf.radial.frequencies(generator, WAVES, size) for leaf, size in zip(leaves, drawn.sizes, strict=True)]
+    pairs = [leaf.radial.frequencies(generator, WAVES, size) for leaf, size in zip(leaves, drawn.sizes, strict=True)]
+    vectors = np.concatenate([vectors for vectors, _ in pairs], axis=1)
+    weights = np.prod([weights for _, weights in pairs], axis=0)
     phases = generator.uniform(0.0, 2.0 * np.pi, WAVES)
-    return [Waves(np.concatenate(vectors, axis=1), phases, np.sqrt(2.0) * a) for a in strengths]
+    return [Waves(vectors, phases, np.sqrt(2.0 * weights) * a) for a in strengths]
 
 
 def label_values(function: RandomFunction, features: Features) -> Float[np.ndarray, " rows"]:
