@@ -327,6 +327,16 @@ def test_calibration_finds_what_errors_were_multiplied_by(rng):
     np.testing.assert_allclose(calibration.scaled("energy", stds), calibration.factor * stds)
 
 
+def test_labels_that_symmetry_fixes_calibrate_nothing(rng):
+    stds = np.concatenate([np.full(500, 1e-9), np.ones(500)])
+    errors = np.concatenate([np.full(500, 1e-12), 2.0 * rng.standard_normal(500)])
+    calibration = Calibration.of({"forces": (stds, errors)})
+    np.testing.assert_allclose(calibration.factor, 2.0, rtol=0.15)
+    assert np.isfinite(calibration.tables["forces"]).all()
+    with pytest.raises(ValueError, match="known beforehand"):
+        Calibration.of({"forces": (np.zeros(3), np.zeros(3))})
+
+
 def test_reliability_says_what_shares_lie_within(fitted, rng):
     force_field, x = fitted
     stds = force_field.energy_and_forces_std(x[0])[1]

@@ -20,6 +20,7 @@ from mlff.trees import Tree
 
 BINS = 5
 LEAST = 30  # errors a bin
+ROUNDING = 1e-5  # of the largest standard deviation
 ONE_SIGMA, TWO_SIGMA = 0.6827, 0.9545  # shares of a normal distribution
 
 
@@ -40,10 +41,19 @@ class Calibration(Tree):
 
         Arguments:
             pairs: by the name of an operator, standard deviations as they are and errors; forces, or the first, give the factor for all.
+        Raises:
+            ValueError: nothing is unknown of any of them.
         """
-        tables = {name: _table(np.ravel(stds), np.ravel(errors)) for name, (stds, errors) in pairs.items()}
-        stds, errors = pairs.get("forces") or next(iter(pairs.values()))
-        return cls(_factor(np.ravel(stds), np.ravel(errors)), tables)
+        kept = {name: _unknown(np.ravel(stds), np.ravel(errors)) for name, (stds, errors) in pairs.items()}
+        kept = {name: pair for name, pair in kept.items() if len(pair[0])}
+        if not kept:
+            raise ValueError(
+                "calibration: all labels are known beforehand (by symmetry); give frames that are less regular"
+            )
+        return cls(
+            _factor(*(kept.get("forces") or next(iter(kept.values())))),
+            {name: _table(*pair) for name, pair in kept.items()},
+        )
 
     def summary(self, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict:
         """What the record says: factors, and how the labels they were found from lie within them."""
@@ -63,6 +73,12 @@ class Calibration(Tree):
         known, factors = np.asarray(self.tables[name])
         logarithm = np.interp(np.log(np.maximum(stds, 1e-300)), np.log(known), np.log(factors))
         return stds * np.exp(logarithm)
+
+
+def _unknown(stds: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without labels that symmetry fixes, whose standard deviations are rounding: forces in a perfect crystal."""
+    chosen = stds > ROUNDING * stds.max(initial=0.0)
+    return stds[chosen], errors[chosen]
 
 
 def _table(stds: np.ndarray, errors: np.ndarray) -> Float[np.ndarray, "2 k"]:
