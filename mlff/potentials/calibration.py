@@ -42,7 +42,7 @@ class Calibration(Tree):
         Arguments:
             pairs: by the name of an operator, standard deviations as they are and errors; forces, or the first, give the factor for all.
         Raises:
-            ValueError: nothing is unknown of any of them.
+            ValueError: there are none, or all are known beforehand.
         """
         kept = {name: _unknown(np.ravel(stds), np.ravel(errors)) for name, (stds, errors) in pairs.items()}
         kept = {name: pair for name, pair in kept.items() if len(pair[0])}

@@ -202,12 +202,11 @@ def _with_error_bars(
         if "energy" not in request.labels and "energy" in request.frames.names:
             posterior = posterior.anchored(request.frames)
         left_out = posterior.left_out(LOOKED_AT, seed, progress)
-    if not left_out:
-        logger.warning(
-            "error bars: neither forces nor energies were fitted, so that nothing tells whether they have the right size"
-        )
+    try:
+        calibration = Calibration.of(left_out)
+    except ValueError as error:
+        logger.warning("error bars: their size could not be checked on frames left out (%s)", error)
         return fitted.replace(posterior=posterior)
-    calibration = Calibration.of(left_out)
     return fitted.replace(
         posterior=posterior,
         calibration=calibration,
