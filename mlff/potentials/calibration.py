@@ -44,7 +44,7 @@ class Calibration(Tree):
         Raises:
             ValueError: there are none, or all are known beforehand.
         """
-        kept = {name: _unknown(np.ravel(stds), np.ravel(errors)) for name, (stds, errors) in pairs.items()}
+        kept = {name: unknown(np.ravel(stds), np.ravel(errors)) for name, (stds, errors) in pairs.items()}
         kept = {name: pair for name, pair in kept.items() if len(pair[0])}
         if not kept:
             raise ValueError(
@@ -75,7 +75,7 @@ class Calibration(Tree):
         return stds * np.exp(logarithm)
 
 
-def _unknown(stds: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unknown(stds: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Without labels that symmetry fixes, whose standard deviations are rounding: forces in a perfect crystal."""
     chosen = stds > ROUNDING * stds.max(initial=0.0)
     return stds[chosen], errors[chosen]

@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy.stats import spearmanr
 
 from mlff.data.dataset import Dataset
 from mlff.operators import OPERATORS
-from mlff.potentials.calibration import BINS, LEAST, Calibration
+from mlff.potentials.calibration import BINS, LEAST, Calibration, unknown
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.uncertainty import WITHOUT
 
@@ -37,8 +38,8 @@ class ErrorBars:
 
     @property
     def flat(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of all frames."""
-        return np.concatenate(self.stds), np.concatenate(self.errors)
+        """Of all frames, without labels that symmetry fixes, as forces in a perfect crystal."""
+        return unknown(np.concatenate(self.stds), np.concatenate(self.errors))
 
     def bins(self) -> list[dict[str, float]]:
         """By standard deviation, as many labels in each: their mean σ, RMSE, and shares of errors within σ and 2σ."""
@@ -130,8 +131,11 @@ def reliability(
                 bars = kinds.setdefault(name, ErrorBars([], []))
                 bars.stds.append(np.ravel(stds[name]))
                 bars.errors.append(np.ravel(frame.labels[name] - predicted[name]))
+    kinds = {name: bars for name, bars in kinds.items() if len(bars.flat[0])}
     if not kinds:
-        raise ValueError(f"{data.source or 'data'}: no frame has energies or forces to hold error bars against")
+        raise ValueError(
+            f"{data.source or 'data'}: no frame has energies or forces that are not known beforehand to hold error bars against"
+        )
     progress("error bars", 1.0)
     return Reliability(kinds)
 
@@ -180,5 +184,6 @@ def reliability_figure(found: Reliability) -> Figure:
             xlabel=f"σ of {name}, {unit}", ylabel=f"|error|, {unit}",
             title=f"{name}: {100 * shares['within_one']:.0f} % within σ, {100 * shares['within_two']:.0f} % within 2σ",
         )  # fmt: skip
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend(frameon=False, fontsize=8)
     return figure
