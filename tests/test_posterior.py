@@ -260,6 +260,9 @@ def test_what_is_refused(fitted, water):
         without.sample(0)
     with pytest.raises(ValueError, match="fit it with posterior=True"):
         mlff.reliability(without, water)
+    for seed in (1.5, -1):
+        with pytest.raises(ValueError, match="seed"):
+            force_field.sample(seed)
     with pytest.raises(ValueError, match="takes hessian_product_vectors beside the geometry"):
         force_field.std("hessian_products", x[0])
     rough = mlff.fit(KERNEL.replace(radial=mlff.Matern32(lengthscale=2.0)), water[:5], noise=1e-2, posterior=True)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float, Integer
 
+from mlff.arguments import checked_seed
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
 from mlff.data.batches import Batch, LabelledFrames, arguments_of
 from mlff.data.cells import stated, states_no_period, volume
@@ -488,6 +489,7 @@ class ForceField(Tree):
             ValueError: the force field was fitted without posterior=True, or its kernel cannot be drawn from.
         """
         self._require_posterior()
+        seed = checked_seed(seed)
         model = PotentialSum((self.model, self.posterior.deviation(seed).scaled(self._factor)))
         return ForceField(model, self.numbers, None, {**self.record, "sample": seed})
 
