@@ -480,8 +480,8 @@ class ForceField(Tree):
         frames, _ = self._asked(operator, positions, cell, pbc, numbers, arguments)
         return self._factor**2 * self.posterior.covariance(operator, frames)
 
-    def sample(self, seed: int) -> ForceField:
-        """A force field drawn from the posterior of the fit: what else the labels would have allowed.
+    def sample(self, seed) -> ForceField:
+        """A force field drawn from the posterior of the fit, of a seed: what else the labels would have allowed.
 
         Whatever follows from it (a relaxed geometry, a barrier, a spectrum) is a sample of what follows from the truth.
 
