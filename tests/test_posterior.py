@@ -1,5 +1,7 @@
 """What a fit keeps: posterior covariances from its factor, against textbook linear algebra with the whole matrix."""
 
+import pickle
+
 import ase
 import jax
 import jax.numpy as jnp
@@ -367,3 +369,37 @@ def test_altered_committees_are_refused(fitted, tmp_path, place, array, message)
     force_field.replace(posterior=committee).save(tmp_path / "m.mlff")
     with pytest.raises(ValueError, match=message):
         mlff.load(tmp_path / "m.mlff")
+
+
+def test_energies_that_nobody_gave_are_not_known(water):
+    bare = mlff.Dataset([mlff.Frame(f.system, {"forces": f.labels["forces"]}) for f in water[:10]])
+    force_field, x = mlff.fit(KERNEL, bare, noise=1e-2, posterior=True), water[20].positions
+    assert force_field.std("energy", x) == np.inf == force_field.energy_and_forces_std(x)[0]
+    assert np.isfinite(force_field.std("forces", x)).all()
+    assert set(mlff.reliability(force_field, water[20:30]).kinds) == {"forces"}
+
+
+def test_constants_of_sparse_models_found_afterwards(water):
+    """Samples explain the reference energies as the model does."""
+    force_field = mlff.fit(KERNEL, water[:12], noise=1e-2, inducing=range(12), posterior=True)
+    stds = [force_field.energy_and_forces_std(frame.positions)[0] for frame in water[20:26]]
+    exact = mlff.fit(KERNEL, water[:12], noise=1e-2, posterior=True)
+    wanted = [exact.energy_and_forces_std(frame.positions)[0] for frame in water[20:26]]
+    assert 0.3 * np.mean(wanted) < np.mean(stds) < 3.0 * np.mean(wanted)
+
+
+def test_a_baseline_is_known_and_training_frames_say_nothing(water):
+    baseline = mlff.fit(KERNEL, water[:5], noise=1e-2, posterior=True)
+    assert mlff.fit(KERNEL, water[5:12], noise=1e-2, baseline=baseline).posterior is None
+    with pytest.raises(ValueError, match="were trained on"):
+        mlff.reliability(baseline, water[:5])
+    with pytest.raises(ValueError, match="there is no geometry"):
+        baseline.std("forces", np.zeros((0, 3, 3)))
+
+
+def test_error_bars_are_pickled(fitted):
+    force_field, x = fitted
+    before = force_field.energy_and_forces_std(x[0])
+    again = pickle.loads(pickle.dumps(force_field)).energy_and_forces_std(x[0])
+    np.testing.assert_allclose(again[1], before[1])
+    assert len(repr(force_field.posterior)) < 500

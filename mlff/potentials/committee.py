@@ -46,6 +46,10 @@ class Committee(Tree, Uncertainty):
                 varying[jax.tree_util.keystr(path)] = np.stack([first, *(other for _, other in others)])
         return cls(members[0], varying)
 
+    def __getstate__(self) -> dict:
+        """Without compiled functions, which another process makes anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_leaves"}
+
     def __len__(self) -> int:
         return len(next(iter(self.varying.values())))
 

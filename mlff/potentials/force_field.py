@@ -447,7 +447,8 @@ class ForceField(Tree):
             positions: shape (n, 3), or (m, n, 3) for a batch, Å; cell, pbc and numbers as for `energy_and_forces`.
             arguments: what the operator takes beside energy, positions, cell and numbers: the vectors of "hessian_products".
         Returns:
-            in the unit of the operator; a float, or the shape of its answers, with a leading axis m for a batch.
+            in the unit of the operator; a float, or the shape of its answers, with a leading axis m for a batch. Energies are
+            not known at all, infinity, where the training frames have none; their differences are (`covariance`).
         Raises:
             ValueError: the force field was fitted without posterior=True, or the kernel lacks such derivatives.
         """
@@ -457,6 +458,8 @@ class ForceField(Tree):
         for i in frames.index:
             covariance = self.posterior.covariance(operator, frames.take([i]))
             found.append(np.sqrt(np.maximum(np.diagonal(covariance), 0.0)).reshape(shape))
+        if operator == ENERGY and not self._knows_energies:
+            found = [np.full_like(each, np.inf) for each in found]
         stds = np.stack(found) if np.ndim(positions) == 3 else found[0]
         stds = stds if self.calibration is None else self.calibration.scaled(operator.name, stds)
         return float(stds) if stds.ndim == 0 else stds
@@ -501,6 +504,8 @@ class ForceField(Tree):
         if operator.strain:
             self._require_cell(operator.name)
         x = x.reshape(-1, *x.shape[-2:])
+        if not len(x):
+            raise ValueError("positions: there is no geometry; give shape (n, 3), or (m, n, 3) with m from 1")
         atomic = np.asarray(self.numbers if numbers is None else numbers, dtype=np.int32)
         frames = geometries(operator, x, atomic, cells, periodic, arguments)
         self.require_derivative(self._order_of(operator, frames), f"{operator.name} of the model")
@@ -532,7 +537,7 @@ class ForceField(Tree):
         one_geometry("a standard deviation", positions)
         prepared, x, around = self._committee_force_field._checked(positions, cell, pbc, numbers)
         energies, forces = self.committee.energies_and_forces(prepared, x, around)
-        stds = self.committee.std(energies), self.committee.std(forces)
+        stds = self.committee.std(energies) if self._knows_energies else np.inf, self.committee.std(forces)
         if self.calibration is None:
             return float(stds[0]), stds[1]
         return float(self.calibration.scaled(ENERGY.name, stds[0])), self.calibration.scaled(FORCES.name, stds[1])
@@ -548,6 +553,12 @@ class ForceField(Tree):
     def _committee_force_field(self) -> ForceField:
         """The first member, for the preparations that all share."""
         return ForceField(self.committee.shared, self.numbers, record=self.record)
+
+    @property
+    def _knows_energies(self) -> bool:
+        """Whether the frames of the fit had energies, so that the constant in its own is known."""
+        training = self.record.get("training")
+        return not isinstance(training, dict) or training.get("energy_mae") is not None
 
     @property
     def _factor(self) -> float:

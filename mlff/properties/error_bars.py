@@ -137,9 +137,15 @@ def energy_differences(atoms: list[Atoms]) -> Estimate:
     Raises:
         ValueError: fewer, other atoms, or no posterior.
     """
-    if len(atoms) < 2 or any(not np.array_equal(one.numbers, atoms[0].numbers) for one in atoms):
+    if (
+        isinstance(atoms, Atoms)
+        or len(atoms) < 2
+        or any(not np.array_equal(one.numbers, atoms[0].numbers) for one in atoms)
+    ):
         raise ValueError("atoms: expected two geometries or more of the same atoms in the same order")
     force_field, where = located(atoms[0], "energy_differences")
+    if any(located(one, "energy_differences")[0] is not force_field for one in atoms[1:]):
+        raise ValueError("atoms: expected calculators of one force field, these have different ones")
     periodic = {name: where[name] for name in ("cell", "pbc", "numbers")}
     positions = np.stack([one.positions for one in atoms])
     energies = Estimate(

@@ -21,7 +21,9 @@ from scipy.stats import spearmanr
 from mlff.data.dataset import Dataset
 from mlff.operators import OPERATORS
 from mlff.potentials.calibration import BINS, LEAST, Calibration, unknown
+from mlff.potentials.errors import require_disjoint
 from mlff.potentials.force_field import ForceField
+from mlff.potentials.record import fingerprints_of
 from mlff.potentials.uncertainty import WITHOUT
 
 EXPECTED = (0.683, 0.954)
@@ -116,10 +118,11 @@ def reliability(
         force_field: fitted with posterior=True; its committee gives the standard deviations.
         data: frames with energies or forces.
     Raises:
-        ValueError: a force field without a posterior, or frames without energies and forces.
+        ValueError: a force field without a posterior, frames that it was fitted to, or without energies and forces.
     """
     if force_field.posterior is None:
         raise ValueError(WITHOUT)
+    require_disjoint(fingerprints_of(force_field.record), data)
     kinds: dict[str, ErrorBars] = {}
     for i, frame in enumerate(data):
         progress("error bars", i / len(data))
@@ -152,7 +155,7 @@ def calibrated(
         force_field: fitted with posterior=True.
         data: frames with energies or forces that it was not fitted to.
     Raises:
-        ValueError: a force field without a posterior, or frames without energies and forces.
+        ValueError: a force field without a posterior, frames that it was fitted to, or without energies and forces.
     """
     raw = reliability(force_field.replace(calibration=None), data, progress)
     pairs = {name: bars.flat for name, bars in raw.kinds.items()}

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 UNSEEN_TOLERANCE = 1e-4  # share of the squared forces; a residual net force of a rough reference is smaller
 LOOKED_AT = 100  # frames left out whose errors tell how large error bars are
+FEW = 10  # frames, fewer than tell how large error bars should be
 SHORTENED = 4  # steps of the search that the final fit may go below the shortest length scale tried
 
 
@@ -116,7 +117,9 @@ def fit(
         fitted = _with_error_bars(fitted, solution, request, seed, progress)
     progress("training errors", 0.0)
     _warn_of_unseen(fitted)
-    examined = _examined(fitted if baseline is None else baseline + fitted, request.labels, data)
+    if baseline is not None:  # a function that is given: what it does not know of its own labels is not asked
+        fitted = baseline.replace(posterior=None, calibration=None) + fitted
+    examined = _examined(fitted, request.labels, data)
     progress("training errors", 1.0)
     return examined
 
@@ -202,6 +205,11 @@ def _with_error_bars(
         if "energy" not in request.labels and "energy" in request.frames.names:
             posterior = posterior.anchored(request.frames)
         left_out = posterior.left_out(LOOKED_AT, seed, progress)
+    if len(request.frames) < FEW:
+        logger.warning(
+            "error bars: %d frames hardly tell how large they should be; mlff.calibrated takes others",
+            len(request.frames),
+        )
     try:
         calibration = Calibration.of(left_out)
     except ValueError as error:

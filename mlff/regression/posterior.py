@@ -61,7 +61,7 @@ class Anchor:
         return cls(features, np.linalg.pinv(constants_design(features, system.elements), rcond=RANK_CUTOFF))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Posterior(Uncertainty):
     """A linear system that was solved, with what its solution needed.
 

@@ -76,7 +76,10 @@ def fit_sparse(
     of_terms = functionals.amplitudes(amplitudes)
     kept = left_out = None
     if posterior:
-        kept = SparsePosterior(kernel, of_terms, factor, "energy" in request.labels or system.given)
+        known = "energy" in request.labels or system.given
+        found_later = not known and "energy" in request.frames.names
+        having = request.frames.having("energy") if found_later else None
+        kept = SparsePosterior(kernel, of_terms, factor, known, having)
         left_out = kept.left_out(request.frames, folds, LOOKED_AT, progress)
     return Solution(
         factor.model(kernel),

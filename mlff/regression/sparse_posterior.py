@@ -11,11 +11,12 @@ from jaxtyping import Float
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
 from mlff.operators import ENERGY, FORCES, Operator
-from mlff.potentials.expansion import Expansion, constant_elements
+from mlff.potentials.expansion import Expansion, composition, constant_elements
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
 from mlff.potentials.sums import PotentialSum
 from mlff.potentials.uncertainty import Uncertainty
+from mlff.regression.coefficients import RANK_CUTOFF
 from mlff.regression.exact import Progress
 from mlff.regression.features import features_asked
 from mlff.regression.inducing import LabelRows
@@ -25,7 +26,7 @@ from mlff.regression.sparse import SparseFactor
 from mlff.regression.waves import random_functions
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SparsePosterior(Uncertainty):
     """A sparse system that was solved.
 
@@ -34,12 +35,14 @@ class SparsePosterior(Uncertainty):
         amplitudes: A of every part, eV².
         factor: of the solution.
         knows_energies: whether energies were among the labels; constants are not known else.
+        frames: with energies that were no labels, from which the constants were found; None without.
     """
 
     kernel: Kernel
     amplitudes: tuple[float, ...]
     factor: SparseFactor
     knows_energies: bool
+    frames: LabelledFrames | None = None
 
     def covariance(self, operator: Operator, frames: LabelledFrames) -> Float[np.ndarray, "labels labels"]:
         """Posterior covariance of all answers of an operator at some geometries, without noise, in its unit squared.
@@ -77,8 +80,17 @@ class SparsePosterior(Uncertainty):
             parts = inducing.expand(inducing.whitening.weights(weights - own))
             elements = constant_elements(self.kernel.parts)
             answer = Expansion(parts, constants, elements, label_order=inducing.label_order)
+            if self.frames is not None:
+                answer = answer.shifted(-self._constants_of(PotentialSum((function, answer))))
             samples.append(PotentialSum((function, answer)))
         return samples
+
+    def _constants_of(self, potential: PotentialSum) -> Float[np.ndarray, " z"]:
+        """The constants that explain a potential's energies of the frames, by least squares."""
+        elements, batches = constant_elements(self.kernel.parts), self.frames.batches
+        design = np.concatenate([np.tile(composition(elements, b.numbers), (len(b), 1)) for b in batches])
+        energies = [ForceField(potential, b.numbers).energy(b.positions, b.cells, b.pbc) for b in batches]
+        return np.linalg.lstsq(design, np.concatenate(energies), rcond=RANK_CUTOFF)[0]
 
     def left_out(
         self, frames: LabelledFrames, fold_of: Mapping[int, int], count: int, progress: Progress

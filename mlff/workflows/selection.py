@@ -84,6 +84,8 @@ def select(
     if by == "random":
         return generator.permutation(len(pool))[:count]
     kernel, frames = _kernel(model, pool), _asked(pool)
+    if known is not None and not kernel.transferable and not np.array_equal(known[0].numbers, pool[0].numbers):
+        raise ValueError(f"known: {known.source or 'its frames'} and the candidates are of different atoms")
     if by == "farthest":
         return _farthest(kernel, frames, count, generator)
     return _by_variance(kernel, frames, None if known is None else _asked(known), count, generator, progress)
