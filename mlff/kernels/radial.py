@@ -13,9 +13,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from flax import struct
 from jaxtyping import Float
+from scipy.special import gammainc, gammainccinv, gammaincinv
 
 from mlff.arguments import require_positive
 from mlff.precision import Array
@@ -63,9 +63,8 @@ def _of_all_widths(
     What labels do not tell of a function that has few derivatives lies in high frequencies, which are rare. So precisions are taken
     from layers that are equally wide in their logarithm, one of each, and weighted by how much of the distribution a layer holds.
     """
-    precisions = scipy.stats.gamma(shape, scale=1.0 / shape)
-    edges = np.geomspace(precisions.ppf(_RAREST), precisions.isf(_RAREST), count + 1)
-    weights = np.diff(precisions.cdf(edges))
+    edges = np.geomspace(gammaincinv(shape, _RAREST), gammainccinv(shape, _RAREST), count + 1) / shape
+    weights = np.diff(gammainc(shape, shape * edges))
     layers = generator.permutation(count)
     drawn = np.exp(generator.uniform(np.log(edges[:-1]), np.log(edges[1:])))[layers]
     return generator.standard_normal((count, size)) / np.sqrt(drawn)[:, None], count * weights[layers] / weights.sum()
