@@ -20,19 +20,20 @@ WITHOUT = "this force field has no posterior; fit it with posterior=True"
 
 
 class Uncertainty:
-    """What a fit left open. All that a force field asks of it are these two answers."""
+    """What a fit left open: all that a force field asks of it are covariances and samples."""
 
     def covariance(self, operator: Operator, frames: LabelledFrames) -> Float[np.ndarray, "labels labels"]:
         """Posterior covariance of all answers of an operator at some geometries, without noise, in its unit squared."""
         raise NotImplementedError
 
-    def deviation(self, seed: int) -> Potential:
-        """A sample of the difference between the truth and the model, as an energy."""
+    def members(self, count: int, seed: int) -> list[Potential]:
+        """A few samples of the difference between the truth and the model, as energies, that share what they can."""
         raise NotImplementedError
 
-    def members(self, count: int, seed: int) -> list[Potential]:
-        """A few samples that share what they can: arrays that are equal cost once."""
-        raise NotImplementedError
+    def deviation(self, seed: int) -> Potential:
+        """One sample."""
+        (sample,) = self.members(1, seed)
+        return sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +51,6 @@ class UncertaintySum(Uncertainty):
         """The sum of all."""
         pairs = zip(self.terms, self.factors, strict=True)
         return sum(factor**2 * term.covariance(operator, frames) for term, factor in pairs)
-
-    def deviation(self, seed: int) -> Potential:
-        """The sum of independent samples."""
-        (sample,) = self.members(1, seed)
-        return sample
 
     def members(self, count: int, seed: int) -> list[Potential]:
         """Sums of independent samples."""

@@ -14,9 +14,10 @@ from mlff.data.batches import Batch, LabelledFrames
 from mlff.kernels.exchange import feature_permutations
 from mlff.kernels.jets import block_sizes, jets
 from mlff.kernels.kernels import Kernel
+from mlff.kernels.radial import require_order
 from mlff.operators import Operator, find_operator
 from mlff.regression.observations import FrameObservations, Noise, observe, rows_asked, rows_of_frames
-from mlff.regression.rows import Rows
+from mlff.regression.rows import Rows, orders
 from mlff.regression.terms import Term
 from mlff.threads import map_threads
 
@@ -122,14 +123,19 @@ def features_asked(kernel: Kernel, frames: LabelledFrames, operator: Operator) -
     """Features of frames, with all answers of an operator there as rows, in their order; nothing is left out or mixed.
 
     Raises:
-        ValueError: a descriptor or its derivative is not finite, or the operator is no label operator.
+        ValueError: a descriptor or its derivative is not finite, the operator is no label operator, or the kernel is not smooth
+            enough for these answers to have a variance.
     """
 
     def rows_of(batch: Batch) -> tuple[Iterator[dict[str, Rows]], int]:
         coordinates = batch.positions[0].size + 9 * operator.strain
         return rows_asked(batch, operator, coordinates), coordinates
 
-    return _features(kernel, frames, rows_of, True)
+    features = _features(kernel, frames, rows_of, True)
+    order = max(int(orders(frame.rows).max()) for frame in features.observations)
+    for radial in kernel.radials:
+        require_order(radial, order, order, f"the variance of {operator.name}")
+    return features
 
 
 def _features(

@@ -21,24 +21,21 @@ import numpy as np
 from jaxtyping import Float
 
 from mlff.data.batches import LabelledFrames
-from mlff.kernels.radial import require_order
 from mlff.operators import ENERGY, FORCES, Operator
 from mlff.potentials.force_field import ForceField
-from mlff.potentials.potential import Potential
 from mlff.potentials.sums import PotentialSum
 from mlff.potentials.uncertainty import Uncertainty
 from mlff.potentials.waves import RandomFunction
 from mlff.regression.coefficients import RANK_CUTOFF, Weights, expand
 from mlff.regression.exact import Factor, Progress
-from mlff.regression.features import Features, compute_features, features_asked
+from mlff.regression.features import Features, features_asked
 from mlff.regression.kernel_blocks import kernel_between, kernel_product
 from mlff.regression.linear_system import LinearSystem, constants_design
 from mlff.regression.observations import FrameObservations
-from mlff.regression.rows import Rows, orders
+from mlff.regression.rows import Rows
 from mlff.regression.waves import Drawn, label_values, random_functions
 
 AT_ONCE = 20  # frames that are left out together
-GIVEN_ENERGY = 1.0  # eV; the noise of energies that are no labels enters nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +44,24 @@ class Anchor:
 
     Attributes:
         features: of the frames that have them, their energies as rows.
+        energies: y, eV.
         mixing: M, shape (constants, energies).
     """
 
     features: Features
+    energies: Float[np.ndarray, " energies"]
     mixing: Float[np.ndarray, "z energies"]
 
     @classmethod
     def of(cls, system: LinearSystem, frames: LabelledFrames) -> Anchor:
         """Of the energies of some frames."""
         having = frames.having("energy")
-        features = compute_features(system.kernel, having, {ENERGY: GIVEN_ENERGY})
-        return cls(features, np.linalg.pinv(constants_design(features, system.elements), rcond=RANK_CUTOFF))
+        features = features_asked(system.kernel, having, ENERGY)
+        return cls(
+            features,
+            having.values(ENERGY.name),
+            np.linalg.pinv(constants_design(features, system.elements), rcond=RANK_CUTOFF),
+        )
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -88,33 +91,37 @@ class Posterior(Uncertainty):
 
     def covariance(self, operator: Operator, frames: LabelledFrames) -> Float[np.ndarray, "labels labels"]:
         """Posterior covariance of all answers of an operator at some geometries, without noise, in its unit squared."""
-        features = features_asked(self.system.kernel, frames, operator)
-        order = max(int(orders(frame.rows).max()) for frame in features.observations)
-        for radial in self.system.kernel.radials:
-            require_order(radial, order, order, f"the variance of {operator.name}")
-        return self.of_features(features)
+        return self.of_features(features_asked(self.system.kernel, frames, operator))
 
     def of_features(self, features: Features) -> Float[np.ndarray, "labels labels"]:
         """The same of frames in descriptor space, between their rows.
 
         Time grows with the square of the training rows times the rows that are asked about, memory with their product.
         """
+        prior, with_training, asked = self._seen(features)
+        return self._covariance(prior, with_training, self.factor.whitened(with_training), asked)
+
+    def _seen(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of rows: the kernel between them, that between the training rows and them, and what they are of constants; less what the
+        constants are by the anchor."""
         system = self.system
         prior = kernel_between(features, features, system.shares)
         with_training = kernel_between(system.features, features, system.shares)
         asked = constants_design(features, system.elements)
         if self.anchor is not None and asked.any():
             across, own = self._anchors
-            with_anchor = self.anchor.mixing @ kernel_between(self.anchor.features, features, system.shares)
-            shared = asked @ with_anchor
+            shared = asked @ (self.anchor.mixing @ kernel_between(self.anchor.features, features, system.shares))
             prior = prior - shared - shared.T + asked @ own @ asked.T
             with_training = with_training - across @ asked.T
-        whitened = self.factor.whitened(with_training)
+        return prior, with_training, asked
+
+    def _covariance(self, prior, with_training, whitened, asked) -> Float[np.ndarray, "labels labels"]:
+        """From what `_seen` gives, and L⁻¹ times the kernel with the training rows."""
         covariance = prior - whitened.T @ whitened
         if self.weights.responses is not None:
             missing = asked.T - self.weights.responses.T @ with_training
             covariance += missing.T @ self._of_constants @ missing
-        return system.scale * covariance
+        return self.system.scale * covariance
 
     @functools.cached_property
     def _anchors(self) -> tuple[np.ndarray, np.ndarray]:
@@ -127,11 +134,6 @@ class Posterior(Uncertainty):
     def _of_constants(self) -> Float[np.ndarray, "z z"]:
         """(Hᵀ C⁻¹ H)⁻¹, the covariance of the constants in units of the scale."""
         return np.linalg.pinv(self.system.design.T @ self.weights.responses, rcond=RANK_CUTOFF, hermitian=True)
-
-    def deviation(self, seed: int) -> Potential:
-        """A sample of the difference between the truth and the model: a random function and what the labels say of it."""
-        (sample,) = self.members(1, seed)
-        return sample
 
     def members(self, count: int, seed: int) -> list[PotentialSum]:
         """A few samples that share what they can: points, waves."""
@@ -164,10 +166,12 @@ class Posterior(Uncertainty):
             answer = answer.shifted(-self.anchor.mixing @ np.concatenate(energies))
         return PotentialSum((function, answer))
 
-    def constants_part(self) -> np.ndarray | float:
-        """C⁻¹H (HᵀC⁻¹H)⁻¹ HᵀC⁻¹, shape (rows, rows); 0 without constants that were found with the weights."""
-        responses = self.weights.responses
-        return 0.0 if responses is None else responses @ self._of_constants @ responses.T
+    def constants_part(self, rows=slice(None)) -> np.ndarray | float:
+        """C⁻¹H (HᵀC⁻¹H)⁻¹ HᵀC⁻¹ between some rows; 0 without constants that were found with the weights."""
+        if self.weights.responses is None:
+            return 0.0
+        responses = self.weights.responses[rows]
+        return responses @ self._of_constants @ responses.T
 
     def labels_of(self, j: int, rows: Float[np.ndarray, " rows"]) -> tuple[np.ndarray, float]:
         """Rows of a frame, by its place, as forces, (n, 3), and energy; of a kind that was no label none, and NaN."""
@@ -205,10 +209,8 @@ class Posterior(Uncertainty):
             unit[np.concatenate(rows), np.arange(unit.shape[1])] = 1.0
             columns = np.split(self.factor.whitened(unit), np.cumsum([len(r) for r in rows])[:-1], axis=1)
             for j, of_frame, own in zip(places, rows, columns, strict=True):
-                inverse = own.T @ own.copy()  # of an array with itself NumPy calls `dsyrk`, which crashes when threaded
-                if self.weights.responses is not None:
-                    responses = self.weights.responses[of_frame]
-                    inverse -= responses @ self._of_constants @ responses.T
+                # of an array with itself NumPy calls `dsyrk`, which crashes when threaded
+                inverse = own.T @ own.copy() - self.constants_part(of_frame)
                 covariance = np.linalg.pinv(inverse, rcond=RANK_CUTOFF, hermitian=True)
                 residual = covariance @ self.weights.rows[of_frame]
                 if self.anchor is not None and (energy := self._energy_left_out(int(j), own, covariance, residual)):
@@ -234,18 +236,15 @@ class Posterior(Uncertainty):
         (place,) = np.nonzero(anchor.features.frames.index == system.features.frames.index[j])
         if not len(place):
             return None
-        asked = anchor.features.take(place)
-        design = constants_design(asked, system.elements)
-        with_training = kernel_between(system.features, asked, system.shares) - self._anchors[0] @ design.T
-        through = self.factor.whitened(with_training).T @ columns  # (1, r)
-        known = self._anchor_labels
-        missed = known[place] - with_training.T @ self.weights.rows - design @ (anchor.mixing @ known)
-        variance = np.diagonal(self.of_features(asked)) + system.scale * np.diagonal(through @ covariance @ through.T)
+        prior, with_training, asked = self._seen(anchor.features.take(place))
+        whitened = self.factor.whitened(with_training)
+        through = whitened.T @ columns  # (1, r)
+        missed = (
+            anchor.energies[place] - with_training.T @ self.weights.rows - asked @ (anchor.mixing @ anchor.energies)
+        )
+        of_model = self._covariance(prior, with_training, whitened, asked)
+        variance = np.diagonal(of_model + system.scale * through @ covariance @ through.T)
         return np.sqrt(np.maximum(variance, 0.0)), missed + through @ residual
-
-    @functools.cached_property
-    def _anchor_labels(self) -> np.ndarray:
-        return self.anchor.features.labels
 
 
 def _bases(frame: FrameObservations):

@@ -13,7 +13,6 @@ from mlff.kernels.kernels import Kernel
 from mlff.operators import ENERGY, FORCES, Operator
 from mlff.potentials.expansion import Expansion, composition, constant_elements
 from mlff.potentials.force_field import ForceField
-from mlff.potentials.potential import Potential
 from mlff.potentials.sums import PotentialSum
 from mlff.potentials.uncertainty import Uncertainty
 from mlff.regression.coefficients import RANK_CUTOFF
@@ -60,18 +59,13 @@ class SparsePosterior(Uncertainty):
         found = LabelRows(self.factor.system.inducing.between(features), np.zeros(len(design)), design)
         return self.factor.covariance(found, kernel_between(features, features, self.amplitudes))
 
-    def deviation(self, seed: int) -> Potential:
-        """A sample of the difference between the truth and the model.
+    def members(self, count: int, seed: int) -> list[PotentialSum]:
+        """A few samples that share what they can: points, waves.
 
         A random function without its projection on the functionals, which it has of its own, and a sample of their weights:
 
             δ = g − k_u K_uu⁻¹ g_u + k_u U⁻¹ √A B^(−½) ξ
         """
-        (sample,) = self.members(1, seed)
-        return sample
-
-    def members(self, count: int, seed: int) -> list[PotentialSum]:
-        """A few samples that share what they can: points, waves."""
         generator, inducing, factor = np.random.default_rng(seed), self.factor.system.inducing, self.factor
         functions, samples = random_functions(inducing.drawn(self.amplitudes), generator, count), []
         for function in functions:
