@@ -5,7 +5,7 @@ A file's digest tells damage, not intent: anybody can write a file anew. So ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from mlff.potentials.expansion import Channel, Curvature, Expansion, Part, const
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import spanned_by_few
 from mlff.potentials.sums import terms_of
-from mlff.potentials.waves import Products, RandomFunction, Waves
+from mlff.potentials.waves import RandomFunction, RandomTerms
 from mlff.precision import double_precision
 
 ROUNDING = 1e-11  # of |a||b|, to which scalar products a·b of features agree however they are summed
@@ -66,22 +66,28 @@ def expansions(force_field: ForceField) -> list[tuple[str, Expansion, Mapping]]:
 
 def _require_expansion(where: str, model: Expansion) -> None:
     """Refuse an expansion whose arrays do not belong together."""
-    for i, part in enumerate(model.parts):
-        elements = getattr(part.kernel, "elements", None)
-        if len(part.channels) != (1 if elements is None else len(elements)):
-            raise ValueError(f"{where}.parts.{i}: expected a channel for each element of its kernel, {elements}")
-        for j, channel in enumerate(part.channels):
-            if not isinstance(channel, Channel):
-                raise ValueError(f"{where}.parts.{i}.channels.{j}: expected points, found a {type(channel).__name__}")
-            _require_channel(f"{where}.parts.{i}.channels.{j}", channel, part.sizes)
-    elements = constant_elements([part.kernel for part in model.parts])
-    if model.elements != elements or len(model.constants) != (1 if elements is None else len(elements)):
-        raise ValueError(f"{where}.constants: expected one for each element of the kernel, {elements}")
+    _require_parts(where, model, Channel, _require_channel)
     curved = any(channel.curvature is not None for part in model.parts for channel in part.channels)
     if curved != (model.label_order == 2):
         raise ValueError(
             f"{where}.label_order is {model.label_order}, and curvature is {'' if curved else 'not '}there"
         )
+
+
+def _require_parts(where: str, model: Expansion, kind: type, require: Callable) -> None:
+    """Refuse an expansion whose channels are not one of a kind for each element, or of which one is refused."""
+    for i, part in enumerate(model.parts):
+        elements = getattr(part.kernel, "elements", None)
+        if len(part.channels) != (1 if elements is None else len(elements)):
+            raise ValueError(f"{where}.parts.{i}: expected a channel for each element of its kernel, {elements}")
+        for j, channel in enumerate(part.channels):
+            of_channel = f"{where}.parts.{i}.channels.{j}"
+            if not isinstance(channel, kind):
+                raise ValueError(f"{of_channel}: expected {kind.__name__}, found a {type(channel).__name__}")
+            require(of_channel, channel, part.sizes)
+    elements = constant_elements([part.kernel for part in model.parts])
+    if model.elements != elements or len(model.constants) != (1 if elements is None else len(elements)):
+        raise ValueError(f"{where}.constants: expected one for each element of the kernel, {elements}")
 
 
 def _require_committee(committee: Committee, force_field: ForceField) -> None:
@@ -90,7 +96,7 @@ def _require_committee(committee: Committee, force_field: ForceField) -> None:
     for i, term in enumerate(terms_of(committee.shared)):
         where = f"posterior.shared.terms.{i}"
         if isinstance(term, RandomFunction):
-            _require_random(where, term)
+            _require_parts(where, term, RandomTerms, _require_terms)
         elif isinstance(term, Expansion):
             _require_expansion(where, term)
         else:
@@ -99,27 +105,11 @@ def _require_committee(committee: Committee, force_field: ForceField) -> None:
         raise ValueError("posterior.shared is of one molecule, the model of any")
 
 
-def _require_random(where: str, function: RandomFunction) -> None:
-    """Refuse a random function whose arrays do not belong together."""
-    for i, part in enumerate(function.parts):
-        elements = getattr(part.kernel, "elements", None)
-        if len(part.channels) != (1 if elements is None else len(elements)):
-            raise ValueError(f"{where}.parts.{i}: expected a channel for each element of its kernel, {elements}")
-        for j, channel in enumerate(part.channels):
-            if not isinstance(channel, (Waves, Products)):
-                raise ValueError(f"{where}.parts.{i}.channels.{j}: expected waves, found a {type(channel).__name__}")
-            *terms, features = channel.points.shape
-            if (
-                features != sum(part.sizes)
-                or channel.phases.shape != tuple(terms)
-                or len(channel.strengths) != terms[0]
-            ):
-                raise ValueError(
-                    f"{where}.parts.{i}.channels.{j}: expected terms of {sum(part.sizes)} features, each with a strength"
-                )
-    elements = constant_elements([part.kernel for part in function.parts])
-    if function.elements != elements or len(function.constants) != (1 if elements is None else len(elements)):
-        raise ValueError(f"{where}.constants: expected one for each element of the kernel, {elements}")
+def _require_terms(where: str, terms: RandomTerms, sizes: tuple[int, ...]) -> None:
+    """Refuse random terms whose arrays do not belong together."""
+    *shape, features = terms.points.shape
+    if features != sum(sizes) or terms.phases.shape != tuple(shape) or len(terms.strengths) != shape[0]:
+        raise ValueError(f"{where}: expected terms of {sum(sizes)} features, each with a strength")
 
 
 def _require_fitted(model: Expansion, kernel: Kernel, numbers: np.ndarray | None, record: Mapping) -> None:

@@ -23,48 +23,36 @@ from mlff.precision import Array
 from mlff.trees import Tree
 
 
-class Waves(Tree):
-    """Plane waves in the features of one species; what a part of an expansion may have in place of points.
+class RandomTerms(Tree):
+    """Random functions of the features of one species; what a part of an expansion may have in place of points.
 
     Attributes:
-        points: ω_r, shape (R, D).
-        phases: b_r, shape (R,).
-        strengths: what every cosine is multiplied by, eV, shape (R,).
+        points: ω, shape (R, D), or (R, ζ, D).
+        phases: what is added to ω·φ, shape (R,), or (R, ζ).
+        strengths: what every term is multiplied by, eV, shape (R,).
     """
 
-    points: Float[Array, "R D"]
-    phases: Float[Array, " R"]
+    points: Float[Array, "R ..."]
+    phases: Float[Array, "R ..."]
     strengths: Float[Array, " R"]
 
     curvature = None
 
-    def scaled(self, factor: float) -> Waves:
+    def scaled(self, factor: float) -> RandomTerms:
         """Times a number."""
         return self.replace(strengths=factor * np.asarray(self.strengths))
+
+
+class Waves(RandomTerms):
+    """Plane waves: phases b_r."""
 
     def energies(self, radial, features: Float[Array, "e D"], sizes: tuple[int, ...]) -> Float[Array, " e"]:
         """Of every environment the sum over all waves."""
         return jnp.cos(features @ self.points.T + self.phases) @ self.strengths
 
 
-class Products(Tree):
-    """Products of linear functions of the features of one species, likewise.
-
-    Attributes:
-        points: ω_ri, shape (R, ζ, D).
-        phases: b_ri √(1 − 1/ℓ²), shape (R, ζ).
-        strengths: what every product is multiplied by, eV, shape (R,).
-    """
-
-    points: Float[Array, "R f D"]
-    phases: Float[Array, "R f"]
-    strengths: Float[Array, " R"]
-
-    curvature = None
-
-    def scaled(self, factor: float) -> Products:
-        """Times a number."""
-        return self.replace(strengths=factor * np.asarray(self.strengths))
+class Products(RandomTerms):
+    """Products of ζ linear functions: phases b_ri √(1 − 1/ℓ²)."""
 
     def energies(self, radial, features: Float[Array, "e D"], sizes: tuple[int, ...]) -> Float[Array, " e"]:
         """Of every environment the sum over all products."""

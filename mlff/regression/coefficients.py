@@ -7,7 +7,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from mlff.potentials.expansion import Expansion
+from mlff.data.batches import LabelledFrames
+from mlff.potentials.expansion import Expansion, composition
+from mlff.potentials.force_field import ForceField
+from mlff.potentials.potential import Potential
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.rows import orders
 
@@ -52,6 +55,18 @@ def expand(system: LinearSystem, weights: Weights) -> Expansion:
         for term, share in zip(system.features.terms, system.shares, strict=True)
     )
     return Expansion(parts, weights.constants, system.elements, label_order=highest_order(system))
+
+
+def energies_of(potential: Potential, frames: LabelledFrames) -> Float[np.ndarray, " frames"]:
+    """Energies of frames, batch after batch, eV."""
+    batches = frames.batches
+    return np.concatenate([ForceField(potential, b.numbers).energy(b.positions, b.cells, b.pbc) for b in batches])
+
+
+def constants_of(elements: tuple[int, ...] | None, frames: LabelledFrames, energies) -> Float[np.ndarray, " z"]:
+    """The constants that explain energies of frames, batch after batch, by least squares, eV."""
+    design = [np.tile(composition(elements, batch.numbers), (len(batch), 1)) for batch in frames.batches]
+    return np.linalg.lstsq(np.concatenate(design), energies, rcond=RANK_CUTOFF)[0]
 
 
 def highest_order(system: LinearSystem) -> int:

@@ -16,9 +16,10 @@ from mlff.operators import ENERGY, FORCES, STRESS, Operator
 from mlff.potentials.calibration import Calibration
 from mlff.potentials.differences import baseline_of, same_baseline
 from mlff.potentials.errors import compare
-from mlff.potentials.expansion import Expansion, composition
+from mlff.potentials.expansion import Expansion
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import facts_of, start_geometry
+from mlff.regression.coefficients import constants_of, energies_of
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.features import compute_features
 from mlff.regression.linear_system import LinearSystem
@@ -105,7 +106,7 @@ def fit(
     if spanning := (solution.inducing or {}).get("frames"):
         facts |= start_geometry(frames.take(spanning))  # files are held against a frame that is in the model
     fitted = ForceField(
-        model=_with_constant(solution.model, kernel, request.frames, request.labels),
+        model=_with_constant(solution.model, request.frames, request.labels),
         numbers=request.frames.numbers,
         kernel=kernel.with_amplitudes(solution.amplitudes),
         record={
@@ -183,17 +184,12 @@ def _shorter(searched: Kernel, kernel: Kernel, trials: list[Trial]) -> Kernel | 
     return with_lengthscales(searched, [radial.lengthscale for radial in kernel.radials], shorter / now)
 
 
-def _with_constant(model: Expansion, kernel: Kernel, frames: LabelledFrames, labels: tuple[str, ...]):
+def _with_constant(model: Expansion, frames: LabelledFrames, labels: tuple[str, ...]) -> Expansion:
     """Without energies as labels, the constants fit the reference energies, where there are any."""
     if "energy" in labels or "energy" not in frames.names:
         return model
-    design, missing = [], []
-    for batch in frames.having("energy").batches:
-        force_field = ForceField(model, batch.numbers, kernel)
-        energies, _ = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc)
-        missing.append(batch.labels["energy"] - energies)
-        design.append(np.tile(composition(model.elements, batch.numbers), (len(batch), 1)))
-    return model.shifted(np.linalg.lstsq(np.concatenate(design), np.concatenate(missing), rcond=1e-10)[0])
+    having = frames.having("energy")
+    return model.shifted(constants_of(model.elements, having, having.values("energy") - energies_of(model, having)))
 
 
 def _with_error_bars(

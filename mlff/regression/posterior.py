@@ -22,11 +22,10 @@ from jaxtyping import Float
 
 from mlff.data.batches import LabelledFrames
 from mlff.operators import ENERGY, FORCES, Operator
-from mlff.potentials.force_field import ForceField
 from mlff.potentials.sums import PotentialSum
 from mlff.potentials.uncertainty import Uncertainty
 from mlff.potentials.waves import RandomFunction
-from mlff.regression.coefficients import RANK_CUTOFF, Weights, expand
+from mlff.regression.coefficients import RANK_CUTOFF, Weights, energies_of, expand
 from mlff.regression.exact import Factor, Progress
 from mlff.regression.features import Features, features_asked
 from mlff.regression.kernel_blocks import kernel_between, kernel_product
@@ -157,13 +156,8 @@ class Posterior(Uncertainty):
     def _answered(self, function: RandomFunction, weights: Weights) -> PotentialSum:
         answer = expand(self.system, weights)
         if self.anchor is not None:
-            energies = [
-                ForceField(PotentialSum((function, answer)), batch.numbers).energy(
-                    batch.positions, batch.cells, batch.pbc
-                )
-                for batch in self.anchor.features.frames.batches
-            ]
-            answer = answer.shifted(-self.anchor.mixing @ np.concatenate(energies))
+            drawn = energies_of(PotentialSum((function, answer)), self.anchor.features.frames)
+            answer = answer.shifted(-self.anchor.mixing @ drawn)
         return PotentialSum((function, answer))
 
     def constants_part(self, rows=slice(None)) -> np.ndarray | float:

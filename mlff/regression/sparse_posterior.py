@@ -11,11 +11,11 @@ from jaxtyping import Float
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
 from mlff.operators import ENERGY, FORCES, Operator
-from mlff.potentials.expansion import Expansion, composition, constant_elements
+from mlff.potentials.expansion import Expansion, constant_elements
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.sums import PotentialSum
 from mlff.potentials.uncertainty import Uncertainty
-from mlff.regression.coefficients import RANK_CUTOFF
+from mlff.regression.coefficients import constants_of, energies_of
 from mlff.regression.exact import Progress
 from mlff.regression.features import features_asked
 from mlff.regression.inducing import LabelRows
@@ -75,16 +75,10 @@ class SparsePosterior(Uncertainty):
             elements = constant_elements(self.kernel.parts)
             answer = Expansion(parts, constants, elements, label_order=inducing.label_order)
             if self.frames is not None:
-                answer = answer.shifted(-self._constants_of(PotentialSum((function, answer))))
+                drawn = energies_of(PotentialSum((function, answer)), self.frames)
+                answer = answer.shifted(-constants_of(elements, self.frames, drawn))
             samples.append(PotentialSum((function, answer)))
         return samples
-
-    def _constants_of(self, potential: PotentialSum) -> Float[np.ndarray, " z"]:
-        """The constants that explain a potential's energies of the frames, by least squares."""
-        elements, batches = constant_elements(self.kernel.parts), self.frames.batches
-        design = np.concatenate([np.tile(composition(elements, b.numbers), (len(b), 1)) for b in batches])
-        energies = [ForceField(potential, b.numbers).energy(b.positions, b.cells, b.pbc) for b in batches]
-        return np.linalg.lstsq(design, np.concatenate(energies), rcond=RANK_CUTOFF)[0]
 
     def left_out(
         self, frames: LabelledFrames, fold_of: Mapping[int, int], count: int, progress: Progress
