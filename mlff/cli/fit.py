@@ -146,6 +146,9 @@ def fit(
         fitted = fit_model(
             model, everything, fitted_to, levels, seed or 0, progress, None, points, factors, below, error_bars
         )
+        fitted = fitted.replace(
+            posterior=fitted.committee
+        )  # what the file holds of it; the factor is as large as the matrix
         archive.save(fitted, target)  # at once: what follows may fail
         evaluation = bars = None
         if held is not None:
@@ -290,10 +293,12 @@ def _require_comparable(model, training, held) -> None:
 def _tested(force_field, held):
     """The force field with its errors on held-out frames in its record, these, and its error bars there; None without a posterior."""
     from mlff.potentials.errors import evaluate
-    from mlff.quality.reliability import reliability
 
-    evaluation = evaluate(force_field, held)
-    bars = None if force_field.posterior is None else reliability(force_field, held)
+    evaluation, bars = evaluate(force_field, held), None
+    if force_field.posterior is not None:
+        from mlff.quality.reliability import reliability
+
+        bars = reliability(force_field, held)
     test = {"source": held.source, **evaluation.summary()}
     return force_field.replace(record={**force_field.record, "test": test}), evaluation, bars
 
@@ -306,7 +311,6 @@ def _checks(force_field, data):
 
 def _say(data, force_field, summary: dict, evaluation, below) -> None:
     from mlff.potentials.errors import group_texts
-    from mlff.quality.reliability import reliability_texts
     from mlff.quality.report import error_bars_text, last_fitted, noise_text, scale_text, sparse_text, tuned_text
 
     force_field = last_fitted(force_field)
@@ -329,7 +333,10 @@ def _say(data, force_field, summary: dict, evaluation, below) -> None:
         terminal.say_line(f"  {line}")
     if "error_bars" in force_field.record:
         terminal.say_line(error_bars_text(force_field.record))
-    for line in reliability_texts(summary.get("error_bars", {})):
-        terminal.say_line(f"  {line}")
+    if "error_bars" in summary:
+        from mlff.quality.reliability import reliability_texts
+
+        for line in reliability_texts(summary["error_bars"]):
+            terminal.say_line(f"  {line}")
     if below is not None:
         terminal.say_line(f"baseline: {baseline_text(below, evaluation)}")

@@ -20,6 +20,7 @@ from mlff.trees import Tree
 
 BINS = 5
 LEAST = 30  # errors a bin
+SMALLEST = 1e-300  # standard deviations and factors have logarithms
 ROUNDING = 1e-5  # of the largest standard deviation
 ONE_SIGMA, TWO_SIGMA = 0.6827, 0.9545  # shares of a normal distribution
 
@@ -61,9 +62,7 @@ class Calibration(Tree):
 
     def coverage(self, name: str, stds: np.ndarray, errors: np.ndarray) -> dict:
         """Of labels of an operator, with standard deviations as they are: shares of errors within one and two calibrated ones."""
-        ratios = np.abs(errors) / np.maximum(self.scaled(name, stds), 1e-300)
-        within = {"within_one": float(np.mean(ratios < 1.0)), "within_two": float(np.mean(ratios < 2.0))}
-        return {"count": len(ratios), **within, "rmse": float(np.sqrt(np.mean(np.square(errors))))}
+        return {"count": len(errors), **shares(self.scaled(name, stds), errors)}
 
     def scaled(self, name: str, stds: np.ndarray | float) -> np.ndarray | float:
         """Standard deviations of an operator's labels, calibrated."""
@@ -71,8 +70,15 @@ class Calibration(Tree):
         if name not in self.tables:
             return self.factor * stds
         known, factors = np.asarray(self.tables[name])
-        logarithm = np.interp(np.log(np.maximum(stds, 1e-300)), np.log(known), np.log(factors))
+        logarithm = np.interp(np.log(np.maximum(stds, SMALLEST)), np.log(known), np.log(factors))
         return stds * np.exp(logarithm)
+
+
+def shares(stds: np.ndarray, errors: np.ndarray) -> dict[str, float]:
+    """Shares of errors within one and two standard deviations, and their root mean square."""
+    ratios = np.abs(errors) / np.maximum(stds, SMALLEST)
+    within = {"within_one": float(np.mean(ratios < 1.0)), "within_two": float(np.mean(ratios < 2.0))}
+    return {**within, "rmse": float(np.sqrt(np.mean(np.square(errors))))}
 
 
 def unknown(stds: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,13 +91,13 @@ def _table(stds: np.ndarray, errors: np.ndarray) -> Float[np.ndarray, "2 k"]:
     """Factors by bins of equal numbers, each at the middle of its bin."""
     order = np.argsort(stds)
     bins = np.array_split(order, max(1, min(BINS, len(order) // LEAST)))
-    middle = [max(float(np.median(stds[b])), 1e-300) for b in bins]
+    middle = [max(float(np.median(stds[b])), SMALLEST) for b in bins]
     return np.array([np.maximum.accumulate(middle), [_factor(stds[b], errors[b]) for b in bins]])
 
 
 def _factor(stds: np.ndarray, errors: np.ndarray) -> float:
     """For which the shares of errors within one and two standard deviations are those of a normal distribution, the mean of both;
     the root mean square ratio would follow the few largest."""
-    ratios = np.abs(errors) / np.maximum(stds, 1e-300)
+    ratios = np.abs(errors) / np.maximum(stds, SMALLEST)
     inner, outer = np.quantile(ratios, [ONE_SIGMA, TWO_SIGMA])
-    return max(float(np.sqrt(inner * outer / 2.0)), 1e-300)
+    return max(float(np.sqrt(inner * outer / 2.0)), SMALLEST)

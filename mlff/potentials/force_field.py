@@ -377,11 +377,8 @@ class ForceField(Tree):
         one_geometry(operator.name, positions)
         if operator in _WRITTEN_OUT:
             return np.asarray(_WRITTEN_OUT[operator](self, (positions, cell, pbc, numbers), *arguments))
-        shape = (operator, np.shape(positions))
-        if shape not in self._orders:
-            given = tuple(np.asarray(argument)[None] for argument in arguments)
-            self._orders[shape] = order_of(operator, coordinates(positions)[None], given, highest=None)
-        self.require_derivative(self._orders[shape], f"{operator.name} of the model")
+        given = tuple(np.asarray(argument)[None] for argument in arguments)
+        self._require_order(operator, coordinates(positions)[None], given)
         if operator.strain:
             prepared, _, around = self._strainable(operator.name, positions, cell, pbc, numbers)
         else:
@@ -508,17 +505,20 @@ class ForceField(Tree):
             raise ValueError("positions: there is no geometry; give shape (n, 3), or (m, n, 3) with m from 1")
         atomic = np.asarray(self.numbers if numbers is None else numbers, dtype=np.int32)
         frames = geometries(operator, x, atomic, cells, periodic, arguments)
-        self.require_derivative(self._order_of(operator, frames), f"{operator.name} of the model")
+        first = frames.take([0]).batches[0]
+        self._require_order(operator, first.positions, arguments_of(first, operator))
         return frames, answer_shape(operator, frames)
 
-    def _order_of(self, operator: Operator, frames: LabelledFrames) -> int:
-        """Derivatives that an operator takes, found out once for a shape of geometries."""
-        (batch,) = frames.batches
-        shape = (operator, batch.positions.shape[1:])
+    def _require_order(self, operator: Operator, positions: np.ndarray, arguments: tuple) -> None:
+        """Refuse an operator that takes derivatives which the energy lacks; its order is found out once for a shape of geometries.
+
+        Arguments:
+            positions: of one geometry, (1, n, 3); arguments: with the same leading axis.
+        """
+        shape = (operator, positions.shape[1:])
         if shape not in self._orders:
-            first = batch.take(slice(0, 1))
-            self._orders[shape] = order_of(operator, first.positions, arguments_of(first, operator), highest=None)
-        return self._orders[shape]
+            self._orders[shape] = order_of(operator, positions, arguments, highest=None)
+        self.require_derivative(self._orders[shape], f"{operator.name} of the model")
 
     def energy_and_forces_std(
         self, positions: Positions, cell=None, pbc=None, numbers=None

@@ -20,14 +20,13 @@ from scipy.stats import spearmanr
 
 from mlff.data.dataset import Dataset
 from mlff.operators import OPERATORS
-from mlff.potentials.calibration import BINS, LEAST, Calibration, unknown
+from mlff.potentials.calibration import BINS, LEAST, SMALLEST, Calibration, shares, unknown
 from mlff.potentials.errors import require_disjoint
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import fingerprints_of
 from mlff.potentials.uncertainty import WITHOUT
 
 EXPECTED = (0.683, 0.954)
-SMALLEST = 1e-300
 SHOWN = 1e3  # meV
 
 
@@ -47,7 +46,7 @@ class ErrorBars:
         """By standard deviation, as many labels in each: their mean σ, RMSE, and shares of errors within σ and 2σ."""
         stds, errors = self.flat
         count = max(1, min(BINS, len(stds) // LEAST))
-        return [_shares(stds[chosen], errors[chosen]) for chosen in np.array_split(np.argsort(stds), count)]
+        return [_with_std(stds[chosen], errors[chosen]) for chosen in np.array_split(np.argsort(stds), count)]
 
     def summary(self) -> dict:
         """The numbers, for JSON."""
@@ -55,7 +54,7 @@ class ErrorBars:
         known = np.maximum(stds, SMALLEST)
         likelihood = 0.5 * np.mean((errors / known) ** 2 + np.log(2.0 * np.pi * known**2))
         return {
-            **_shares(stds, errors),
+            **_with_std(stds, errors),
             "nll": float(likelihood),
             "rank_correlation": self._correlation(),
             "bins": self.bins(),
@@ -69,14 +68,8 @@ class ErrorBars:
         return float(spearmanr(*sizes).statistic)
 
 
-def _shares(stds: np.ndarray, errors: np.ndarray) -> dict[str, float]:
-    ratios = np.abs(errors) / np.maximum(stds, SMALLEST)
-    return {
-        "std": float(np.sqrt(np.mean(stds**2))),
-        "rmse": float(np.sqrt(np.mean(errors**2))),
-        "within_one": float(np.mean(ratios < 1.0)),
-        "within_two": float(np.mean(ratios < 2.0)),
-    }
+def _with_std(stds: np.ndarray, errors: np.ndarray) -> dict[str, float]:
+    return {"std": float(np.sqrt(np.mean(stds**2))), **shares(stds, errors)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +175,10 @@ def reliability_figure(found: Reliability) -> Figure:
         low = np.quantile(np.abs(errors[errors != 0]), 0.01)
         axes.set_ylim(low, 2 * np.abs(errors).max())
         unit = f"m{OPERATORS[name].unit}"
-        shares = bars.summary()
+        within = bars.summary()
         axes.set(
             xlabel=f"σ of {name}, {unit}", ylabel=f"|error|, {unit}",
-            title=f"{name}: {100 * shares['within_one']:.0f} % within σ, {100 * shares['within_two']:.0f} % within 2σ",
+            title=f"{name}: {100 * within['within_one']:.0f} % within σ, {100 * within['within_two']:.0f} % within 2σ",
         )  # fmt: skip
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend(frameon=False, fontsize=8)

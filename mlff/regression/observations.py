@@ -55,6 +55,12 @@ class FrameObservations:
                 noise[self.places[name]] *= factor
         return dataclasses.replace(self, rows=self.rows._replace(noise=noise))
 
+    def mixed(self, mixing: np.ndarray) -> FrameObservations:
+        """With orthonormal combinations of the labels of its one operator in their place."""
+        (name,) = self.places
+        rows, weights = self.rows.mixed(mixing), mixing @ self.weights
+        return dataclasses.replace(self, rows=rows, weights=weights, places={name: slice(0, len(mixing))})
+
 
 def describe(noise: Noise) -> str:
     """Names and standard deviations, for messages."""

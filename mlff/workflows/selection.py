@@ -182,14 +182,7 @@ def _looked_at(kernel: Kernel, frames: LabelledFrames, generator) -> Features:
     for start in range(0, len(frames), AT_ONCE):
         piece = compute_features(kernel, frames.take(frames.index[start : start + AT_ONCE]), {FORCES: 1.0})
         few = [_combinations(frame.size, generator) for frame in piece.observations]
-        observations += [
-            dataclasses.replace(frame, rows=frame.rows.mixed(mixing), places={FORCES.name: slice(0, len(mixing))})
-            for frame, mixing in zip(piece.observations, few, strict=True)
-        ]
-        # the weights of labels of second order, of which there are none, have a row for every label too
-        observations[-len(few) :] = [
-            dataclasses.replace(frame, weights=frame.weights[: frame.size]) for frame in observations[-len(few) :]
-        ]
+        observations += [frame.mixed(mixing) for frame, mixing in zip(piece.observations, few, strict=True)]
         mixed = [
             dataclasses.replace(
                 term,
