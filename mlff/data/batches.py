@@ -37,6 +37,19 @@ class Batch:
         index, factors = self.index[chosen], None if self.factors is None else self.factors[chosen]
         return Batch(self.positions[chosen], self.numbers, self.cells[chosen], self.pbc[chosen], labels, index, factors)
 
+    def alike(self, other: Batch) -> bool:
+        """Whether the other has the same atoms and labels, so that both can be one batch."""
+        shapes, others = ({name: v.shape[1:] for name, v in b.labels.items()} for b in (self, other))
+        unweighted = self.factors is None and other.factors is None
+        return np.array_equal(self.numbers, other.numbers) and shapes == others and unweighted
+
+    def followed_by(self, other: Batch) -> Batch:
+        """With the frames of one that is `alike` after these."""
+        arrays = [(getattr(self, n), getattr(other, n)) for n in ("positions", "cells", "pbc", "index")]
+        positions, cells, pbc, index = map(np.concatenate, arrays)
+        labels = {name: np.concatenate([values, other.labels[name]]) for name, values in self.labels.items()}
+        return Batch(positions, self.numbers, cells, pbc, labels, index)
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelledFrames:
@@ -115,6 +128,14 @@ class LabelledFrames:
         wanted = set(int(i) for i in chosen)
         parts = [batch.take([k for k, i in enumerate(batch.index) if int(i) in wanted]) for batch in self.batches]
         return LabelledFrames(tuple(part for part in parts if len(part)))
+
+    def followed_by(self, other: LabelledFrames) -> LabelledFrames:
+        """With other frames after these, counted on from them; frames of one kind stay one batch where they meet."""
+        later = [dataclasses.replace(batch, index=batch.index + len(self)) for batch in other.batches]
+        if self.batches and later and self.batches[-1].alike(later[0]):
+            later[0] = self.batches[-1].followed_by(later[0])
+            return LabelledFrames((*self.batches[:-1], *later))
+        return LabelledFrames((*self.batches, *later))
 
     @property
     def index(self) -> np.ndarray:

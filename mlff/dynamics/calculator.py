@@ -42,6 +42,10 @@ class Calculator(ASECalculator):
     A warning is logged where atoms come closer, or a geometry lies farther from the training frames, than these show. One calculator
     may serve several threads, which take turns.
 
+    Attributes:
+        force_field: whose energy it is.
+        warned_at: the distance from the training frames from which on a warning is logged; infinite for never.
+
     Arguments:
         force_field: a `ForceField`, or the path of a model file.
         trusted, descriptors: for a path, as of `mlff.load`.
@@ -66,7 +70,7 @@ class Calculator(ASECalculator):
         self.force_field = load(force_field, trusted, descriptors) if named else force_field
         self._named: set[str] = set()
         self._looked: np.ndarray | None = None
-        self._farthest = OUTSIDE
+        self.warned_at = OUTSIDE
         self._limits: dict[bytes, np.ndarray] = {}
         if self.force_field.takes_cell:
             self.implemented_properties = [*self.implemented_properties, "stress"]
@@ -151,8 +155,8 @@ class Calculator(ASECalculator):
             return
         self._looked = geometry
         distance = self.force_field.training_distance(**where)
-        if distance > self._farthest:
-            self._farthest = 2.0 * distance
+        if distance > self.warned_at:
+            self.warned_at = 2.0 * distance
             logger.warning(
                 "the geometry lies %.1f times as far from the nearest training frame as those lie from each other: the force "
                 "field guesses there", distance,

@@ -39,6 +39,23 @@ class Factor:
         """L⁻¹ times the columns of a matrix: functionals in coordinates in which C is the identity."""
         return self.tiles.whitened(right)
 
+    def scaled(self, variance: float) -> Factor:
+        """Of C times a number."""
+        return Factor(self.tiles.scaled(np.sqrt(variance)))
+
+    def extended(self, system: LinearSystem, across: Float[np.ndarray, "n m"], corner: Float[np.ndarray, "m m"]) -> Factor:
+        """With the last m rows of a system, whose other rows this is the factor of.
+
+        Arguments:
+            across: C between the other rows and these; corner: of these.
+        Raises:
+            IndefiniteMatrix: it is not positive definite; the message says what to do.
+        """
+        try:
+            return Factor(self.tiles.bordered(across, corner, TILE_ROWS))
+        except NotPositiveDefinite as error:
+            raise _indefinite(system, error.row) from error
+
 
 def factorise(system: LinearSystem, progress: Progress = lambda stage, fraction: None) -> Factor:
     """The Cholesky factor of a linear system.

@@ -84,6 +84,12 @@ class Features:
         terms = [term.take(places, frames.batches) for term in self.terms]
         return Features(frames, [self.observations[i] for i in places], terms)
 
+    def followed_by(self, other: Features) -> Features:
+        """With other frames after these, computed with the length scales that these have now."""
+        frames = self.frames.followed_by(other.frames)
+        terms = [a.followed_by(b, frames.batches) for a, b in zip(self.terms, other.terms, strict=True)]
+        return Features(frames, self.observations + other.observations, terms)
+
     def with_noise(self, factors: Mapping[str, float]) -> Features:
         """With the standard deviations of some kinds of label, by name, times a factor."""
         observations = [frame.with_noise(factors) for frame in self.observations] if factors else self.observations

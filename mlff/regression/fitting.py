@@ -106,7 +106,7 @@ def fit(
     if spanning := (solution.inducing or {}).get("frames"):
         facts |= start_geometry(frames.take(spanning))  # files are held against a frame that is in the model
     fitted = ForceField(
-        model=_with_constant(solution.model, request.frames, request.labels),
+        model=with_constant(solution.model, request.frames, request.labels),
         numbers=request.frames.numbers,
         kernel=kernel.with_amplitudes(solution.amplitudes),
         record={
@@ -120,9 +120,9 @@ def fit(
     _warn_of_unseen(fitted)
     if baseline is not None:  # a function that is given: what it does not know of its own labels is not asked
         fitted = baseline.replace(posterior=None, calibration=None) + fitted
-    examined = _examined(fitted, request.labels, data)
+    fitted = examined(fitted, request.labels, data)
     progress("training errors", 1.0)
-    return examined
+    return fitted
 
 
 def _as_tuned(tuned: Tuned, labels, noise, baseline: ForceField | None) -> tuple:
@@ -184,7 +184,7 @@ def _shorter(searched: Kernel, kernel: Kernel, trials: list[Trial]) -> Kernel | 
     return with_lengthscales(searched, [radial.lengthscale for radial in kernel.radials], shorter / now)
 
 
-def _with_constant(model: Expansion, frames: LabelledFrames, labels: tuple[str, ...]) -> Expansion:
+def with_constant(model: Expansion, frames: LabelledFrames, labels: tuple[str, ...]) -> Expansion:
     """Without energies as labels, the constants fit the reference energies, where there are any."""
     if "energy" in labels or "energy" not in frames.names:
         return model
@@ -227,7 +227,7 @@ def _warn_of_unseen(fitted: ForceField) -> None:
         )  # fmt: skip
 
 
-def _examined(fitted: ForceField, labels: tuple[str, ...], data: Dataset) -> ForceField:
+def examined(fitted: ForceField, labels: tuple[str, ...], data: Dataset) -> ForceField:
     """Training errors into the record; a warning where they show that the labels do not fit together."""
     training = compare(fitted, data, (ENERGY, FORCES, STRESS) if fitted.takes_cell else (ENERGY, FORCES))
     # energies that are no labels are looked at too, and one of them has no slope

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from mlff.data.batches import LabelledFrames
 from mlff.operators import ENERGY, FORCES, Operator
@@ -196,28 +197,64 @@ class Posterior(Uncertainty):
         having = np.flatnonzero(features.row_counts)
         drawn = np.sort(np.random.default_rng(seed).permutation(having)[:frames])
         found: dict[str, list] = {}
-        for places in np.array_split(drawn.tolist(), -(-len(drawn) // AT_ONCE)):
-            progress("error bars", np.searchsorted(drawn, places[0]) / len(drawn))
-            rows = [np.arange(features.ends[j] - features.row_counts[j], features.ends[j]) for j in places]
-            unit = np.zeros((len(system.labels), sum(map(len, rows))))
-            unit[np.concatenate(rows), np.arange(unit.shape[1])] = 1.0
-            columns = np.split(self.factor.whitened(unit), np.cumsum([len(r) for r in rows])[:-1], axis=1)
-            for j, of_frame, own in zip(places, rows, columns, strict=True):
-                # of an array with itself NumPy calls `dsyrk`, which crashes when threaded
-                inverse = own.T @ own.copy() - self.constants_part(of_frame)
-                covariance = np.linalg.pinv(inverse, rcond=RANK_CUTOFF, hermitian=True)
-                residual = covariance @ self.weights.rows[of_frame]
-                if self.anchor is not None and (energy := self._energy_left_out(int(j), own, covariance, residual)):
-                    found.setdefault(ENERGY.name, []).append(energy)
-                covariance = covariance - np.diag(system.noise[of_frame])
-                for name, basis, there in _bases(features.observations[j]):
-                    variances = system.scale * np.einsum("ra,rs,sa->a", basis, covariance[there, there], basis)
-                    found.setdefault(name, []).append((np.sqrt(np.maximum(variances, 0.0)), residual[there] @ basis))
+        for done, (j, of_frame, own, covariance) in enumerate(self._frames_out(drawn)):
+            progress("error bars", done / len(drawn))
+            residual = covariance @ self.weights.rows[of_frame]
+            if self.anchor is not None and (energy := self._energy_left_out(j, own, covariance, residual)):
+                found.setdefault(ENERGY.name, []).append(energy)
+            covariance = covariance - np.diag(system.noise[of_frame])
+            for name, basis, there in _bases(features.observations[j]):
+                variances = system.scale * np.einsum("ra,rs,sa->a", basis, covariance[there, there], basis)
+                found.setdefault(name, []).append((np.sqrt(np.maximum(variances, 0.0)), residual[there] @ basis))
         progress("error bars", 1.0)
         return {
             name: (np.concatenate([std for std, _ in pairs]), np.concatenate([error for _, error in pairs]))
             for name, pairs in found.items()
         }
+
+    def _frames_out(
+        self, places: Integer[np.ndarray, " k"]
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """Of one frame after another, by its place: that, its rows, L⁻¹ of their unit vectors, and P_jj⁻¹."""
+        ends, counts = self.system.features.ends, self.system.features.row_counts
+        for some in np.array_split(places.tolist(), max(1, -(-len(places) // AT_ONCE))):
+            rows = [np.arange(ends[j] - counts[j], ends[j]) for j in some]
+            unit = np.zeros((len(self.system.labels), sum(map(len, rows))))
+            unit[np.concatenate([*rows, np.zeros(0, dtype=int)]), np.arange(unit.shape[1])] = 1.0
+            columns = np.split(self.factor.whitened(unit), np.cumsum([len(r) for r in rows])[:-1], axis=1)
+            for j, of_frame, own in zip(some, rows, columns, strict=False):
+                # of an array with itself NumPy calls `dsyrk`, which crashes when threaded
+                inverse = own.T @ own.copy() - self.constants_part(of_frame)
+                yield int(j), of_frame, own, np.linalg.pinv(inverse, rcond=RANK_CUTOFF, hermitian=True)
+
+    def rests_on(
+        self, operator: Operator, frames: LabelledFrames, most: int
+    ) -> tuple[Integer[np.ndarray, " k"], Float[np.ndarray, "k labels"], Float[np.ndarray, "k labels"]]:
+        """What leaving one training frame out changes in what is said of labels, in closed form.
+
+            w = P k_L + C⁻¹H (HᵀC⁻¹H)⁻¹ h_L,    Δ_j = w_jᵀ r_j,    Δ_j var = A w_jᵀ P_jj⁻¹ w_j
+
+        w is the weight of every training label in the answer, r_j = P_jj⁻¹ a_j what the labels of the frame are off from what all
+        others say. Constants that energies tell which are no labels are kept.
+
+        Arguments:
+            most: frames, those whose labels have the largest weights.
+        Returns:
+            places of frames; by what the answers would be less; by what their variances would be more.
+        """
+        _, with_training, asked = self._seen(features_asked(self.system.kernel, frames, operator))
+        weights = self.factor.solve(with_training)
+        if (responses := self.weights.responses) is not None:
+            weights += responses @ (self._of_constants @ (asked.T - responses.T @ with_training))
+        of_frames = np.split(weights * np.sqrt(self.system.diagonal())[:, None], self.system.features.ends[:-1])
+        sizes = np.array([np.sum(part**2) for part in of_frames])
+        places = np.argsort(-sizes)[: min(most, int(np.sum(sizes > 0.0)))]
+        changes, variances = np.zeros((2, len(places), weights.shape[1]))
+        for i, (_, rows, _, covariance) in enumerate(self._frames_out(places)):
+            own = weights[rows]
+            changes[i] = (covariance @ self.weights.rows[rows]) @ own
+            variances[i] = self.system.scale * np.einsum("rl,rs,sl->l", own, covariance, own)
+        return places, changes, variances
 
     def _energy_left_out(
         self, j: int, columns: np.ndarray, covariance: np.ndarray, residual: np.ndarray

@@ -64,6 +64,20 @@ class Term:
             self, points=points, tangents=tangents, curved=curved, channels=channels, batches=batches
         )
 
+    def followed_by(self, other: Term, batches: tuple[Batch, ...]) -> Term:
+        """With other frames after these, computed with the length scales of `kernel`; given are the batches of all."""
+        lists = [
+            [*ours, *(theirs if self.factors is None else [array / self.factors for array in theirs])]
+            for ours, theirs in zip(
+                (self.points, self.tangents, self.curved), (other.points, other.tangents, other.curved), strict=True
+            )
+        ]
+        points, tangents, curved = lists
+        channels = [*self.channels, *other.channels]
+        return dataclasses.replace(
+            self, points=points, tangents=tangents, curved=curved, channels=channels, batches=batches
+        )
+
     def scaled(self, kernel: Kernel) -> Term:
         """Under the same kernel with other length scales."""
         ratios = [

@@ -69,13 +69,19 @@ class SymmetricTiles:
                     results[j] += tile.T @ parts[i]
         return np.concatenate(results)
 
-    def cholesky(self, progress: Callable[[float], None] = lambda fraction: None) -> None:
+    def cholesky(
+        self,
+        progress: Callable[[float], None] = lambda fraction: None,
+        needed: Float[np.ndarray, " n"] | None = None,
+    ) -> None:
         """Replace the matrix A by its factor L, A = L Lᵀ; n³/3 multiply-adds.
 
+        Arguments:
+            needed: the smallest L_ii² that is no rounding; left out, 2 ε √n A_ii.
         Raises:
-            NotPositiveDefinite: it is not, or singular to rounding, L_ii² < 2 ε √n A_ii; the tiles are then spoilt.
+            NotPositiveDefinite: it is not, or singular to rounding; the tiles are then spoilt.
         """
-        needed = LOST * np.sqrt(self.size) * self.diagonal()
+        needed = LOST * np.sqrt(self.size) * self.diagonal() if needed is None else needed
         # A C-contiguous tile is, transposed, the Fortran array that BLAS works on in place:
         # every product below is written for the transposes.
         count = len(self.tiles)
@@ -96,6 +102,48 @@ class SymmetricTiles:
             for i in range(j + 1, count):
                 dtrsm(1.0, self.tiles[j][j].T, self.tiles[i][j].T, lower=False, trans_a=True, overwrite_b=True)
             progress((j + 1) ** 2 * (3 * count - 2 * j - 2) / count**3)
+
+    def scaled(self, factor: float) -> SymmetricTiles:
+        """A copy, times a number; of 1 the matrix itself."""
+        if factor == 1.0:
+            return self
+        result = SymmetricTiles(self.offsets)
+        result.tiles = [[factor * tile for tile in row] for row in self.tiles]
+        return result
+
+    def bordered(
+        self, across: Float[np.ndarray, "n m"], corner: Float[np.ndarray, "m m"], most: int
+    ) -> SymmetricTiles:
+        """After `cholesky`, the factor of the matrix with m rows and columns more, which shares the tiles of this one; n² m/2
+        multiply-adds.
+
+            [A  B]       [L          ]
+            [Bᵀ D],      [(L⁻¹B)ᵀ  L′],   L′ L′ᵀ = D − Bᵀ A⁻¹ B
+
+        Arguments:
+            across: B; corner: D.
+            most: rows of a new tile.
+        Raises:
+            NotPositiveDefinite: it is not; this factor stays as it is.
+        """
+        whitened = self.whitened(across)
+        needed = LOST * np.sqrt(self.size + len(corner)) * np.diagonal(corner)
+        # of an array with itself NumPy calls `dsyrk`, which crashes when threaded
+        remaining = corner - whitened.T @ whitened.copy()
+        cuts = np.append(np.arange(0, len(corner), most), len(corner))
+        added = SymmetricTiles(cuts)
+        for i, rows in enumerate(map(slice, cuts[:-1], cuts[1:])):
+            added.tiles[i] = [remaining[rows, c].copy() for c in map(slice, cuts[: i + 1], cuts[1 : i + 2])]
+        try:
+            added.cholesky(needed=needed)
+        except NotPositiveDefinite as error:
+            raise NotPositiveDefinite(self.size + error.row) from error
+        result = SymmetricTiles(np.append(self.offsets, self.size + cuts[1:]))
+        result.tiles = [*self.tiles]
+        parts = np.split(whitened, self.offsets[1:-1])
+        for i, rows in enumerate(map(slice, cuts[:-1], cuts[1:])):
+            result.tiles.append([*(np.ascontiguousarray(part[:, rows].T) for part in parts), *added.tiles[i]])
+        return result
 
     def solve_factorised(self, right: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         """Solve L Lᵀ x = right after `cholesky`."""
