@@ -35,6 +35,10 @@ from mlff.potentials.training import train_schnet as train_schnet
 from mlff.properties.anharmonic import anharmonic_frequencies as anharmonic_frequencies
 from mlff.properties.elastic_bands import band as band
 from mlff.properties.elasticity import elastic_constants as elastic_constants
+from mlff.properties.error_bars import energy_differences as energy_differences
+from mlff.properties.error_bars import frequency_error_bars as frequency_error_bars
+from mlff.properties.error_bars import geometry_error_bars as geometry_error_bars
+from mlff.properties.error_bars import zero_point_energy as zero_point_energy
 from mlff.properties.lowest_modes import lowest_modes as lowest_modes
 from mlff.properties.phonons import phonon_force_constants as phonon_force_constants
 from mlff.properties.phonons import phonopy_of as phonopy_of
@@ -42,11 +46,18 @@ from mlff.properties.relaxation import relax as relax
 from mlff.properties.responses import response as response
 from mlff.properties.saddles import reaction_path as reaction_path
 from mlff.properties.saddles import transition_state as transition_state
+from mlff.properties.stationary import Stationary as Stationary
+from mlff.properties.stationary import find_minimum as find_minimum
+from mlff.properties.stationary import find_saddle as find_saddle
 from mlff.properties.thermochemistry import harmonic as harmonic
 from mlff.properties.thermochemistry import ideal_gas as ideal_gas
 from mlff.properties.vibrations import frequencies as frequencies
 from mlff.properties.vibrations import normal_modes as normal_modes
 from mlff.quality.audit.audit import audit as audit
+from mlff.quality.influence import influence as influence
+from mlff.quality.inspection import inspect as inspect
+from mlff.quality.reliability import calibrated as calibrated
+from mlff.quality.reliability import reliability as reliability
 from mlff.quality.self_check import self_check as self_check
 from mlff.regression.compression import compressed as compressed
 from mlff.regression.differential_equations import Condition as Condition
@@ -55,14 +66,10 @@ from mlff.regression.fitting import fit as fit
 from mlff.regression.recipes import recipe as recipe
 from mlff.regression.tuning import Tuned as Tuned
 from mlff.regression.tuning import tune as tune
+from mlff.regression.updates import extended as extended
 from mlff.workflows.distillation import distilled as distilled
+from mlff.workflows.learning import Learned as Learned
+from mlff.workflows.learning import learn as learn
+from mlff.workflows.selection import select as select
 
 __version__: str
-from mlff.properties.error_bars import energy_differences as energy_differences
-from mlff.properties.error_bars import frequency_error_bars as frequency_error_bars
-from mlff.properties.error_bars import geometry_error_bars as geometry_error_bars
-from mlff.properties.error_bars import zero_point_energy as zero_point_energy
-from mlff.quality.inspection import inspect as inspect
-from mlff.quality.reliability import calibrated as calibrated
-from mlff.quality.reliability import reliability as reliability
-from mlff.workflows.selection import select as select

@@ -1,4 +1,4 @@
-"""The command line: `mlff fit`, `compare`, `test`, `compress`, `md`, `show`, `audit`. Every heavy import waits until it is needed."""
+"""The command line, `mlff fit` and all others. Every heavy import waits until it is needed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from mlff.cli import compare as cli_compare
 from mlff.cli import compress as cli_compress
 from mlff.cli import fit as cli_fit
+from mlff.cli import learn as cli_learn
 from mlff.cli import md as cli_md
 from mlff.cli import terminal
 from mlff.cli.options import (
@@ -109,6 +110,7 @@ def test(
 app.command()(cli_compare.compare)
 app.command()(cli_compress.compress)
 app.command()(cli_md.md)
+app.command()(cli_learn.learn)
 
 
 @app.command()
@@ -193,7 +195,7 @@ def select(
 ) -> None:
     """Choose which frames of a pool to label.
 
-    
+    \b
     mlff select pool.extxyz --n 50 --out chosen.extxyz
     mlff select pool.extxyz --n 20 --model m.mlff --known train.extxyz --out more.extxyz
     """
@@ -231,7 +233,7 @@ def inspect(
 ) -> None:
     """Look for frames whose labels do not fit the others': wrong sign or unit, not converged; exit status 1 when there are some.
 
-    
+    \b
     mlff inspect train.extxyz
     mlff inspect train.npz --units kcal/mol --json
     """

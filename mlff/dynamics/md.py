@@ -16,7 +16,7 @@ from ase.md.verlet import VelocityVerlet
 
 from mlff.dynamics.checkpoints import Checkpoint, Settings, drop_last, fingerprint, remove_remains, resume, whole_frames
 from mlff.dynamics.motion import motions
-from mlff.dynamics.watch import Watch
+from mlff.dynamics.watch import Sentinel, Watch
 from mlff.files import reserved
 from mlff.units import FEMTOSECOND, KB
 
@@ -188,7 +188,7 @@ def integrate(
     steps: int,
     trajectory: str | pathlib.Path | None,
     progress: Callable[[str, float], None],
-    watch: Watch | None = None,
+    watch: Sentinel | None = None,
 ) -> Run:
     """Make the steps of `run` and `advance`, which hold the lock of the trajectory; the atoms of the checkpoint are moved."""
     if steps < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pathlib
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms
@@ -13,6 +14,14 @@ from ase.io import write
 from mlff.arguments import require_positive
 
 logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Sentinel(Protocol):
+    """What looks at a run at every record, and may end it."""
+
+    def ends(self, atoms: Atoms, step: int) -> bool:
+        """Whether the run ends at this step."""
 
 
 @dataclasses.dataclass(frozen=True)

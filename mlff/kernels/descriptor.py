@@ -196,13 +196,24 @@ def import_descriptor(name: str) -> Callable:
     Raises:
         ValueError: no such module or function.
     """
+    return import_function("descriptor", name, "descriptors.fchl19:fchl19")
+
+
+def import_function(what: str, name: str, example: str = "mine:calculator") -> Callable:
+    """The function behind `package.module:function`.
+
+    Arguments:
+        what: it is, for messages.
+    Raises:
+        ValueError: no such module or function.
+    """
     module, separator, attribute = name.partition(":")
     if not separator or not module or not attribute:
-        raise ValueError(f"descriptor {name!r}: write package.module:function, for example descriptors.fchl19:fchl19")
+        raise ValueError(f"{what} {name!r}: write package.module:function, for example {example}")
     try:
         return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"descriptor {name} cannot be imported ({error}); put {module.split('.')[0]}.py where Python finds it "
+            f"{what} {name} cannot be imported ({error}); put {module.split('.')[0]}.py where Python finds it "
             "(the folder you call from, or PYTHONPATH)"
         ) from error

@@ -36,7 +36,6 @@ from mlff.potentials.potential import Potential
 from mlff.precision import Array
 from mlff.trees import Tree
 
-
 ROOM = 4  # the least number of points with room is 2 to this power
 
 

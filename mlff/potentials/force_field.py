@@ -450,16 +450,19 @@ class ForceField(Tree):
             ValueError: the force field was fitted without posterior=True, or the kernel lacks such derivatives.
         """
         operator = find_operator(operator)
-        frames, shape = self._asked(operator, positions, cell, pbc, numbers, arguments)
+        frames, shape = self.asked(operator, positions, cell, pbc, numbers, arguments)
         found = []
         for i in frames.index:
             covariance = self.posterior.covariance(operator, frames.take([i]))
             found.append(np.sqrt(np.maximum(np.diagonal(covariance), 0.0)).reshape(shape))
         if operator == ENERGY and not self._knows_energies:
             found = [np.full_like(each, np.inf) for each in found]
-        stds = np.stack(found) if np.ndim(positions) == 3 else found[0]
-        stds = stds if self.calibration is None else self.calibration.scaled(operator.name, stds)
+        stds = self.calibrated(operator, np.stack(found) if np.ndim(positions) == 3 else found[0])
         return float(stds) if stds.ndim == 0 else stds
+
+    def calibrated(self, operator: Operator, stds: np.ndarray | float) -> np.ndarray | float:
+        """Standard deviations of the posterior, times what frames that were left out say that they are too small by."""
+        return stds if self.calibration is None else self.calibration.scaled(operator.name, stds)
 
     def covariance(
         self, operator: str | Operator, positions: Positions, cell=None, pbc=None, numbers=None, arguments: tuple = ()
@@ -477,7 +480,7 @@ class ForceField(Tree):
             ValueError: as `std`.
         """
         operator = find_operator(operator)
-        frames, _ = self._asked(operator, positions, cell, pbc, numbers, arguments)
+        frames, _ = self.asked(operator, positions, cell, pbc, numbers, arguments)
         return self._factor**2 * self.posterior.covariance(operator, frames)
 
     def sample(self, seed) -> ForceField:
@@ -493,7 +496,9 @@ class ForceField(Tree):
         model = PotentialSum((self.model, self.posterior.deviation(seed).scaled(self._factor)))
         return ForceField(model, self.numbers, None, {**self.record, "sample": seed})
 
-    def _asked(self, operator: Operator, positions, cell, pbc, numbers, arguments):
+    def asked(
+        self, operator: Operator, positions, cell, pbc, numbers, arguments
+    ) -> tuple[LabelledFrames, tuple[int, ...]]:
         """Geometries that labels are asked of, and the shape of these labels."""
         self._require_posterior()
         _, x, cells, periodic = self._located(positions, cell, pbc, numbers)
@@ -538,9 +543,7 @@ class ForceField(Tree):
         prepared, x, around = self._committee_force_field._checked(positions, cell, pbc, numbers)
         energies, forces = self.committee.energies_and_forces(prepared, x, around)
         stds = self.committee.std(energies) if self._knows_energies else np.inf, self.committee.std(forces)
-        if self.calibration is None:
-            return float(stds[0]), stds[1]
-        return float(self.calibration.scaled(ENERGY.name, stds[0])), self.calibration.scaled(FORCES.name, stds[1])
+        return float(self.calibrated(ENERGY, stds[0])), self.calibrated(FORCES, stds[1])
 
     @functools.cached_property
     def committee(self) -> Committee | None:

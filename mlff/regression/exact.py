@@ -43,7 +43,9 @@ class Factor:
         """Of C times a number."""
         return Factor(self.tiles.scaled(np.sqrt(variance)))
 
-    def extended(self, system: LinearSystem, across: Float[np.ndarray, "n m"], corner: Float[np.ndarray, "m m"]) -> Factor:
+    def extended(
+        self, system: LinearSystem, across: Float[np.ndarray, "n m"], corner: Float[np.ndarray, "m m"]
+    ) -> Factor:
         """With the last m rows of a system, whose other rows this is the factor of.
 
         Arguments:

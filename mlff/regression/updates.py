@@ -29,9 +29,7 @@ from mlff.regression.posterior import Posterior
 from mlff.regression.requests import Request
 
 
-def extended(
-    force_field: ForceField, data: Dataset, progress: Progress = lambda stage, share: None
-) -> ForceField:
+def extended(force_field: ForceField, data: Dataset, progress: Progress = lambda stage, share: None) -> ForceField:
     """A force field of more frames, with hyperparameters, noise and calibration as they are: what `fit` makes of all frames with
     these, in a fraction of its time.
 
@@ -62,9 +60,7 @@ def extended(
     return examined(more.replace(model=model, posterior=kept, record=record), labels, data)
 
 
-def continued(
-    force_field: ForceField, data: Dataset, progress: Progress = lambda stage, share: None
-) -> ForceField:
+def continued(force_field: ForceField, data: Dataset, progress: Progress = lambda stage, share: None) -> ForceField:
     """The forces of `extended`: without constants from energies that are no labels, and with the record of the first fit.
 
     Arguments:
@@ -75,7 +71,9 @@ def continued(
     old = posterior.system
     count = len(old.features.frames)
     levels = {find_operator(label): level for label, level in old.levels.items()}
-    request = Request.of(kernel, data[count:], tuple(levels), {find_operator(label).name: level for label, level in levels.items()}, None)
+    request = Request.of(
+        kernel, data[count:], tuple(levels), {find_operator(label).name: level for label, level in levels.items()}, None
+    )
     if request.kernel.label != kernel.label or request.kernel.channel_count != kernel.channel_count:
         raise ValueError(f"data: {data.source} has elements that the fit lacks; fit all frames anew")
     added = compute_features(kernel, request.frames, levels, progress)

@@ -26,6 +26,7 @@ from mlff.arguments import checked_seed, is_number, require_positive
 from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
 from mlff.data.identity import fingerprints
+from mlff.data.system import System
 from mlff.dynamics.calculator import Calculator
 from mlff.dynamics.md import Settings, begin, integrate, thermalise
 from mlff.dynamics.sampling import labelled
@@ -76,7 +77,7 @@ def learn(
     temperature: float = 500.0,
     threshold: float | None = None,
     walkers: int = 4,
-    model: str | Kernel | None = None,
+    model=None,
     timestep: float = 0.5,
     friction: float = 0.02,
     patience: int = 20_000,
@@ -155,19 +156,15 @@ def _settings(calculator, starts, model, threshold, temperature, timestep, frict
     if not isinstance(model, (str, Kernel, type(None))):
         raise ValueError(f"model: expected the name of a recipe or a kernel, received {type(model).__name__}")
     Settings(timestep, temperature, friction, INTERVAL, checked_seed(seed))  # refuses the others
-    places = hashlib.sha256("".join(fingerprints([_bare(start) for start in starts])).encode()).hexdigest()[:16]
+    places = hashlib.sha256(
+        "".join(fingerprints([Frame(System.from_ase(start), {}) for start in starts])).encode()
+    ).hexdigest()[:16]
     return {
         "calculator": type(calculator).__name__, "start": places, "walkers": len(starts),
         "model": model.label if isinstance(model, Kernel) else model,
         "threshold": None if threshold is None else float(threshold), "temperature": float(temperature),
         "timestep": float(timestep), "friction": float(friction), "seed": int(seed),
     }  # fmt: skip
-
-
-def _bare(atoms: Atoms) -> Frame:
-    from mlff.data.system import System
-
-    return Frame(System.from_ase(atoms), {})
 
 
 def _fresh(start: Atoms, temperature: float, seeds: tuple[int, ...], step: int = 0) -> Walker:
@@ -214,7 +211,12 @@ def stds(force_field: ForceField, atoms: Atoms) -> np.ndarray:
 def _where(force_field: ForceField, atoms: Atoms) -> dict:
     numbers = atoms.numbers if force_field.transferable else None
     cell = atoms.cell.array if force_field.takes_cell else None
-    return {"positions": atoms.positions, "cell": cell, "pbc": atoms.pbc if cell is not None else None, "numbers": numbers}
+    return {
+        "positions": atoms.positions,
+        "cell": cell,
+        "pbc": atoms.pbc if cell is not None else None,
+        "numbers": numbers,
+    }
 
 
 class _Loop:
@@ -227,18 +229,20 @@ class _Loop:
     def begin(self, progress: Progress) -> None:
         """Label the first geometries: the start, and copies with atoms displaced."""
         ledger = self.ledger
-        while len(ledger.frames) < FIRST:
-            k = len(ledger.frames)
+        while len(ledger.calls) < FIRST:
+            ledger.save()
+            k = len(ledger.calls)
             progress("first labels", k / FIRST)
             atoms = self.starts[k % len(self.starts)].copy()
             if k:
                 generator = np.random.default_rng([ledger.settings["seed"], len(self.starts), k])
                 atoms.positions += RATTLE * generator.standard_normal(atoms.positions.shape)
-            ledger.add(self._label(atoms))
-        if not ledger.calls:
+            if not ledger.has_label:
+                ledger.add(self._label(atoms))
+            ledger.calls.append(Call(None, 0.0, None, None, None))
+        if ledger.threshold is None:
             given = ledger.settings["threshold"]
             ledger.threshold = self._largest_threshold if given is None else given
-            ledger.calls = [Call(None, 0.0, None, None, None) for _ in range(FIRST)]
             ledger.save()
 
     def advance(self) -> None:
@@ -258,8 +262,14 @@ class _Loop:
                 self._failed(k, error)
                 return
         frame = ledger.frames[-1]
-        spread, missed = stds(force_field, atoms), force_field.forces(**_where(force_field, atoms)) - frame.labels["forces"]
-        call = Call(k, walker.step * ledger.settings["timestep"], _size(spread), _size(missed), ledger.threshold)
+        spread, said = stds(force_field, atoms), self._roomy(force_field).forces(**_where(force_field, atoms))
+        call = Call(
+            k,
+            walker.step * ledger.settings["timestep"],
+            _size(spread),
+            _size(said - frame.labels["forces"]),
+            ledger.threshold,
+        )
         logger.info(
             "label %d: walker %d at %.0f fs, σ %.3g, error %.3g eV/Å, threshold %.3g",
             len(ledger.frames), k, call.time, call.std, call.error, call.threshold,
@@ -271,14 +281,12 @@ class _Loop:
     def _walk(self, k: int) -> None:
         """Dynamics of a walker until it does not know, or its turn ends."""
         ledger = self.ledger
-        settings, walker, since = ledger.settings, ledger.walkers[k], ledger.walkers[k].step
+        settings, since = ledger.settings, ledger.walkers[k].step
         force_field = self.force_field(len(ledger.frames))
         atoms = self._atoms(k)
         atoms.calc = Calculator(self._roomy(force_field))
         atoms.calc.warned_at = np.inf  # error bars are looked at
-        made = Settings(
-            settings["timestep"], settings["temperature"], settings["friction"], INTERVAL, settings["seed"]
-        )
+        made = Settings(settings["timestep"], settings["temperature"], settings["friction"], INTERVAL, settings["seed"])
         noise = np.random.PCG64([settings["seed"], k, since]).state
         checkpoint = dataclasses.replace(begin(atoms, made), step=since, noise=noise)
         try:
@@ -292,7 +300,9 @@ class _Loop:
             ledger.save()
             return
         stopped = run.stopped is not None
-        ledger.walkers[k] = Walker(atoms.positions.copy(), atoms.get_momenta(), run.stopped if stopped else since + TURN)
+        ledger.walkers[k] = Walker(
+            atoms.positions.copy(), atoms.get_momenta(), run.stopped if stopped else since + TURN
+        )
         if settings["threshold"] is None:
             if not stopped:
                 ledger.threshold *= FALL
@@ -327,7 +337,9 @@ class _Loop:
         logger.warning("calculator: %s fails, %s: %s; walker %d starts again", name, type(error).__name__, said, k)
         ledger.failed += 1
         if ledger.failed == FAILURES:
-            raise ValueError(f"calculator: {name} failed {FAILURES} times in a row, {type(error).__name__}: {said}") from error
+            raise ValueError(
+                f"calculator: {name} failed {FAILURES} times in a row, {type(error).__name__}: {said}"
+            ) from error
         ledger.walkers[k] = self._again(k)
         ledger.pending, ledger.turn = False, ledger.turn + 1
         ledger.save()

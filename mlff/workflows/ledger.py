@@ -20,7 +20,8 @@ import numpy as np
 from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
 from mlff.data.readers import read_ase
-from mlff.files import reserved, write_whole
+from mlff.files import PNG, reserved, write_whole
+from mlff.potentials.model_files import MARK
 
 FORMAT = 1
 STATE, FRAMES, MODEL, PICTURE = "state.json", "frames.extxyz", "model.mlff", "learn.png"
@@ -103,7 +104,7 @@ class Ledger:
             return
         folder = pathlib.Path(folder)
         folder.mkdir(exist_ok=True)
-        marks = {STATE: b"mlff learn", FRAMES: b"REF_forces", MODEL: b"format", PICTURE: b"PNG"}
+        marks = {STATE: b"mlff learn", FRAMES: b"REF_forces", MODEL: MARK, PICTURE: PNG}
         with reserved({"folder": [folder / name for name in marks]}, marks=marks):
             yield cls._read(folder, settings) if (folder / STATE).exists() else cls(folder, settings, walkers)
 
@@ -123,7 +124,7 @@ class Ledger:
         if differing := [name for name in settings if begun.get(name) != settings[name]]:
             name = differing[0]
             raise ValueError(
-                f"{path}: was begun with {name}={str(begun.get(name)):.60}, received {str(settings[name]):.60}; go on with the same, or name "
+                f"{path}: was begun with {name}={begun.get(name)!s:.60}, received {settings[name]!s:.60}; go on with the same, or name "
                 "another folder"
             )
         ledger = cls(folder, begun, walkers, calls=calls, **rest)

@@ -151,3 +151,13 @@ def poisson(points: np.ndarray) -> np.ndarray:
     inside = mlff.Condition(lambda u, x: jnp.trace(jax.hessian(u)(x)), points, 1.0)
     boundary = mlff.Condition(lambda u, x: u(x), np.array([[0.0], [1.0]]), np.zeros(2), noise=1e-8)
     return mlff.fit_function([inside, boundary], mlff.Matern72(lengthscale=0.3))(points)
+
+
+def learnt(calculator, folder: pathlib.Path) -> mlff.ForceField:
+    learned: mlff.Learned = mlff.learn(calculator, molecule("H2O"), folder, calls=20, threshold=0.1)
+    print(len(learned.data), learned.calls[-1].std)
+    more: mlff.ForceField = mlff.extended(learned.force_field, learned.data)
+    print(mlff.influence(more, molecule("H2O").positions, "energy", most=3).frames)
+    saddle: mlff.Stationary = mlff.find_saddle(molecule("H2O"), calculator, mode=np.zeros((3, 3)))
+    minimum: mlff.Stationary = mlff.find_minimum(saddle.atoms, calculator, fmax=0.001)
+    return minimum.force_field

@@ -111,9 +111,7 @@ class SymmetricTiles:
         result.tiles = [[factor * tile for tile in row] for row in self.tiles]
         return result
 
-    def bordered(
-        self, across: Float[np.ndarray, "n m"], corner: Float[np.ndarray, "m m"], most: int
-    ) -> SymmetricTiles:
+    def bordered(self, across: Float[np.ndarray, "n m"], corner: Float[np.ndarray, "m m"], most: int) -> SymmetricTiles:
         """After `cholesky`, the factor of the matrix with m rows and columns more, which shares the tiles of this one; n² m/2
         multiply-adds.
 
