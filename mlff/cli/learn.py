@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from mlff.cli import terminal
 from mlff.cli.options import AsJSON, Recipe, search_here
+
+ACCURACY = 0.01  # of the usual thresholds of self-consistent methods: what labels are that a force field learns
 
 
 def learn(
@@ -89,7 +92,7 @@ def learn(
                 "last": [{"std": call.std, "error": call.error, "threshold": call.threshold} for call in last],
             }
         )  # fmt: skip
-    terminal.say(f"{len(found.calls)} labels of {type(calculator).__name__}, {found.force_field.model.label}")
+    terminal.say(f"{len(found.calls)} labels of {method}, {found.force_field.model.label}")
     if last:
         errors, stds = (1e3 * sum(getattr(call, name) for call in last) / len(last) for name in ("error", "std"))
         terminal.say(
@@ -99,7 +102,7 @@ def learn(
 
 
 def _calculator(method: str, charge: int, multiplicity: int | None, atoms):
-    """What is asked for labels."""
+    """What is asked for labels: a calculator, or what makes one."""
     from mlff.data.methods import METHODS, lowest_multiplicity, named_calculator, require_electrons
     from mlff.kernels.descriptor import import_function
 
@@ -111,4 +114,4 @@ def _calculator(method: str, charge: int, multiplicity: int | None, atoms):
     if multiplicity is None:
         multiplicity = lowest_multiplicity(atoms.numbers, charge) if METHODS[method].charged else 1
     require_electrons(method, atoms.numbers, charge, multiplicity)
-    return named_calculator(method, charge, multiplicity)
+    return functools.partial(named_calculator, method, charge, multiplicity, ACCURACY)

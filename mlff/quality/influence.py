@@ -79,5 +79,5 @@ def influence(
     return Influence(index, changes.reshape(-1, *shape), own_std, stds[1:])
 
 
-def _size(values: np.ndarray) -> float:
+def _size(values: np.ndarray | float) -> float:
     return float(np.sqrt(np.mean(np.square(values))))

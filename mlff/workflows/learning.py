@@ -92,7 +92,8 @@ def learn(
     ended; with more calls it goes on to these.
 
     Arguments:
-        calculator: any of ASE, of energy and forces.
+        calculator: any of ASE, of energy and forces, or a function without arguments that makes one for every label: programs that begin
+            with their last solution give labels that depend on it within their convergence, and so does what is learnt.
         atoms: where walkers start, one geometry or several of the same atoms, with constraints.
         folder: for labels, state and model; made where it is missing. None keeps nothing.
         calls: of the calculator at most, failures not counted.
@@ -146,8 +147,7 @@ def _settings(calculator, starts, model, threshold, temperature, timestep, frict
     Raises:
         ValueError: what is out of range, or no calculator.
     """
-    if not isinstance(calculator, BaseCalculator):
-        raise ValueError(f"calculator: expected one of ASE's calculators, received {type(calculator).__name__}")
+    name = type(_made(calculator)).__name__
     if threshold is not None:
         require_positive("threshold", threshold, ", eV/Å")
     require_positive("temperature", temperature, ", K")
@@ -160,11 +160,24 @@ def _settings(calculator, starts, model, threshold, temperature, timestep, frict
         "".join(fingerprints([Frame(System.from_ase(start), {}) for start in starts])).encode()
     ).hexdigest()[:16]
     return {
-        "calculator": type(calculator).__name__, "start": places, "walkers": len(starts),
+        "calculator": name, "start": places, "walkers": len(starts),
         "model": model.label if isinstance(model, Kernel) else model,
         "threshold": None if threshold is None else float(threshold), "temperature": float(temperature),
         "timestep": float(timestep), "friction": float(friction), "seed": int(seed),
     }  # fmt: skip
+
+
+def _made(calculator) -> BaseCalculator:
+    """The calculator, or one that a function makes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    made = calculator if isinstance(calculator, (BaseCalculator, type)) or not callable(calculator) else calculator()
+    if not isinstance(made, BaseCalculator):
+        shown = f"the class {made.__name__}" if isinstance(made, type) else f"a {type(made).__name__}"
+        raise ValueError(f"calculator: expected one of ASE's calculators or a function that makes one, received {shown}")
+    return made
 
 
 def _fresh(start: Atoms, temperature: float, seeds: tuple[int, ...], step: int = 0) -> Walker:
@@ -236,7 +249,7 @@ class _Loop:
             atoms = self.starts[k % len(self.starts)].copy()
             if k:
                 generator = np.random.default_rng([ledger.settings["seed"], len(self.starts), k])
-                atoms.positions += RATTLE * generator.standard_normal(atoms.positions.shape)
+                atoms.set_positions(atoms.positions + RATTLE * generator.standard_normal(atoms.positions.shape))
             if not ledger.has_label:
                 ledger.add(self._label(atoms))
             ledger.calls.append(Call(None, 0.0, None, None, None))
@@ -333,7 +346,7 @@ class _Loop:
     def _failed(self, k: int, error: Exception) -> None:
         """The calculator gave no label: the walker starts again, unless that happens time after time."""
         ledger, said = self.ledger, " ".join(str(error).split())[:200]
-        name = type(self.calculator).__name__
+        name = ledger.settings["calculator"]
         logger.warning("calculator: %s fails, %s: %s; walker %d starts again", name, type(error).__name__, said, k)
         ledger.failed += 1
         if ledger.failed == FAILURES:
@@ -346,7 +359,7 @@ class _Loop:
 
     def _label(self, atoms: Atoms) -> Frame:
         asked = atoms.copy()
-        asked.calc = self.calculator
+        asked.calc = _made(self.calculator)
         return labelled(asked, np.round(atoms.positions, DECIMALS))
 
     def force_field(self, count: int) -> ForceField:
