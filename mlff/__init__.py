@@ -66,6 +66,7 @@ _PUBLIC = {
     "zero_point_energy": "properties.error_bars",
     "geometry_error_bars": "properties.error_bars",
     "energy_differences": "properties.error_bars",
+    "elastic_constants_error_bars": "properties.error_bars",
     "elastic_constants": "properties.elasticity",
     "phonon_force_constants": "properties.phonons",
     "phonopy_of": "properties.phonons",

@@ -35,6 +35,7 @@ from mlff.potentials.training import train_schnet as train_schnet
 from mlff.properties.anharmonic import anharmonic_frequencies as anharmonic_frequencies
 from mlff.properties.elastic_bands import band as band
 from mlff.properties.elasticity import elastic_constants as elastic_constants
+from mlff.properties.error_bars import elastic_constants_error_bars as elastic_constants_error_bars
 from mlff.properties.error_bars import energy_differences as energy_differences
 from mlff.properties.error_bars import frequency_error_bars as frequency_error_bars
 from mlff.properties.error_bars import geometry_error_bars as geometry_error_bars

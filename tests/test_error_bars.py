@@ -1,12 +1,15 @@
 """Error bars of what is derived: first order against samples of the posterior, and against linear algebra where it is exact."""
 
+import functools
+
 import ase
 import ase.io
 import numpy as np
 import pytest
 
 import mlff
-from descriptors import inverse_distances
+from descriptors import inverse_distances, soap
+from mlff.potentials.sums import PotentialSum
 from mlff.properties.relaxation import internal_directions
 
 
@@ -90,3 +93,52 @@ def test_a_run_ends_where_forces_are_not_known(relaxed, tmp_path, caplog):
     assert "the run ends here" in caplog.text
     goes_on = md.run(atoms, 20, temperature=3000.0, interval=5, watch=md.Watch(1e-9, stops=False))
     assert goes_on.stopped is None
+
+
+@pytest.mark.thorough
+def test_elastic_constants_follow_the_model_to_first_order(silicon, monkeypatch):
+    """Atoms and cell of no symmetry: what the operator says of a change of the energy, against constants of the changed one."""
+    frames = []
+    for seed in range(6):
+        atoms = silicon.copy()
+        atoms.rattle(0.08, seed=seed)
+        atoms.calc = silicon.calc
+        labels = {
+            "energy": atoms.get_potential_energy(),
+            "forces": atoms.get_forces(),
+            "stress": atoms.get_stress(voigt=False),
+        }
+        frames.append(mlff.Frame(mlff.System.from_ase(atoms), labels))
+    kernel = mlff.LocalKernel(functools.partial(soap, cutoff=3.5, n_max=2, l_max=2), mlff.RBF(lengthscale=1.0))
+    noise = {"energy": 1e-2, "forces": 0.1, "stress": 1e-2}
+    fitted = mlff.fit(kernel, mlff.Dataset(frames), tuple(noise), noise=noise, posterior=True).replace(calibration=None)
+    atoms = silicon.copy()
+    atoms.set_cell(
+        atoms.cell.array @ (np.eye(3) + 0.01 * np.array([[1, 2, 0], [2, -1, 1], [0, 1, 0.5]])), scale_atoms=True
+    )
+    change = fitted.posterior.deviation(0)
+
+    def constants(share):
+        moved = atoms.copy()
+        moved.calc = mlff.Calculator(fitted.replace(model=PotentialSum((fitted.model, change.scaled(share)))))
+        mlff.relax(moved)
+        return mlff.elastic_constants(moved), moved
+
+    asked, covariance = {}, mlff.ForceField.covariance
+
+    def recorded(force_field, operator, arguments, **where):
+        asked.update(operator=operator, arguments=arguments)
+        return covariance(force_field, operator, arguments=arguments, **where)
+
+    monkeypatch.setattr(mlff.ForceField, "covariance", recorded)
+    _, relaxed = constants(0.0)
+    found = mlff.elastic_constants_error_bars(relaxed)
+    other = mlff.ForceField(change, fitted.numbers, record={"periodic": True})
+    where = relaxed.positions, relaxed.cell.array, relaxed.pbc, None
+    slope = other.apply(asked["operator"], *where, arguments=asked["arguments"]) / relaxed.get_volume()
+    step = 1e-3
+    differences = (constants(step)[0] - constants(-step)[0]) / (2.0 * step)
+    np.testing.assert_allclose(slope, differences[np.triu_indices(6)], atol=1e-4 * np.abs(differences).max())
+    assert found.std.shape == (36,)
+    np.testing.assert_allclose(found.std.reshape(6, 6), found.std.reshape(6, 6).T)
+    assert 0.05 < np.abs(differences[0, 0]) / found.std[0] < 5.0

@@ -24,7 +24,9 @@ from jaxtyping import Float
 from mlff.dynamics.calculator import located
 from mlff.dynamics.motion import motions
 from mlff.operators import FORCES, Operator
+from mlff.potentials.derivatives import STRAINS
 from mlff.potentials.force_field import ForceField
+from mlff.properties.elasticity import elastic_constants
 from mlff.properties.relaxation import internal_directions
 from mlff.properties.responses import FLAT
 from mlff.properties.vibrations import require_relaxed, wavenumbers
@@ -152,6 +154,66 @@ def energy_differences(atoms: list[Atoms]) -> Estimate:
         force_field.energy(positions, **periodic), force_field.covariance("energy", positions, **periodic)
     )
     return energies.along(np.eye(len(atoms))[1:] - np.eye(len(atoms))[0])
+
+
+def elastic_constants_error_bars(atoms: Atoms) -> Estimate:
+    """Elastic constants of a relaxed crystal with their error bars, eV/Å³, shape (36,): the rows of `elastic_constants(atoms)`.
+
+    In a strained cell the atoms go where the present model has them, x*(η); a small change of the energy changes the least energy of
+    the cell by its value there, and so the constants by
+
+        V δC_IJ = ∂²/∂η_I∂η_J δu(x*(η), η) = D²δu[I, J] − H⁺D³E[I, J, ·]·∇δu
+
+    with the directions I, J of strain and relaxation together. Cell and volume are the present ones.
+
+    Arguments, errors: as `elastic_constants`, and no posterior.
+    """
+    values = elastic_constants(atoms)
+    force_field, where, modes, curvatures = _stationary(atoms, "elastic_constants_error_bars")
+    _, mixed = force_field.strain_derivatives(**where)
+    shape = atoms.positions.shape
+    moves = -(mixed.reshape(6, -1) @ modes / curvatures @ modes.T).reshape(6, *shape)
+    strains, moves = np.asarray(STRAINS)[PAIRS], moves[PAIRS]
+    cubic = force_field.apply(_CUBIC, **where, arguments=(strains, moves, modes.T.reshape(-1, *shape)))
+    slopes = (cubic / curvatures @ modes.T).reshape(len(PAIRS), *shape)
+    covariance = (
+        force_field.covariance(_STRAINED, **where, arguments=(strains, moves, slopes)) / atoms.get_volume() ** 2
+    )
+    whole = np.zeros((6, 6), dtype=int)
+    whole[PAIRS[:, 0], PAIRS[:, 1]] = whole[PAIRS[:, 1], PAIRS[:, 0]] = np.arange(len(PAIRS))
+    return Estimate(values.ravel(), covariance[np.ix_(whole.ravel(), whole.ravel())])
+
+
+PAIRS = np.stack(np.triu_indices(6), axis=1)  # of Voigt components
+
+
+def _strained_curvatures(u, x, strains, moves, slopes):
+    """D²u[I, J] − c·∇u of every pair of directions."""
+    gradient = jax.grad(u)(x, jnp.zeros((3, 3), x.dtype))
+    return jax.vmap(lambda pair, move, c: _second(u, x, pair, move) - jnp.sum(c * gradient))(strains, moves, slopes)
+
+
+def _cubic_constants(u, x, strains, moves, modes):
+    """D³u[I, J, m] of every pair of directions and every mode, shape (21, k)."""
+
+    def one(pair, move):
+        return jnp.tensordot(modes, jax.grad(lambda y: _second(u, y, pair, move))(x), axes=2)
+
+    return jax.vmap(one)(strains, moves)
+
+
+def _second(u, x, strains, moves):
+    """The derivative of u along two directions of strain and relaxation."""
+
+    def along(s):
+        return u(x + jnp.tensordot(s, moves, axes=1), jnp.tensordot(s, strains, axes=1))
+
+    origin, (first, second) = jnp.zeros(2, x.dtype), jnp.eye(2, dtype=x.dtype)
+    return jax.jvp(lambda s: jax.jvp(along, (s,), (first,))[1], (origin,), (second,))[1]
+
+
+_STRAINED = Operator("elastic_constants", _strained_curvatures, "eV", ("strains", "moves", "slopes"), strain=True)
+_CUBIC = Operator("cubic_elastic_constants", _cubic_constants, "eV/Å", ("strains", "moves", "modes"), strain=True)
 
 
 def _stationary(atoms: Atoms, what: str) -> tuple[ForceField, dict, np.ndarray, np.ndarray]:

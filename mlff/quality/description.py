@@ -12,6 +12,7 @@ from mlff.quality.report import (
     amplitude_text,
     compressed_text,
     distilled_text,
+    error_bars_text,
     fit_summary,
     made_of,
     noise_text,
@@ -59,6 +60,8 @@ def description(force_field: ForceField) -> list[str]:
             f"length scale {scale_text(kernel)}, amplitude {amplitude_text(kernel)} eV², noise {noise_text(record)}"
         )
     lines += _made(record)
+    if "error_bars" in record:
+        lines.append(error_bars_text(record))
     if training := record.get("training"):
         lines.append(f"training: {error_text(training)}")
     if test := record.get("test"):

@@ -176,7 +176,9 @@ def _made(calculator) -> BaseCalculator:
     made = calculator if isinstance(calculator, (BaseCalculator, type)) or not callable(calculator) else calculator()
     if not isinstance(made, BaseCalculator):
         shown = f"the class {made.__name__}" if isinstance(made, type) else f"a {type(made).__name__}"
-        raise ValueError(f"calculator: expected one of ASE's calculators or a function that makes one, received {shown}")
+        raise ValueError(
+            f"calculator: expected one of ASE's calculators or a function that makes one, received {shown}"
+        )
     return made
 
 

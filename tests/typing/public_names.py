@@ -159,5 +159,6 @@ def learnt(calculator, folder: pathlib.Path) -> mlff.ForceField:
     more: mlff.ForceField = mlff.extended(learned.force_field, learned.data)
     print(mlff.influence(more, molecule("H2O").positions, "energy", most=3).frames)
     saddle: mlff.Stationary = mlff.find_saddle(molecule("H2O"), calculator, mode=np.zeros((3, 3)))
+    print(mlff.elastic_constants_error_bars(saddle.atoms).std)
     minimum: mlff.Stationary = mlff.find_minimum(saddle.atoms, calculator, fmax=0.001)
     return minimum.force_field
