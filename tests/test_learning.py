@@ -12,7 +12,7 @@ from ase.build import molecule
 import mlff
 from descriptors import soap
 from descriptors.geometry import pair_distances
-from mlff.workflows import learning
+from mlff.workflows import turns
 from mlff.workflows.learning_figure import learning_figure
 from mlff.workflows.ledger import Ledger
 
@@ -42,7 +42,7 @@ class Counting(mlff.Calculator):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(learning, "TURN", 100)
+    monkeypatch.setattr(turns, "TURN", 100)
 
 
 SETTINGS = {"calls": 11, "temperature": 300.0, "walkers": 2, "model": "sgdml", "seed": 3}
@@ -52,7 +52,7 @@ SETTINGS = {"calls": 11, "temperature": 300.0, "walkers": 2, "model": "sgdml", "
 def learned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("learned") / "water"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning, "TURN", 100)
+        patch.setattr(turns, "TURN", 100)
         calculator = Counting()
         return mlff.learn(calculator, molecule("H2O"), folder, **SETTINGS), folder, calculator
 
@@ -149,11 +149,11 @@ def test_threshold_that_is_given_ends_the_work(tmp_path):
 
 
 def test_calculator_that_fails(caplog):
-    calculator = Counting(fails_at=(7, 8, 10, 11, 12))
-    with pytest.raises(ValueError, match="failed 3 times in a row, RuntimeError: not converged"):
+    calculator = Counting(fails_at=(7, 8, *range(10, 15)))
+    with pytest.raises(ValueError, match="Counting fails, 5 times in a row; RuntimeError: not converged"):
         mlff.learn(calculator, molecule("H2O"), None, **SETTINGS)
-    assert len(calculator.asked) == 12
-    assert caplog.text.count("Counting fails, RuntimeError: not converged; walker") == 5
+    assert len(calculator.asked) == 14
+    assert caplog.text.count("Counting fails, RuntimeError: not converged; walker") == 7
 
 
 def test_crystal_and_several_starts():
@@ -193,5 +193,5 @@ def test_bad_arguments(changed, said):
 
 
 def test_refits_are_when_frames_have_grown_by_a_quarter():
-    assert learning._refits(40) == [6, 8, 10, 13, 17, 22, 28, 35]
-    assert learning._refits(6) == [6]
+    assert turns.refits(40) == [6, 8, 10, 13, 17, 22, 28, 35]
+    assert turns.refits(6) == [6]
