@@ -33,7 +33,7 @@ def test_minimum_of_water():
     assert found.largest_force < 1e-3
     exact = mlff.ForceField.of(morse, [8, 1, 1])
     wanted = mlff.frequencies(_relaxed(found.atoms, exact))
-    np.testing.assert_allclose(found.frequencies, wanted, rtol=0.1)
+    np.testing.assert_allclose(found.frequencies, wanted[:1], rtol=0.05)
     assert len(found.data) == found.calls
     assert found.atoms.get_potential_energy() - found.energy != 0  # up to the constant of the springs' zero
     np.testing.assert_allclose(found.atoms.get_forces(), 0.0, atol=5e-3)
@@ -65,6 +65,20 @@ def test_saddle_of_an_inversion():
     )
 
 
+def test_a_saddle_is_no_minimum():
+    """Where forces vanish and nobody has looked around."""
+    force_field = mlff.ForceField.of(inverting, [7, 1, 1, 1])
+    atoms = molecule("NH3")
+    atoms.positions[0] = atoms.positions[1:].mean(axis=0)
+    atoms.calc = mlff.Calculator(force_field)
+    mlff.transition_state(atoms, fmax=1e-6)
+    found = mlff.find_minimum(atoms, mlff.Calculator(force_field), fmax=1e-3)
+    height = found.atoms.positions[0] - found.atoms.positions[1:].mean(axis=0)
+    assert np.linalg.norm(height) > 0.1
+    assert found.frequencies[0] > 0
+    assert found.energy < force_field.energy(atoms.positions) - 0.05
+
+
 def test_fixed_atoms_stay():
     atoms = molecule("H2O")
     atoms.rattle(0.1, seed=1)
@@ -80,6 +94,16 @@ def test_what_cannot_be_searched_is_refused():
         mlff.find_saddle(atoms, "gfn2")
     with pytest.raises(ValueError, match=r"fmax=0.0 must be"):
         mlff.find_saddle(atoms, Counting(), fmax=0.0)
+    with pytest.raises(ValueError, match=r"mode: expected displacements of shape \(3, 3\)"):
+        mlff.find_saddle(atoms, Counting(), mode=np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="two or more"):
+        mlff.find_minimum(atoms[:1], Counting())
+    held = atoms.copy()
+    held.set_constraint(FixAtoms([0, 1, 2]))
+    with pytest.raises(ValueError, match="nothing to move"):
+        mlff.find_minimum(held, Counting())
+    with pytest.raises(ValueError, match="calculator: Counting fails at call 1, RuntimeError: not converged"):
+        mlff.find_minimum(atoms, Counting(fails_at=(1,)))
     with pytest.raises(ValueError, match="calls=0 must be a whole number"):
         mlff.find_minimum(atoms, Counting(), calls=0)
     with pytest.raises(ValueError, match=r"calls=2: not found, the largest force is .* allow more"):

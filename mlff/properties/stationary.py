@@ -1,12 +1,9 @@
 """Minima and saddle points of a calculator's energy with few calls: what is searched is a Gaussian process of the labels so far.
 
 A surrogate costs nothing and has exact Hessians. A search on it goes on for as long as it knows the forces, or to its end; there the
-calculator is asked, and the surrogate learns the answer. It is springs (`mlff.potentials.springs`) and a kernel of inverse distances, whose
-length scale and amplitude are those of the largest likelihood of the labels,
-
-    log p(y) = −½ yᵀ C⁻¹ y/A − ½ log|C| − n/2 log A + …,     A = yᵀ C⁻¹ y/n
-
-A step to a saddle minimises the image of the energy, in which slope and curvature along the followed mode have the other sign.
+calculator is asked, and the surrogate (`mlff.properties.surrogate`) learns the answer. A step to a saddle minimises the image of the
+energy, in which slope and curvature along the followed mode have the other sign. At the end the softest modes are measured by labels
+beside it: what the surrogate believes of directions that nobody has gone proves nothing.
 
 Source: Denzel, Kästner, J. Chem. Phys. 148, 094114 (2018), doi 10.1063/1.5017103; Koistinen, Ásgeirsson, Vehtari, Jónsson, J. Chem. Theory
     Comput. 16, 499 (2020), doi 10.1021/acs.jctc.9b01038 (inverse distances); Helgaker, Chem. Phys. Lett. 182, 503 (1991),
@@ -21,28 +18,16 @@ from collections.abc import Callable
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
 from jaxtyping import Float
 
-from descriptors import inverse_distances
 from mlff.arguments import is_number, require_positive
-from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.dynamics.calculator import Calculator
 from mlff.dynamics.motion import motions
-from mlff.dynamics.sampling import labelled
-from mlff.kernels.kernels import GlobalKernel, Kernel
-from mlff.kernels.radial import RBF
-from mlff.operators import ENERGY, FORCES
-from mlff.potentials.differences import remaining
-from mlff.potentials.expansion import with_room
 from mlff.potentials.force_field import ForceField
-from mlff.potentials.springs import springs_around
-from mlff.potentials.sums import PotentialSum
 from mlff.properties.relaxation import internal_directions, trust_region_step
+from mlff.properties.surrogate import Surrogate
 from mlff.properties.vibrations import wavenumbers
-from mlff.regression.evidence import most_likely
-from mlff.regression.solution import solve
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +36,11 @@ REACH = 0.5  # Å from the nearest label, of all atoms together, after which a s
 STEPS = 60  # of such a search
 UNSURE = 0.5  # of the largest force at the last label: where the surrogate knows forces no better, it asks
 LOOK = 0.05  # Å, of the atom that moves most, from a geometry to one that tells its curvature along a mode
-LOOKS = 5  # such geometries at most, at the start and at an end of another kind
+LOOKS = 5  # such geometries at most, at the start and at an end
 KNOWN = 1.0  # eV/Å², standard deviation of a curvature that is known well enough to tell which mode is the softest
-SCALES = 2.0 ** np.arange(-2.0, 4.1, 0.5)  # length scales that are tried, 1/Å
-NOISE = {ENERGY: 1e-4, FORCES: 1e-3}  # eV, eV/Å: what self-consistent calculations leave
+MEASURED = 0.9  # of a mode, squared, that lies in the directions of labels beside
+BESIDE = 3.0  # times LOOK, how far away those are at most
+NOISE = 1e-3, 0.3  # of forces, eV/Å, and at most this share of the largest force that is allowed
 
 Progress = Callable[[str, float], None]
 
@@ -66,8 +52,8 @@ class Stationary:
     Attributes:
         atoms: there.
         energy: of the calculator, eV; largest_force: on an atom, eV/Å.
-        frequencies: of the surrogate there, 1/cm, ascending, imaginary ones negative.
-        mode: the Cartesian direction of the lowest, of unit length, shape (n, 3).
+        frequencies: the lowest, 1/cm, imaginary ones negative, as labels beside measured them: of a minimum one, of a saddle two.
+        mode: the Cartesian direction of the first, of unit length, shape (n, 3).
         calls: of the calculator.
         force_field: the surrogate, with its posterior.
         data: all labels.
@@ -88,10 +74,12 @@ def find_saddle(
     calculator,
     fmax: float = 0.01,
     calls: int = 100,
-    mode: Float[np.ndarray, "n 3"] | None = None,
+    mode=None,
     progress: Progress = lambda stage, share: None,
 ) -> Stationary:
     """The first-order saddle point that a guess leads to, with a fraction of the calls of a search on the calculator itself.
+
+    The end has forces below fmax and one unstable mode: the two softest were measured, by one or two calls each.
 
         found = mlff.find_saddle(guess, TBLite(method="GFN2-xTB", verbosity=0));  print(found.calls, found.frequencies[0])
 
@@ -103,8 +91,8 @@ def find_saddle(
         mode: the direction of the reaction, shape (n, 3), where it is known; else the softest mode is followed.
         progress: called with the name of a stage and the share of it that is done.
     Raises:
-        ValueError: no calculator, or one that fails; a periodic geometry; not found with so many calls; an end with another number of
-            unstable modes than one.
+        ValueError: no calculator, or one that fails; no molecule, or one that cannot move; a mode of another shape; not found with so
+            many calls.
     """
     return _Search(atoms, calculator, fmax, calls, 1, progress).found(mode)
 
@@ -121,128 +109,93 @@ def find_minimum(
 
 
 class _Search:
-    """Labels, the surrogate of them, and where the search is."""
+    """Where a search is, on a surrogate that it asks to learn."""
 
     def __init__(self, atoms: Atoms, calculator, fmax: float, calls: int, order: int, progress: Progress):
-        if not isinstance(calculator, BaseCalculator):
-            raise ValueError(f"calculator: expected one of ASE's calculators, received {type(calculator).__name__}")
         require_positive("fmax", fmax, ", eV/Å")
-        if not is_number(calls) or calls < 1:
+        if not is_number(calls) or int(calls) != calls or calls < 1:
             raise ValueError(f"calls={calls!r:.60} must be a whole number, 1 or more")
-        if atoms.pbc.any():
-            raise ValueError(
-                "atoms: periodic; the surrogate is of molecules. Set pbc=False, or search with a fitted force field"
-            )
-        motions(atoms)  # refuses constraints of other kinds before anything is calculated
-        self.atoms, self.calculator, self.fmax, self.most, self.order = (
-            atoms.copy(),
-            calculator,
-            fmax,
-            int(calls),
-            order,
-        )
-        self.springs = springs_around(atoms.positions, atoms.numbers)
-        self.kernel: Kernel = GlobalKernel(inverse_distances, RBF()).completed(atoms.numbers)
-        self.frames: list = []
-        self.progress = progress
-        self.surrogate: ForceField | None = None
+        self.surrogate = Surrogate(atoms, calculator, min(NOISE[0], NOISE[1] * fmax))
+        self.atoms, self.fmax, self.most, self.order, self.progress = atoms.copy(), fmax, int(calls), order, progress
+        if not internal_directions(self.atoms).shape[1]:  # refuses constraints of other kinds too
+            raise ValueError("atoms: constraints leave nothing to move")
 
     def found(self, mode) -> Stationary:
         """Go to the stationary point."""
-        followed = None if mode is None else np.asarray(mode, dtype=float).ravel()
-        self.ask(self.atoms.positions)
+        followed = None if mode is None else self._direction(mode)
+        self._ask(self.atoms.positions)
         if self.order and followed is None:
             self._look_around()
-        looked = 0
         while True:
-            if self.force < self.fmax:
-                wrong = self._unlike()
-                if not len(wrong):
-                    return self._result()
-                if looked == LOOKS:
-                    raise ValueError(
-                        f"atoms: {self._unstable()} unstable modes at the end, expected {self.order}; start closer to the one that is meant"
-                    )
-                looked += 1
-                here = self.atoms.positions.copy()
-                for direction in wrong:
-                    self.ask(here + _shifted(direction))
-                self.atoms.positions = here
-                self._at(here)
-                if not len(self._unlike()):
-                    return self._result()
+            if self._force < self.fmax and self._confirmed():
+                return self._result()
             where, followed = self._walked(followed)
-            self.ask(where)
+            self._ask(where)
 
-    # -- labels ------------------------------------------------------------------------------------------------------
+    def _direction(self, mode) -> np.ndarray:
+        direction = np.asarray(mode, dtype=np.float64) if np.shape(mode) == self.atoms.positions.shape else np.zeros(0)
+        if not direction.size or not np.isfinite(direction).all() or not direction.any():
+            raise ValueError(
+                f"mode: expected displacements of shape {self.atoms.positions.shape}, finite and not all zero, received {mode!r:.60}"
+            )
+        return direction.ravel()
 
     @property
-    def force(self) -> float:
-        """Largest force of the calculator on an atom where the search is, eV/Å."""
-        return _largest(self._directions(), self.label["forces"])
+    def _force(self) -> float:
+        """Largest force of the calculator on an atom where the search is, along what may move, eV/Å."""
+        basis = internal_directions(self.atoms)
+        forces = self.surrogate.nearest(self.atoms.positions).labels["forces"]
+        return float(np.linalg.norm((basis @ (basis.T @ forces.ravel())).reshape(-1, 3), axis=1).max())
 
-    def ask(self, positions: np.ndarray) -> None:
-        """The calculator's labels of a geometry, where the search is then; and the surrogate that knows them."""
-        if len(self.frames) == self.most:
+    def _ask(self, positions: np.ndarray) -> None:
+        """Go to a geometry, and have it labelled."""
+        done = len(self.surrogate.frames)
+        if done == self.most:
             raise ValueError(
-                f"calls={self.most}: not found, the largest force is {self.force:.3g} eV/Å; allow more, or start closer"
+                f"calls={self.most}: not found, the largest force is {self._force:.3g} eV/Å; allow more, or start closer"
             )
-        self.progress("calls", len(self.frames) / self.most)
-        asked = self.atoms.copy()
-        asked.set_constraint()
-        asked.calc = self.calculator
-        self.frames.append(labelled(asked, positions))
-        self._at(positions)
-        logger.info(
-            "call %d: energy %.4f eV, largest force %.3g eV/Å", len(self.frames), self.label["energy"], self.force
-        )
-        self.surrogate = self._fitted()
-
-    def _at(self, positions: np.ndarray) -> None:
-        """Be at a geometry that has labels."""
+        self.progress("calls", done / self.most)
+        self.surrogate.ask(positions)
         self.atoms.set_positions(positions, apply_constraint=False)
-        distances = [np.linalg.norm(frame.positions - positions) for frame in self.frames]
-        self.label = self.frames[int(np.argmin(distances))].labels
+        energy = self.surrogate.frames[-1].labels["energy"]
+        logger.info("call %d: energy %.4f eV, largest force %.3g eV/Å", done + 1, energy, self._force)
 
-    def _fitted(self) -> ForceField:
-        data = Dataset(self.frames, "labels")
-        rest = LabelledFrames.of(remaining(data, self.springs, (ENERGY, FORCES)))
-        kernel = most_likely(self.kernel, rest, NOISE, SCALES)
-        solution = solve(kernel, rest, NOISE, posterior=True)
-        self._alone = ForceField(solution.model, self.atoms.numbers, kernel, {}, solution.posterior)
-        model = PotentialSum((self.springs.model, with_room(solution.model)))
-        return ForceField(model, self.atoms.numbers, None, {}, solution.posterior)
-
-    # -- on the surrogate ----------------------------------------------------------------------------------------------
-
-    def _directions(self) -> np.ndarray:
-        return internal_directions(self.atoms)
+    def _ask_beside(self, direction: np.ndarray) -> None:
+        """A label a little away along a direction; the search stays where it is."""
+        here, vectors = self.atoms.positions.copy(), direction.reshape(-1, 3)
+        self._ask(here + LOOK / np.linalg.norm(vectors, axis=1).max() * vectors)
+        self.atoms.set_positions(here, apply_constraint=False)
 
     def _modes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Curvatures of the surrogate where the search is, Cartesian modes as columns, and slopes along them."""
-        basis = self._directions()
-        gradient = -self.surrogate.forces(self.atoms.positions).ravel()
-        values, vectors = np.linalg.eigh(basis.T @ self.surrogate.hessian(self.atoms.positions) @ basis)
+        """Curvatures of the surrogate where the search is, eV/Å², Cartesian modes as columns, and slopes along them."""
+        basis, force_field = internal_directions(self.atoms), self.surrogate.force_field
+        values, vectors = np.linalg.eigh(basis.T @ force_field.hessian(self.atoms.positions) @ basis)
         modes = basis @ vectors
-        return values, modes, modes.T @ gradient
+        return values, modes, -modes.T @ force_field.forces(self.atoms.positions).ravel()
 
     def _look_around(self) -> None:
         """Labels beside the start, along the modes that may be the softest for all that is known."""
-        here = self.atoms.positions.copy()
         for _ in range(LOOKS):
             values, modes, _ = self._modes()
             stds = self._curvature_stds(modes)
             softest = int(np.argmin(values - stds))
             if stds[softest] < KNOWN:
                 break
-            self.ask(here + _shifted(modes[:, softest]))
-            self._at(here)
+            self._ask_beside(modes[:, softest])
+
+    def _curvature_stds(self, modes: np.ndarray) -> np.ndarray:
+        """Standard deviations of v·H v."""
+        directions = modes.T.reshape(-1, *self.atoms.positions.shape)
+        covariance = self.surrogate.force_field.covariance(
+            "hessian_products", self.atoms.positions, arguments=(directions,)
+        )
+        count, size = len(directions), modes.shape[0]
+        blocks = covariance.reshape(count, size, count, size)
+        return np.sqrt([max(v @ blocks[k, :, k] @ v, 0.0) for k, v in enumerate(modes.T)])
 
     def _walked(self, followed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Where a search on the surrogate comes to before it has to ask, and the mode that it follows there."""
-        start = self.atoms.positions.copy()
-        limit = max(UNSURE * self.force, self.fmax)
-        labels = np.stack([frame.positions for frame in self.frames])
+        start, limit = self.atoms.positions.copy(), max(UNSURE * self._force, self.fmax)
         for step in range(STEPS):
             values, modes, slope = self._modes()
             if step and np.abs(modes @ slope).max() < 0.1 * self.fmax:
@@ -251,59 +204,59 @@ class _Search:
                 k = 0 if followed is None else int(np.argmax(np.abs(followed @ modes)))
                 followed = None if followed is None else modes[:, k]
                 values[k], slope[k] = -values[k], -slope[k]
-            order = np.argsort(values)
-            move = modes[:, order] @ trust_region_step(values[order], slope[order], RADIUS)
-            before = self.atoms.positions.copy()
-            self.atoms.set_positions(before + move.reshape(-1, 3), apply_constraint=False)
-            away = np.linalg.norm((labels - self.atoms.positions).reshape(len(labels), -1), axis=1).min()
-            if away > REACH or float(np.max(self.surrogate.std("forces", self.atoms.positions))) > limit:
+            ascending = np.argsort(values)
+            move = modes[:, ascending] @ trust_region_step(values[ascending], slope[ascending], RADIUS)
+            self.atoms.set_positions(self.atoms.positions + move.reshape(-1, 3), apply_constraint=False)
+            here = self.atoms.positions
+            if self.surrogate.distances(here).min() > REACH:
+                break
+            if float(np.max(self.surrogate.force_field.std("forces", here))) > limit:
                 break
         where = self.atoms.positions.copy()
         self.atoms.set_positions(start, apply_constraint=False)
         return where, followed
 
-    def _unstable(self) -> int:
-        values, *_ = self._modes()
-        return int(np.sum(values < 0.0))
+    def _confirmed(self) -> bool:
+        """Whether there are as many unstable modes as there should be, the softest ones measured."""
+        for _ in range(LOOKS + self.order):
+            values, modes = self._vibrations()
+            unknown = [v for v in modes.T[: self.order + 1] if self._measured(v) < MEASURED]
+            if not unknown:
+                break
+            self._ask_beside(unknown[0])
+        else:
+            values, modes = self._vibrations()
+        return int(np.sum(values < 0.0)) == self.order
 
-    def _unlike(self) -> list[np.ndarray]:
-        """Modes whose curvature has the wrong sign, or one that the surrogate does not know."""
-        values, modes, _ = self._modes()
-        expected = np.where(np.arange(len(values)) < self.order, -1.0, 1.0)
-        count = min(len(values), self.order + 1)
-        stds = self._curvature_stds(modes[:, :count])
-        wrong = [modes[:, k] for k in range(count) if expected[k] * values[k] < stds[k]]
-        return wrong + [modes[:, k] for k in range(count, len(values)) if values[k] < 0.0]
+    def _vibrations(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues of the surrogate's mass-weighted Hessian, and Cartesian modes of unit length as columns."""
+        roots = np.sqrt(np.repeat(self.atoms.get_masses(), 3))
+        space = motions(self.atoms).internal.T
+        weighted = self.surrogate.force_field.hessian(self.atoms.positions) / np.outer(roots, roots)
+        values, vectors = np.linalg.eigh(space.T @ weighted @ space)
+        modes = space @ vectors / roots[:, None]
+        return values, modes / np.linalg.norm(modes, axis=0)
 
-    def _curvature_stds(self, modes: np.ndarray) -> np.ndarray:
-        """Standard deviations of v·H v."""
-        directions = modes.T.reshape(-1, *self.atoms.positions.shape)
-        products = self.surrogate.covariance("hessian_products", self.atoms.positions, arguments=(directions,))
-        size = modes.shape[0]
-        blocks = [products[k * size : (k + 1) * size, k * size : (k + 1) * size] for k in range(len(directions))]
-        return np.array([np.sqrt(max(v @ block @ v, 0.0)) for v, block in zip(modes.T, blocks, strict=True)])
+    def _measured(self, mode: np.ndarray) -> float:
+        """How much of a mode, squared, lies in the directions of labels beside."""
+        basis = internal_directions(self.atoms)
+        steps = np.stack([(frame.positions - self.atoms.positions).ravel() for frame in self.surrogate.frames])
+        largest = np.linalg.norm(steps.reshape(len(steps), -1, 3), axis=2).max(axis=1)
+        steps = steps[(largest > LOOK / BESIDE) & (largest < BESIDE * LOOK)] @ basis
+        if not len(steps):
+            return 0.0
+        _, sizes, directions = np.linalg.svd(steps / np.linalg.norm(steps, axis=1, keepdims=True), full_matrices=False)
+        inside, along = basis.T @ mode, directions[sizes > 0.3 * sizes[0]]
+        return float(np.sum((along @ inside) ** 2) / (inside @ inside))
 
     def _result(self) -> Stationary:
         self.progress("calls", 1.0)
-        roots = np.sqrt(np.repeat(self.atoms.get_masses(), 3))
-        space = motions(self.atoms).internal.T
-        weighted = self.surrogate.hessian(self.atoms.positions) / np.outer(roots, roots)
-        values, vectors = np.linalg.eigh(space.T @ weighted @ space)
-        mode = (space @ vectors[:, 0] / roots).reshape(-1, 3)
+        values, modes = self._vibrations()
         atoms = self.atoms.copy()
-        atoms.calc = Calculator(self.surrogate)
+        atoms.calc = Calculator(self.surrogate.force_field)
+        energy = float(self.surrogate.nearest(atoms.positions).labels["energy"])
+        frames = Dataset(self.surrogate.frames, "labels")
         return Stationary(
-            atoms, float(self.label["energy"]), self.force, wavenumbers(values), mode / np.linalg.norm(mode),
-            len(self.frames), self.surrogate, Dataset(self.frames, "labels"),
+            atoms, energy, self._force, wavenumbers(values[: self.order + 1]), modes[:, 0].reshape(-1, 3), len(frames),
+            self.surrogate.force_field, frames,
         )  # fmt: skip
-
-
-def _shifted(direction: np.ndarray) -> np.ndarray:
-    """A displacement along a direction, (n, 3), Å."""
-    vectors = direction.reshape(-1, 3)
-    return LOOK / np.linalg.norm(vectors, axis=1).max() * vectors
-
-
-def _largest(basis: np.ndarray, forces: np.ndarray) -> float:
-    """The largest force on an atom along internal directions."""
-    return float(np.linalg.norm((basis @ (basis.T @ forces.ravel())).reshape(-1, 3), axis=1).max())
