@@ -195,3 +195,32 @@ def test_bad_arguments(changed, said):
 def test_refits_are_when_frames_have_grown_by_a_quarter():
     assert turns.refits(40) == [6, 8, 10, 13, 17, 22, 28, 35]
     assert turns.refits(6) == [6]
+
+
+def test_folders_and_calculators_that_do_not_fit(learned, tmp_path):
+    _, folder, _ = learned
+    shutil.copytree(folder, tmp_path / "water")
+    other = Counting()
+    other.parameters = {"method": "another"}
+    with pytest.raises(
+        ValueError, match=r"was begun with calculator=Counting\(\), received Counting\(method='another'\)"
+    ):
+        mlff.learn(other, molecule("H2O"), tmp_path / "water", **SETTINGS)
+    moved = molecule("H2O")
+    moved.rattle(0.1, seed=1)
+    with pytest.raises(ValueError, match="another start"):
+        mlff.learn(Counting(), moved, tmp_path / "water", **SETTINGS)
+    (tmp_path / "water" / "state.json").unlink()
+    before = (tmp_path / "water" / "frames.extxyz").read_bytes()
+    with pytest.raises(ValueError, match=r"holds frames.extxyz, but no state.json"):
+        mlff.learn(Counting(), molecule("H2O"), tmp_path / "water", **SETTINGS)
+    assert (tmp_path / "water" / "frames.extxyz").read_bytes() == before
+    for name in ("", tmp_path / "none" / "deeper", tmp_path / "water" / "frames.extxyz"):
+        with pytest.raises(ValueError, match="expected the name of a folder"):
+            mlff.learn(Counting(), molecule("H2O"), name, **SETTINGS)
+    with pytest.raises(ValueError, match="Counting fails at the first geometries, RuntimeError: not converged"):
+        mlff.learn(Counting(fails_at=(2,)), molecule("H2O"), None, **SETTINGS)
+    with pytest.raises(ValueError, match="could not be made, KeyError"):
+        mlff.learn(lambda: {}["none"], molecule("H2O"), None, **SETTINGS)
+    with pytest.raises(ValueError, match="a single atom"):
+        mlff.learn(Counting(), molecule("H2O")[:1], None, **SETTINGS)

@@ -74,6 +74,33 @@ def test_what_cannot_be_extended_is_refused(water, tmp_path):
         mlff.extended(exact, mlff.Dataset([*water[:8], water[3]], water.source, [*range(9)]))
 
 
+def test_frames_of_another_composition_and_sums(water, datasets):
+    """New frames need not have all elements of the old; sums of kernels have several kinds of environments."""
+    ethanol, benzene = (mlff.Dataset.read(datasets / f"{name}.extxyz", index=":5") for name in ("ethanol", "benzene"))
+    both = mlff.Dataset([*ethanol, *benzene[:2]], "both")
+    small = functools.partial(soap, cutoff=3.0, n_max=2, l_max=1)
+    noise = {"energy": 1e-2, "forces": 3e-2}
+    local = mlff.fit(
+        mlff.LocalKernel(small, mlff.RBF(lengthscale=1.0)), ethanol, tuple(noise), noise=noise, posterior=True
+    )
+    more, whole = mlff.extended(local, both), mlff.fit(local.kernel, both, tuple(noise), noise=noise)
+    x = benzene[4].positions
+    np.testing.assert_allclose(
+        more.forces(x, numbers=benzene[4].numbers), whole.forces(x, numbers=benzene[4].numbers), atol=1e-7
+    )
+    with pytest.raises(ValueError, match="elements"):
+        mlff.extended(
+            mlff.fit(local.kernel.replace(elements=None), benzene, tuple(noise), noise=noise, posterior=True),
+            mlff.Dataset([*benzene, *ethanol]),
+        )
+    total = mlff.SumKernel((KERNEL, mlff.LocalKernel(small, mlff.RBF(lengthscale=1.0))))
+    first = mlff.fit(total, water[:6], tuple(noise), noise=noise, posterior=True)
+    more, whole = mlff.extended(first, water[:8]), mlff.fit(first.kernel, water[:8], tuple(noise), noise=noise)
+    np.testing.assert_allclose(more.forces(water[9].positions), whole.forces(water[9].positions), atol=1e-8)
+    with pytest.raises(ValueError, match="atoms"):
+        mlff.extended(mlff.fit(KERNEL, water[:6], noise=1e-2, posterior=True), mlff.Dataset([*water[:6], *ethanol]))
+
+
 def test_bordered_factor(rng):
     from test_tiles import cut
 

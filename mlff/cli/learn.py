@@ -25,7 +25,7 @@ def learn(
     method: Annotated[
         str,
         typer.Option(
-            help="What is asked for labels: gfn2, gfn1, emt, or package.module:function, which returns one of ASE's calculators."
+            help="What is asked for labels: gfn2, gfn1, emt, or package.module:function, which makes an ASE calculator for each label."
         ),
     ] = "gfn2",
     charge: Annotated[int, typer.Option(help="Of the method.")] = 0,
@@ -109,8 +109,10 @@ def _calculator(method: str, charge: int, multiplicity: int | None, atoms):
     if method not in METHODS:
         if ":" not in method:
             raise ValueError(f"--method {method}: choose from {', '.join(METHODS)}, or write package.module:function")
+        if charge or multiplicity is not None:
+            raise ValueError("--charge, --multiplicity: are of gfn2 and gfn1; let the function of --method state them")
         search_here()
-        return import_function("method", method)()
+        return import_function("method", method)
     if multiplicity is None:
         multiplicity = lowest_multiplicity(atoms.numbers, charge) if METHODS[method].charged else 1
     require_electrons(method, atoms.numbers, charge, multiplicity)

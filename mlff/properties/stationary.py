@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 RADIUS = 0.1  # Å, of a step on the surrogate
 REACH = 0.5  # Å from the nearest label, of all atoms together, after which a search on the surrogate asks
 STEPS = 60  # of such a search
-UNSURE = 0.5  # of the largest force at the last label: where the surrogate knows forces no better, it asks
+UNSURE = 0.25  # of the largest force at the last label: where the surrogate knows forces no better, it asks
 LOOK = 0.05  # Å, of the atom that moves most, from a geometry to one that tells its curvature along a mode
 LOOKS = 5  # such geometries at most, at the start and at an end
 KNOWN = 1.0  # eV/Å², standard deviation of a curvature that is known well enough to tell which mode is the softest
@@ -136,7 +136,7 @@ class _Search:
         direction = np.asarray(mode, dtype=np.float64) if np.shape(mode) == self.atoms.positions.shape else np.zeros(0)
         if not direction.size or not np.isfinite(direction).all() or not direction.any():
             raise ValueError(
-                f"mode: expected displacements of shape {self.atoms.positions.shape}, finite and not all zero, received {mode!r:.60}"
+                f"mode: expected displacements of shape {self.atoms.positions.shape}, finite, not all zero; received shape {np.shape(mode)}"
             )
         return direction.ravel()
 

@@ -71,12 +71,12 @@ def continued(force_field: ForceField, data: Dataset, progress: Progress = lambd
     old = posterior.system
     count = len(old.features.frames)
     levels = {find_operator(label): level for label, level in old.levels.items()}
-    request = Request.of(
-        kernel, data[count:], tuple(levels), {find_operator(label).name: level for label, level in levels.items()}, None
-    )
-    if request.kernel.label != kernel.label or request.kernel.channel_count != kernel.channel_count:
+    noise = {operator.name: level for operator, level in levels.items()}
+    request = Request.of(kernel, data, tuple(levels), noise, None)  # checks the new frames together with the old
+    species = [[part.elements for part in each.parts if part.transferable] for each in (kernel, request.kernel)]
+    if species[0] != species[1]:
         raise ValueError(f"data: {data.source} has elements that the fit lacks; fit all frames anew")
-    added = compute_features(kernel, request.frames, levels, progress)
+    added = compute_features(kernel, LabelledFrames.of(data[count:]), levels, progress)
     given = None if old.given is None else dict(zip(old.elements, old.given, strict=True))
     system = LinearSystem.of(kernel, old.features.scaled(kernel).followed_by(added), levels, given)
     factor = _factor(posterior, system, added, progress)

@@ -115,6 +115,8 @@ def learn(
 def _starts(atoms: Atoms | Sequence[Atoms], walkers) -> list[Atoms]:
     """Where every walker starts."""
     given = [atoms] if isinstance(atoms, Atoms) else list(atoms)
+    if given and len(given[0]) < 2:
+        raise ValueError("atoms: a single atom has no internal coordinates to learn")
     if not given or any(not np.array_equal(one.numbers, given[0].numbers) for one in given):
         raise ValueError("atoms: expected one geometry, or several of the same atoms in the same order")
     if not is_number(walkers) or int(walkers) != walkers or walkers < 1:
@@ -128,7 +130,7 @@ def _settings(calculator, starts, model, threshold, temperature, timestep, frict
     Raises:
         ValueError: what is out of range, or no calculator.
     """
-    name = type(turns.made(calculator)).__name__
+    asked = turns.made(calculator)
     if threshold is not None:
         require_positive("threshold", threshold, ", eV/Å")
     require_positive("temperature", temperature, ", K")
@@ -141,7 +143,7 @@ def _settings(calculator, starts, model, threshold, temperature, timestep, frict
         "".join(fingerprints([Frame(System.from_ase(start), {}) for start in starts])).encode()
     ).hexdigest()[:16]
     return {
-        "calculator": name, "start": places, "walkers": len(starts),
+        "calculator": turns.described(asked), "start": places, "walkers": len(starts),
         "model": model.label if isinstance(model, Kernel) else model,
         "threshold": None if threshold is None else float(threshold), "temperature": float(temperature),
         "timestep": float(timestep), "friction": float(friction), "seed": int(seed),

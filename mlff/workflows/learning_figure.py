@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from mlff.workflows.ledger import Call
 
@@ -27,11 +28,13 @@ def learning_figure(calls: Sequence[Call]) -> Figure:
     along.semilogy(place, stds, ".-", color="C0", label="σ, root mean square")
     along.semilogy(place, errors, ".", color="C1", label="error, root mean square")
     along.set(xlabel="label", ylabel="forces, eV/Å", title="before each label was learnt")
+    along.set_ylim(top=3.0 * max(limits.max(), errors.max()))  # room for the legend
     along.legend(frameon=False, fontsize=8)
     ends = np.array([min(stds.min(), errors.min()), max(stds.max(), errors.max())])
     against.loglog(ends, ends, "-", color="0.2", linewidth=1, label="as predicted")
     points = against.scatter(stds, errors, c=place, s=14, cmap="viridis")
     against.set(xlabel="σ, eV/Å", ylabel="error, eV/Å", title="forces, root mean square of a geometry")
+    against.xaxis.set_minor_formatter(NullFormatter())
     against.legend(frameon=False, fontsize=8)
     figure.colorbar(points, label="label")
     return figure

@@ -102,10 +102,14 @@ class Ledger:
         if folder is None:
             yield cls(None, settings, walkers)
             return
+        if not str(folder) or pathlib.Path(folder).is_file() or not pathlib.Path(folder).parent.is_dir():
+            raise ValueError(f"folder {str(folder)!r}: expected the name of a folder, in one that is there")
         folder = pathlib.Path(folder)
         folder.mkdir(exist_ok=True)
         marks = {STATE: b"mlff learn", FRAMES: b"REF_forces", MODEL: MARK, PICTURE: PNG}
         with reserved({"folder": [folder / name for name in marks]}, marks=marks):
+            if not (folder / STATE).exists() and (folder / FRAMES).exists():
+                raise ValueError(f"{folder}: holds {FRAMES}, but no {STATE} of mlff learn; name another folder")
             yield cls._read(folder, settings) if (folder / STATE).exists() else cls(folder, settings, walkers)
 
     @classmethod
@@ -123,8 +127,10 @@ class Ledger:
             raise ValueError(f"{path}: is of another version of mlff; name another folder")
         if differing := [name for name in settings if begun.get(name) != settings[name]]:
             name = differing[0]
+            if name == "start":
+                raise ValueError(f"{path}: was begun with another start; go on with the same, or name another folder")
             raise ValueError(
-                f"{path}: was begun with {name}={begun.get(name)!s:.60}, received {settings[name]!s:.60}; go on with the same, or name "
+                f"{path}: was begun with {name}={begun.get(name)!s:.200}, received {settings[name]!s:.60}; go on with the same, or name "
                 "another folder"
             )
         ledger = cls(folder, begun, walkers, calls=calls, **rest)

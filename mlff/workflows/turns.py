@@ -47,13 +47,30 @@ def made(calculator) -> BaseCalculator:
     Raises:
         ValueError: it is none.
     """
-    made = calculator if isinstance(calculator, (BaseCalculator, type)) or not callable(calculator) else calculator()
+    made = calculator
+    if callable(calculator) and not isinstance(calculator, (BaseCalculator, type)):
+        try:
+            made = calculator()
+        except Exception as error:  # of anybody's program
+            raise ValueError(f"calculator: could not be made, {_said(error)}") from error
     if not isinstance(made, BaseCalculator):
         shown = f"the class {made.__name__}" if isinstance(made, type) else f"a {type(made).__name__}"
         raise ValueError(
             f"calculator: expected one of ASE's calculators or a function that makes one, received {shown}"
         )
     return made
+
+
+def described(calculator: BaseCalculator) -> str:
+    """What tells one calculator from another: its name and the parameters that it says."""
+    said = getattr(calculator, "parameters", None) or {}
+    shown = ", ".join(f"{name}={value!r}" for name, value in sorted(said.items()))
+    return f"{type(calculator).__name__}({shown:.400})"
+
+
+def _said(error: Exception) -> str:
+    """An error of anybody's program, in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def fresh(start: Atoms, temperature: float, seeds: tuple[int, ...], step: int = 0) -> Walker:
@@ -127,7 +144,12 @@ class Turns:
                 generator = np.random.default_rng([ledger.settings["seed"], len(self.starts), k])
                 atoms.set_positions(atoms.positions + RATTLE * generator.standard_normal(atoms.positions.shape))
             if not ledger.has_label:
-                ledger.add(self._label(atoms))
+                try:
+                    ledger.add(self._label(atoms))
+                except Exception as error:  # of anybody's program
+                    raise ValueError(
+                        f"calculator: {self._name} fails at the first geometries, {_said(error)}; start elsewhere"
+                    ) from error
             ledger.calls.append(Call(None, 0.0, None, None, None))
         if ledger.threshold is None:
             given = ledger.settings["threshold"]
@@ -148,7 +170,7 @@ class Turns:
             try:
                 ledger.add(self._label(atoms))
             except Exception as error:  # of anybody's program
-                self._failed(k, f"calculator: {ledger.settings['calculator']} fails", error)
+                self._failed(k, f"calculator: {self._name} fails", error)
                 return
         frame = ledger.frames[-1]
         spread, said = stds(force_field, atoms), self._roomy(force_field).forces(**_where(force_field, atoms))
@@ -218,7 +240,7 @@ class Turns:
 
     def _failed(self, k: int, who: str, error: Exception) -> None:
         """No label came of a turn: the walker starts again, unless that happens time after time."""
-        ledger, said = self.ledger, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ledger, said = self.ledger, _said(error)
         logger.warning("%s, %s; walker %d starts again", who, said, k)
         ledger.failed += 1
         if ledger.failed == FAILURES:
@@ -228,6 +250,10 @@ class Turns:
         ledger.walkers[k] = self._again(k)
         ledger.pending, ledger.turn = False, ledger.turn + 1
         ledger.save()
+
+    @property
+    def _name(self) -> str:
+        return self.ledger.settings["calculator"].partition("(")[0]
 
     def _label(self, atoms: Atoms) -> Frame:
         asked = atoms.copy()
