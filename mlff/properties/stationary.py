@@ -196,6 +196,7 @@ class _Search:
     def _walked(self, followed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Where a search on the surrogate comes to before it has to ask, and the mode that it follows there."""
         start, limit = self.atoms.positions.copy(), max(UNSURE * self._force, self.fmax)
+        radius, before = RADIUS, np.zeros(start.size)
         for step in range(STEPS):
             values, modes, slope = self._modes()
             if step and np.abs(modes @ slope).max() < 0.1 * self.fmax:
@@ -205,7 +206,10 @@ class _Search:
                 followed = None if followed is None else modes[:, k]
                 values[k], slope[k] = -values[k], -slope[k]
             ascending = np.argsort(values)
-            move = modes[:, ascending] @ trust_region_step(values[ascending], slope[ascending], RADIUS)
+            move = modes[:, ascending] @ trust_region_step(values[ascending], slope[ascending], radius)
+            if before @ move < 0.0:  # to and fro between two softest modes
+                radius *= 0.5
+            before = move
             self.atoms.set_positions(self.atoms.positions + move.reshape(-1, 3), apply_constraint=False)
             here = self.atoms.positions
             if self.surrogate.distances(here).min() > REACH:
