@@ -27,6 +27,17 @@ def is_number(value) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 
+def whole_number(name: str, value, least: int = 1) -> int:
+    """A number of things that are counted.
+
+    Raises:
+        ValueError: no whole number, or one that is less.
+    """
+    if not (is_number(value) and float(value).is_integer() and value >= least):
+        raise ValueError(f"{name}={value!r:.60} must be a whole number, {least} or more")
+    return int(value)
+
+
 def unwrapped(value):
     """A number, where it comes as an array without axes, of NumPy or JAX; anything else as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value

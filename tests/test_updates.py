@@ -7,7 +7,7 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances, soap
-from mlff.potentials.expansion import with_room
+from mlff.potentials.room import with_room
 from mlff.regression.exact import IndefiniteMatrix
 from mlff.regression.linalg.tiles import NotPositiveDefinite
 

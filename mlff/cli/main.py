@@ -200,9 +200,10 @@ def select(
     mlff select pool.extxyz --n 20 --model m.mlff --known train.extxyz --out more.extxyz
     """
     from mlff.data.dataset import Dataset
+    from mlff.data.extended_xyz import extended_xyz
     from mlff.files import reserved, write_whole
     from mlff.potentials.model_files import load
-    from mlff.workflows.selection import extended_xyz, read_pool, unlabelled
+    from mlff.workflows.selection import bare, read_pool, unlabelled
     from mlff.workflows.selection import select as choose
 
     inputs = [path for path in (pool, model, known) if path is not None]
@@ -214,7 +215,7 @@ def select(
         force_field = None if model is None else load(model, parse_trust(trust))
         progress("read", 1.0)
         chosen = choose(candidates, n, force_field, labelled, by, seed, progress)
-        write_whole(out, extended_xyz([geometries[i] for i in chosen]))
+        write_whole(out, extended_xyz(bare([geometries[i] for i in chosen])))
     if as_json:
         return terminal.print_json({"chosen": chosen.tolist(), "of": len(candidates), "by": by, "out": str(out)})
     shown = ", ".join(map(str, chosen[:10])) + (", …" if len(chosen) > 10 else "")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
 
 from mlff.threads import few_threads
 from mlff.units import formula
@@ -88,6 +89,24 @@ def named_calculator(method: str, charge: int = 0, multiplicity: int = 1, accura
         return known.make(int(charge), int(multiplicity), accuracy)
     except ImportError as error:
         raise ValueError(f"{method}: {known.label} needs {known.package}; pip install {known.package}") from error
+
+
+def require_calculator(calculator, otherwise: str = "") -> None:
+    """Refuse what is none of ASE's calculators.
+
+    Arguments:
+        otherwise: what else would do, for the message.
+    Raises:
+        ValueError: naming what it is.
+    """
+    if not isinstance(calculator, BaseCalculator):
+        shown = f"the class {calculator.__name__}" if isinstance(calculator, type) else f"a {type(calculator).__name__}"
+        raise ValueError(f"calculator: expected one of ASE's calculators{otherwise}, received {shown}")
+
+
+def said(error: Exception) -> str:
+    """An error of anybody's program, in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def calculated(atoms: Atoms) -> dict[str, Any]:

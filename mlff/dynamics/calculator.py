@@ -100,7 +100,7 @@ class Calculator(ASECalculator):
         if not _GEOMETRY.isdisjoint(system_changes) or not self.results:
             self._require(atoms)
             self._warn_of_close_atoms(atoms)
-        where = self._where(atoms)
+        where = geometry(model, atoms)
         self._warn_of_distant_geometry(atoms, where)
         if "stress" in properties and "energy" in self.results:
             self.results["stress"] = full_3x3_to_voigt_6_stress(model.stress(**where))
@@ -166,8 +166,8 @@ class Calculator(ASECalculator):
         """Hessian of the energy, eV/Å², shape (3n, 3n), row = 3·atom + xyz; of the atoms `moving` alone, their block."""
         if moving is None:
             return self.get_property("hessian", atoms)
-        force_field, geometry = self.located(atoms or self.atoms)
-        return force_field.hessian(**geometry, moving=moving)
+        force_field, where = self.located(atoms or self.atoms)
+        return force_field.hessian(**where, moving=moving)
 
     def located(self, atoms) -> tuple[ForceField, dict]:
         """The force field, and the geometry of the atoms as keyword arguments of its methods.
@@ -176,7 +176,7 @@ class Calculator(ASECalculator):
             ValueError: atoms that the force field cannot take.
         """
         self._require(atoms)
-        return self.force_field, self._where(atoms)
+        return self.force_field, geometry(self.force_field, atoms)
 
     def _require(self, atoms) -> None:
         require_atoms(self.force_field, atoms.numbers, "atoms")
@@ -186,10 +186,11 @@ class Calculator(ASECalculator):
                 f"atoms: periodic, but {self.force_field.model.blind} takes no cell; set atoms.pbc = False for an isolated molecule"
             )
 
-    def _where(self, atoms) -> dict:
-        """The geometry as arguments of the force field's methods."""
-        numbers = atoms.numbers if self.force_field.transferable else None
-        return {"positions": atoms.positions, "cell": atoms.cell.array, "pbc": atoms.pbc, "numbers": numbers}
+
+def geometry(force_field: ForceField, atoms) -> dict:
+    """The geometry of atoms as arguments of a force field's methods."""
+    numbers = atoms.numbers if force_field.transferable else None
+    return {"positions": atoms.positions, "cell": atoms.cell.array, "pbc": atoms.pbc, "numbers": numbers}
 
 
 def located(atoms, what: str) -> tuple[ForceField, dict]:

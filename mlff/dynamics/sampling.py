@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
 
-from mlff.arguments import checked_seed, is_number
+from mlff.arguments import checked_seed, whole_number
 from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
-from mlff.data.methods import calculated
+from mlff.data.methods import calculated, require_calculator, said
 from mlff.data.system import System
 from mlff.dynamics.md import run, thermalise
 from mlff.threads import few_threads
@@ -54,13 +53,8 @@ def sampled(
     Raises:
         ValueError: no calculator, no frames, a temperature that is none, an atom that flies away, or labels that are not finite.
     """
-    if not isinstance(calculator, BaseCalculator):
-        shown = f"the class {calculator.__name__}" if isinstance(calculator, type) else f"a {type(calculator).__name__}"
-        raise ValueError(f"calculator: expected one of ASE's calculators, received {shown}")
-    for name, value in (("frames", frames), ("interval", interval)):
-        if not (is_number(value) and value >= 1 and float(value).is_integer()):
-            raise ValueError(f"{name}={value!r:.60} must be a whole number, 1 or more")
-    frames, interval = int(frames), int(interval)
+    require_calculator(calculator)
+    frames, interval = whole_number("frames", frames), whole_number("interval", interval)
     rng = np.random.default_rng(checked_seed(seed))
     count = min(WALKERS, len(data), frames)
     found: list[Frame] = []
@@ -92,8 +86,7 @@ def _try(atoms: Atoms) -> None:
     try:
         atoms.get_forces()
     except Exception as error:  # of anybody's program
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"calculator: {type(atoms.calc).__name__} fails, {type(error).__name__}: {said}") from error
+        raise ValueError(f"calculator: {type(atoms.calc).__name__} fails, {said(error)}") from error
 
 
 def labelled(atoms: Atoms, positions: np.ndarray) -> Frame:

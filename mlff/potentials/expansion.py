@@ -19,7 +19,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -35,8 +34,6 @@ from mlff.potentials.layout import Members
 from mlff.potentials.potential import Potential
 from mlff.precision import Array
 from mlff.trees import Tree
-
-ROOM = 4  # the least number of points with room is 2 to this power
 
 
 class Curvature(Tree):
@@ -355,29 +352,6 @@ class Expansion(Potential):
                 bent = 0 if channel.curvature is None else channel.curvature.weights.size
                 total += 8 * 6 * (len(channel.points) + bent) * count * len(part.sizes)
         return max(total, 1)
-
-
-def with_room(potential: Potential) -> Potential:
-    """The same energy with points of no weight beside the others, up to a power of two of each species: what grows by a few points at
-    a time then compiles few times."""
-
-    def widened(node):
-        if not isinstance(node, Channel) or not len(node.points):
-            return node
-        count = len(node.points)
-        more = (1 << max(ROOM, (count - 1).bit_length())) - count
-
-        def filled(array, axis: int = 0):
-            if array is None:
-                return None
-            return np.pad(array, [(0, more if i == axis else 0) for i in range(np.ndim(array))])
-
-        points = np.concatenate([node.points, np.repeat(node.points[:1], more, axis=0)])
-        offsets = filled(node.offsets, 2)
-        offsets[:, 0, count:] = np.asarray(node.offsets)[:, 0, :1]
-        return node.replace(points=points, tangents=filled(node.tangents), values=filled(node.values), offsets=offsets)
-
-    return jax.tree.map(widened, potential, is_leaf=lambda node: isinstance(node, Channel))
 
 
 def constant_elements(kernels: Sequence[Kernel]) -> tuple[int, ...] | None:

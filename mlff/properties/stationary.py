@@ -20,7 +20,7 @@ import numpy as np
 from ase import Atoms
 from jaxtyping import Float
 
-from mlff.arguments import is_number, require_positive
+from mlff.arguments import require_positive, whole_number
 from mlff.data.dataset import Dataset
 from mlff.dynamics.calculator import Calculator
 from mlff.dynamics.motion import motions
@@ -54,7 +54,6 @@ class Stationary:
         energy: of the calculator, eV; largest_force: on an atom, eV/Å.
         frequencies: the lowest, 1/cm, imaginary ones negative, as labels beside measured them: of a minimum one, of a saddle two.
         mode: the Cartesian direction of the first, of unit length, shape (n, 3).
-        calls: of the calculator.
         force_field: the surrogate, with its posterior.
         data: all labels.
     """
@@ -64,9 +63,13 @@ class Stationary:
     largest_force: float
     frequencies: Float[np.ndarray, " k"]
     mode: Float[np.ndarray, "n 3"]
-    calls: int
     force_field: ForceField
     data: Dataset
+
+    @property
+    def calls(self) -> int:
+        """Of the calculator."""
+        return len(self.data)
 
 
 def find_saddle(
@@ -113,10 +116,9 @@ class _Search:
 
     def __init__(self, atoms: Atoms, calculator, fmax: float, calls: int, order: int, progress: Progress):
         require_positive("fmax", fmax, ", eV/Å")
-        if not is_number(calls) or int(calls) != calls or calls < 1:
-            raise ValueError(f"calls={calls!r:.60} must be a whole number, 1 or more")
+        calls = whole_number("calls", calls)
         self.surrogate = Surrogate(atoms, calculator, min(NOISE[0], NOISE[1] * fmax))
-        self.atoms, self.fmax, self.most, self.order, self.progress = atoms.copy(), fmax, int(calls), order, progress
+        self.atoms, self.fmax, self.most, self.order, self.progress = atoms.copy(), fmax, calls, order, progress
         if not internal_directions(self.atoms).shape[1]:  # refuses constraints of other kinds too
             raise ValueError("atoms: constraints leave nothing to move")
 
@@ -259,8 +261,7 @@ class _Search:
         atoms = self.atoms.copy()
         atoms.calc = Calculator(self.surrogate.force_field)
         energy = float(self.surrogate.nearest(atoms.positions).labels["energy"])
-        frames = Dataset(self.surrogate.frames, "labels")
+        lowest = wavenumbers(values[: self.order + 1])
         return Stationary(
-            atoms, energy, self._force, wavenumbers(values[: self.order + 1]), modes[:, 0].reshape(-1, 3), len(frames),
-            self.surrogate.force_field, frames,
+            atoms, energy, self._force, lowest, modes[:, 0].reshape(-1, 3), self.surrogate.force_field, self.surrogate.data,
         )  # fmt: skip

@@ -6,31 +6,27 @@ amplitude are those of the largest likelihood of the labels (`most_likely`).
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
 from jaxtyping import Float
 
 from descriptors import inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
+from mlff.data.methods import require_calculator, said
 from mlff.dynamics.sampling import labelled
 from mlff.kernels.kernels import GlobalKernel
 from mlff.kernels.radial import RBF
 from mlff.operators import ENERGY, FORCES
 from mlff.potentials.differences import remaining
-from mlff.potentials.expansion import with_room
 from mlff.potentials.force_field import ForceField
+from mlff.potentials.room import with_room
 from mlff.potentials.springs import springs_around
 from mlff.potentials.sums import PotentialSum
 from mlff.regression.evidence import most_likely
 from mlff.regression.exact import IndefiniteMatrix
 from mlff.regression.solution import solve
-
-logger = logging.getLogger(__name__)
 
 SCALES = 2.0 ** np.arange(-2.0, 4.1, 0.5)  # length scales that are tried, 1/Å
 
@@ -53,8 +49,7 @@ class Surrogate:
         Raises:
             ValueError: no calculator, or no molecule of two atoms or more.
         """
-        if not isinstance(calculator, BaseCalculator):
-            raise ValueError(f"calculator: expected one of ASE's calculators, received {type(calculator).__name__}")
+        require_calculator(calculator)
         if not isinstance(atoms, Atoms) or len(atoms) < 2:
             raise ValueError(f"atoms: expected ASE's Atoms, two or more, received {atoms!r:.60}")
         if not np.isfinite(atoms.positions).all():
@@ -71,6 +66,11 @@ class Surrogate:
         self.frames: list[Frame] = []
         self.force_field: ForceField | None = None
 
+    @property
+    def data(self) -> Dataset:
+        """The labelled geometries."""
+        return Dataset(self.frames, "labels")
+
     def ask(self, positions: Float[np.ndarray, "n 3"]) -> None:
         """Label a geometry, and learn the label.
 
@@ -82,11 +82,9 @@ class Surrogate:
         try:
             self.frames.append(labelled(asked, positions))
         except Exception as error:  # of anybody's program
-            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise ValueError(
-                f"calculator: {type(self.calculator).__name__} fails at call {len(self.frames) + 1}, {said}"
-            ) from error
-        rest = LabelledFrames.of(remaining(Dataset(self.frames, "labels"), self.springs, (ENERGY, FORCES)))
+            name = type(self.calculator).__name__
+            raise ValueError(f"calculator: {name} fails at call {len(self.frames) + 1}, {said(error)}") from error
+        rest = LabelledFrames.of(remaining(self.data, self.springs, (ENERGY, FORCES)))
         try:
             kernel = most_likely(self.kernel, rest, self.noise, SCALES)
             solution = solve(kernel, rest, self.noise, posterior=True)

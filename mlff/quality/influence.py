@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Integer
 
-from mlff.arguments import is_number
+from mlff.arguments import whole_number
 from mlff.operators import Operator, find_operator
 from mlff.potentials.force_field import ForceField
 from mlff.regression.posterior import Posterior
@@ -65,14 +65,12 @@ def influence(
         raise ValueError(
             "force_field: holds no factor; that of an exact fit(…, posterior=True) of one kernel does, in the process that made it"
         )
-    if not is_number(most) or int(most) != most or most < 1:
-        raise ValueError(f"most={most!r:.60} must be a whole number, 1 or more")
+    most = whole_number("most", most)
     if np.ndim(positions) != 2:
         raise ValueError(f"positions: expected one geometry, shape (n, 3), received {np.shape(positions)}")
     frames, shape = force_field.asked(operator, positions, cell, pbc, numbers, arguments)
-    places, changes, variances = force_field.posterior.rests_on(operator, frames, int(most))
-    own = np.diagonal(force_field.posterior.covariance(operator, frames))
-    scaled = force_field.calibrated(operator, np.sqrt(np.maximum(np.stack([own, *(own + variances)]), 0.0)))
+    places, changes, variances = force_field.posterior.rests_on(operator, frames, most)
+    scaled = force_field.calibrated(operator, np.sqrt(np.maximum(variances, 0.0)))
     index = np.asarray(force_field.record["indices"])[force_field.posterior.system.features.frames.index[places]]
     stds = scaled.reshape(-1, *shape)
     own_std = stds[0] if shape else float(stds[0])

@@ -217,19 +217,20 @@ class Posterior(Uncertainty):
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """Of one frame after another, by its place: that, its rows, L⁻¹ of their unit vectors, and P_jj⁻¹."""
         ends, counts = self.system.features.ends, self.system.features.row_counts
-        for some in np.array_split(places.tolist(), max(1, -(-len(places) // AT_ONCE))):
+        for start in range(0, len(places), AT_ONCE):
+            some = places[start : start + AT_ONCE]
             rows = [np.arange(ends[j] - counts[j], ends[j]) for j in some]
             unit = np.zeros((len(self.system.labels), sum(map(len, rows))))
-            unit[np.concatenate([*rows, np.zeros(0, dtype=int)]), np.arange(unit.shape[1])] = 1.0
+            unit[np.concatenate(rows), np.arange(unit.shape[1])] = 1.0
             columns = np.split(self.factor.whitened(unit), np.cumsum([len(r) for r in rows])[:-1], axis=1)
-            for j, of_frame, own in zip(some, rows, columns, strict=False):
+            for j, of_frame, own in zip(some, rows, columns, strict=True):
                 # of an array with itself NumPy calls `dsyrk`, which crashes when threaded
                 inverse = own.T @ own.copy() - self.constants_part(of_frame)
                 yield int(j), of_frame, own, np.linalg.pinv(inverse, rcond=RANK_CUTOFF, hermitian=True)
 
     def rests_on(
         self, operator: Operator, frames: LabelledFrames, most: int
-    ) -> tuple[Integer[np.ndarray, " k"], Float[np.ndarray, "k labels"], Float[np.ndarray, "k labels"]]:
+    ) -> tuple[Integer[np.ndarray, " k"], Float[np.ndarray, "k labels"], Float[np.ndarray, "variances labels"]]:
         """What leaving one training frame out changes in what is said of labels, in closed form.
 
             w = P k_L + C⁻¹H (HᵀC⁻¹H)⁻¹ h_L,    Δ_j = w_jᵀ r_j,    Δ_j var = A w_jᵀ P_jj⁻¹ w_j
@@ -240,21 +241,23 @@ class Posterior(Uncertainty):
         Arguments:
             most: frames, those whose labels have the largest weights.
         Returns:
-            places of frames; by what the answers would be less; by what their variances would be more.
+            places of frames; by what the answers would be less, (k, labels); variances with all frames, and without each of these,
+            (1 + k, labels).
         """
-        _, with_training, asked = self._seen(features_asked(self.system.kernel, frames, operator))
+        prior, with_training, asked = self._seen(features_asked(self.system.kernel, frames, operator))
+        variances = np.diagonal(self._covariance(prior, with_training, self.factor.whitened(with_training), asked))
         weights = self.factor.solve(with_training)
         if (responses := self.weights.responses) is not None:
             weights += responses @ (self._of_constants @ (asked.T - responses.T @ with_training))
         of_frames = np.split(weights * np.sqrt(self.system.diagonal())[:, None], self.system.features.ends[:-1])
         sizes = np.array([np.sum(part**2) for part in of_frames])
         places = np.argsort(-sizes)[: min(most, int(np.sum(sizes > 0.0)))]
-        changes, variances = np.zeros((2, len(places), weights.shape[1]))
+        changes, more = np.zeros((2, len(places), weights.shape[1]))
         for i, (_, rows, _, covariance) in enumerate(self._frames_out(places)):
             own = weights[rows]
             changes[i] = (covariance @ self.weights.rows[rows]) @ own
-            variances[i] = self.system.scale * np.einsum("rl,rs,sl->l", own, covariance, own)
-        return places, changes, variances
+            more[i] = self.system.scale * np.einsum("rl,rs,sl->l", own, covariance, own)
+        return places, changes, np.stack([variances, *(variances + more)])
 
     def _energy_left_out(
         self, j: int, columns: np.ndarray, covariance: np.ndarray, residual: np.ndarray

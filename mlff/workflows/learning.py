@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from mlff.arguments import checked_seed, is_number, require_positive
+from mlff.arguments import checked_seed, require_positive, whole_number
 from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
 from mlff.data.identity import fingerprints
@@ -93,8 +93,7 @@ def learn(
     """
     starts = _starts(atoms, walkers)
     settings = _settings(calculator, starts, model, threshold, temperature, timestep, friction, seed)
-    if not is_number(calls) or int(calls) != calls or calls < turns.FIRST:
-        raise ValueError(f"calls={calls!r:.60} must be a whole number, {turns.FIRST} or more")
+    calls = whole_number("calls", calls, turns.FIRST)
     first = [turns.fresh(start, temperature, (seed, k)) for k, start in enumerate(starts)]
     with Ledger.held(folder, settings, first) as ledger:
         walking = turns.Turns(calculator, starts, model, ledger)
@@ -119,9 +118,7 @@ def _starts(atoms: Atoms | Sequence[Atoms], walkers) -> list[Atoms]:
         raise ValueError("atoms: a single atom has no internal coordinates to learn")
     if not given or any(not np.array_equal(one.numbers, given[0].numbers) for one in given):
         raise ValueError("atoms: expected one geometry, or several of the same atoms in the same order")
-    if not is_number(walkers) or int(walkers) != walkers or walkers < 1:
-        raise ValueError(f"walkers={walkers!r:.60} must be a whole number, 1 or more")
-    return [given[k % len(given)].copy() for k in range(int(walkers))]
+    return [given[k % len(given)].copy() for k in range(whole_number("walkers", walkers))]
 
 
 def _settings(calculator, starts, model, threshold, temperature, timestep, friction, seed) -> dict:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import ase.io
 import numpy as np
 
 from mlff.data.dataset import Dataset
+from mlff.data.extended_xyz import extended_xyz
 from mlff.data.frames import Frame
 from mlff.data.readers import read_ase
 from mlff.files import PNG, reserved, write_whole
@@ -108,9 +107,12 @@ class Ledger:
         folder.mkdir(exist_ok=True)
         marks = {STATE: b"mlff learn", FRAMES: b"REF_forces", MODEL: MARK, PICTURE: PNG}
         with reserved({"folder": [folder / name for name in marks]}, marks=marks):
-            if not (folder / STATE).exists() and (folder / FRAMES).exists():
+            if (folder / STATE).exists():
+                yield cls._read(folder, settings)
+            elif (folder / FRAMES).exists():
                 raise ValueError(f"{folder}: holds {FRAMES}, but no {STATE} of mlff learn; name another folder")
-            yield cls._read(folder, settings) if (folder / STATE).exists() else cls(folder, settings, walkers)
+            else:
+                yield cls(folder, settings, walkers)
 
     @classmethod
     def _read(cls, folder: pathlib.Path, settings: dict[str, Any]) -> Ledger:
@@ -167,9 +169,7 @@ class Ledger:
         if self.folder is None:
             self.frames.append(frame)
             return
-        text = io.StringIO()
-        ase.io.write(text, [each.to_ase() for each in (*self.frames, frame)], format="extxyz")
-        write_whole(self.folder / FRAMES, text.getvalue().encode())
+        write_whole(self.folder / FRAMES, extended_xyz([each.to_ase() for each in (*self.frames, frame)]))
         self.frames = self._labelled()
 
     def _labelled(self) -> list[Frame]:

@@ -13,11 +13,9 @@ Source: Cohn, Ghahramani, Jordan, J. Artif. Intell. Res. 4, 129 (1996), doi 10.1
 from __future__ import annotations
 
 import dataclasses
-import io
 import pathlib
 from collections.abc import Callable, Sequence
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from jaxtyping import Float, Integer
@@ -109,12 +107,9 @@ def unlabelled(geometries: Sequence[Atoms], source: str) -> Dataset:
     return Dataset([Frame(System.from_ase(atoms), {}) for atoms in geometries], source)
 
 
-def extended_xyz(geometries: Sequence[Atoms]) -> bytes:
-    """The content of an extended xyz file of geometries alone, Å."""
-    text = io.StringIO()
-    bare = [Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc) for a in geometries]
-    ase.io.write(text, bare, format="extxyz")
-    return text.getvalue().encode()
+def bare(geometries: Sequence[Atoms]) -> list[Atoms]:
+    """Geometries without all else that they hold."""
+    return [Atoms(a.numbers, a.positions, cell=a.cell, pbc=a.pbc) for a in geometries]
 
 
 def _kernel(model: ForceField | Kernel | None, pool: Dataset) -> Kernel:

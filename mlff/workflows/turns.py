@@ -14,12 +14,13 @@ from ase.calculators.calculator import BaseCalculator
 
 from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
-from mlff.dynamics.calculator import Calculator
+from mlff.data.methods import require_calculator, said
+from mlff.dynamics.calculator import Calculator, geometry
 from mlff.dynamics.md import Settings, begin, integrate, thermalise
 from mlff.dynamics.sampling import labelled
 from mlff.kernels.kernels import Kernel
-from mlff.potentials.expansion import with_room
 from mlff.potentials.force_field import ForceField
+from mlff.potentials.room import with_room
 from mlff.regression.exact import IndefiniteMatrix
 from mlff.regression.fitting import fit
 from mlff.regression.recipes import BOTH, FORCES, PLAIN, RECIPES, default_recipe, recipe
@@ -47,30 +48,20 @@ def made(calculator) -> BaseCalculator:
     Raises:
         ValueError: it is none.
     """
-    made = calculator
     if callable(calculator) and not isinstance(calculator, (BaseCalculator, type)):
         try:
-            made = calculator()
+            calculator = calculator()
         except Exception as error:  # of anybody's program
-            raise ValueError(f"calculator: could not be made, {_said(error)}") from error
-    if not isinstance(made, BaseCalculator):
-        shown = f"the class {made.__name__}" if isinstance(made, type) else f"a {type(made).__name__}"
-        raise ValueError(
-            f"calculator: expected one of ASE's calculators or a function that makes one, received {shown}"
-        )
-    return made
+            raise ValueError(f"calculator: could not be made, {said(error)}") from error
+    require_calculator(calculator, " or a function that makes one")
+    return calculator
 
 
 def described(calculator: BaseCalculator) -> str:
     """What tells one calculator from another: its name and the parameters that it says."""
-    said = getattr(calculator, "parameters", None) or {}
-    shown = ", ".join(f"{name}={value!r}" for name, value in sorted(said.items()))
+    parameters = getattr(calculator, "parameters", None) or {}
+    shown = ", ".join(f"{name}={value!r}" for name, value in sorted(parameters.items()))
     return f"{type(calculator).__name__}({shown:.400})"
-
-
-def _said(error: Exception) -> str:
-    """An error of anybody's program, in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def fresh(start: Atoms, temperature: float, seeds: tuple[int, ...], step: int = 0) -> Walker:
@@ -94,6 +85,7 @@ def _model_for(model: str | Kernel | None, data: Dataset) -> tuple[Kernel, tuple
 
 
 def fitted(model: str | Kernel | None, data: Dataset, progress: Progress = lambda stage, share: None) -> ForceField:
+    """A fit to some frames that can take more into its factor."""
     kernel, labels = _model_for(model, data)
     return fit(kernel, data, labels, progress=progress, posterior=True)
 
@@ -111,18 +103,7 @@ class _Unsure:
 
 def stds(force_field: ForceField, atoms: Atoms) -> np.ndarray:
     """Standard deviations of the forces, eV/Å, (n, 3)."""
-    return np.asarray(force_field.std("forces", **_where(force_field, atoms)))
-
-
-def _where(force_field: ForceField, atoms: Atoms) -> dict:
-    numbers = atoms.numbers if force_field.transferable else None
-    cell = atoms.cell.array if force_field.takes_cell else None
-    return {
-        "positions": atoms.positions,
-        "cell": cell,
-        "pbc": atoms.pbc if cell is not None else None,
-        "numbers": numbers,
-    }
+    return np.asarray(force_field.std("forces", **geometry(force_field, atoms)))
 
 
 class Turns:
@@ -148,7 +129,7 @@ class Turns:
                     ledger.add(self._label(atoms))
                 except Exception as error:  # of anybody's program
                     raise ValueError(
-                        f"calculator: {self._name} fails at the first geometries, {_said(error)}; start elsewhere"
+                        f"calculator: {self._name} fails at the first geometries, {said(error)}; start elsewhere"
                     ) from error
             ledger.calls.append(Call(None, 0.0, None, None, None))
         if ledger.threshold is None:
@@ -173,14 +154,10 @@ class Turns:
                 self._failed(k, f"calculator: {self._name} fails", error)
                 return
         frame = ledger.frames[-1]
-        spread, said = stds(force_field, atoms), self._roomy(force_field).forces(**_where(force_field, atoms))
-        call = Call(
-            k,
-            walker.step * ledger.settings["timestep"],
-            _size(spread),
-            _size(said - frame.labels["forces"]),
-            ledger.threshold,
-        )
+        spread = stds(force_field, atoms)
+        missed = self._roomy(force_field).forces(**geometry(force_field, atoms)) - frame.labels["forces"]
+        time = walker.step * ledger.settings["timestep"]
+        call = Call(k, time, _size(spread), _size(missed), ledger.threshold)
         logger.info(
             "label %d: walker %d at %.0f fs, σ %.3g, error %.3g eV/Å, threshold %.3g",
             len(ledger.frames), k, call.time, call.std, call.error, call.threshold,
@@ -240,13 +217,13 @@ class Turns:
 
     def _failed(self, k: int, who: str, error: Exception) -> None:
         """No label came of a turn: the walker starts again, unless that happens time after time."""
-        ledger, said = self.ledger, _said(error)
-        logger.warning("%s, %s; walker %d starts again", who, said, k)
+        ledger = self.ledger
+        logger.warning("%s, %s; walker %d starts again", who, said(error), k)
         ledger.failed += 1
         if ledger.failed == FAILURES:
             ledger.failed = 0  # who mends it goes on here
             ledger.save()
-            raise ValueError(f"{who}, {FAILURES} times in a row; {said}") from error
+            raise ValueError(f"{who}, {FAILURES} times in a row; {said(error)}") from error
         ledger.walkers[k] = self._again(k)
         ledger.pending, ledger.turn = False, ledger.turn + 1
         ledger.save()
