@@ -1,14 +1,17 @@
-"""Arguments that many functions take, checked in one place: seeds and numbers."""
+"""Arguments that many functions take, checked in one place: seeds, numbers and sizes."""
 
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
 LARGEST_SEED = 2**63 - 1
 LARGEST = 1e100  # of a number whose square, and what is divided by it, must be numbers too
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_THOUSANDS = " kmgt"  # powers of 1000, with an i behind them of 1024
 
 
 def checked_seed(seed) -> int:
@@ -36,6 +39,23 @@ def whole_number(name: str, value, least: int = 1) -> int:
     if not (is_number(value) and float(value).is_integer() and value >= least):
         raise ValueError(f"{name}={value!r:.60} must be a whole number, {least} or more")
     return int(value)
+
+
+def bytes_of(size) -> int:
+    """Bytes of a size as people write it: 8GB and 500MB count in thousands, 2GiB in 1024, plain numbers in bytes.
+
+    Raises:
+        ValueError: no size, or less than a byte.
+    """
+    written = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    if written and not (written[3] and not written[2]):
+        base = 1024 if written[3] else 1000
+        count = int(float(written[1]) * base ** _THOUSANDS.index(written[2].lower() or " "))
+    else:
+        count = int(size) if is_number(size) and float(size).is_integer() else 0
+    if count < 1:
+        raise ValueError(f"memory={size!r:.60} must be a size in bytes, such as 8GB, 500MB, 2GiB, or a whole number")
+    return count
 
 
 def unwrapped(value):

@@ -8,7 +8,7 @@ import pytest
 
 from descriptors import inverse_distances
 from mlff import GlobalKernel, Matern52, RationalQuadratic
-from mlff.arguments import checked_seed, is_number, require_positive
+from mlff.arguments import bytes_of, checked_seed, is_number, require_positive
 from mlff.data.batches import LabelledFrames
 from mlff.operators import FORCES
 from mlff.regression.requests import noise_levels
@@ -30,6 +30,27 @@ def test_truth_is_no_number():
     assert [is_number(value) for value in (1, 1.5, np.float32(2), True, np.True_, "1", None)] == [True] * 3 + [
         False
     ] * 4
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("8GB", 8 * 10**9), ("500MB", 5 * 10**8), ("2GiB", 2**31), ("1.5 gib", 3 * 2**29), (" 64kB ", 64000), ("8G", 8 * 10**9),
+        ("2Ti", 2**41), ("17", 17), ("17B", 17), (4096, 4096), (np.int64(5), 5), (2e9, 2 * 10**9), (".5k", 500),
+    ],
+)  # fmt: skip
+def test_sizes(size, expected):
+    found = bytes_of(size)
+    assert found == expected
+    assert type(found) is int
+
+
+@pytest.mark.parametrize(
+    "size", ["", "GB", "8 apples", "-1GB", "0", 0, -5, 1.5, "8iB", "1e9", True, None, np.inf, "nan"]
+)
+def test_what_is_no_size(size):
+    with pytest.raises(ValueError, match=r"memory=.* must be a size in bytes, such as 8GB, 500MB, 2GiB"):
+        bytes_of(size)
 
 
 @pytest.mark.parametrize("value", [1e300, 1e-300, np.array([1.0, np.inf]), np.nan, -1.0])
