@@ -1,5 +1,10 @@
-"""Arrays in double precision, switched on only inside our own functions: the user's JAX configuration is never touched."""
+"""Arrays in double precision, switched on only inside our own functions: the user's JAX configuration is never touched.
 
+Where single precision is wanted, all these functions compute in that instead: it is a matter of who asks, not of what is asked.
+"""
+
+import contextlib
+import contextvars
 import functools
 import os
 
@@ -7,6 +12,7 @@ import jax
 import numpy as np
 
 Array = jax.Array | np.ndarray  # what signatures accept
+_SINGLE = contextvars.ContextVar("single precision", default=False)
 
 
 @functools.cache
@@ -16,7 +22,7 @@ def _home() -> int:
 
 
 def doubled():
-    """JAX's 64-bit types inside of a `with` block.
+    """JAX's 64-bit types inside of a `with` block; its 32-bit types inside of a block of `singled`.
 
     Raises:
         RuntimeError: the process was forked from one that had computed already; JAX would wait for ever for its threads.
@@ -26,7 +32,28 @@ def doubled():
             "this process was forked from one that had computed with JAX, whose threads do not come along: start it with "
             "multiprocessing.get_context('spawn'), or fork before the first computation"
         )
-    return jax.enable_x64(True)
+    return _narrow() if _SINGLE.get() else jax.enable_x64(True)
+
+
+@contextlib.contextmanager
+def singled():
+    """Single precision inside of a `with` block, wherever else it would be double.
+
+    Arrays that were put on a device before are double: ask a copy of a force field that was not asked before,
+    `force_field.replace()`, and ask it in such blocks alone.
+    """
+    token = _SINGLE.set(True)
+    try:
+        yield
+    finally:
+        _SINGLE.reset(token)
+
+
+@contextlib.contextmanager
+def _narrow():
+    """32-bit types; GPUs would multiply matrices with fewer digits than these have."""
+    with jax.enable_x64(False), jax.default_matmul_precision("highest"):
+        yield
 
 
 def double_precision(function):

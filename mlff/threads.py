@@ -7,6 +7,7 @@ where other processes compute beside us, many times more. Products of whole tile
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import os
 from collections.abc import Callable, Iterable
@@ -43,10 +44,14 @@ def few_threads(atoms: int):
 
 
 def map_threads(function: Callable, items: Iterable) -> list:
-    """`function` of every item, in order, on as many threads as there are processors; NumPy releases the lock."""
+    """`function` of every item, in order, on as many threads as there are processors; NumPy releases the lock.
+
+    Threads compute in the precision of the one that started them.
+    """
     items = list(items)
     if len(items) == 1:  # starting a thread costs as much as a small product
         with one_blas_thread():
             return [function(items[0])]
     with one_blas_thread(), ThreadPoolExecutor(processors()) as pool:
-        return list(pool.map(function, items))
+        started = [pool.submit(contextvars.copy_context().run, function, item) for item in items]
+        return [each.result() for each in started]

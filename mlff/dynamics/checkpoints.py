@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
 import pathlib
 
-import jax
 import numpy as np
 from ase import Atoms
 from ase.io import ulm
 from ase.io.trajectory import Trajectory
 
 from mlff.arguments import checked_seed
+from mlff.potentials.digest import digest_of
 from mlff.potentials.force_field import ForceField
 
 logger = logging.getLogger(__name__)
@@ -175,11 +174,8 @@ def fingerprint(calculator) -> str:
     force_field = getattr(calculator, "force_field", None)
     if not isinstance(force_field, ForceField):
         return type(calculator).__name__
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(force_field):
-        digest.update(np.asarray(leaf, dtype=np.float64).tobytes())
     named = force_field.model if force_field.kernel is None else force_field.kernel
-    return f"{named.label} {digest.hexdigest()[:16]}"
+    return f"{named.label} {digest_of(force_field)}"
 
 
 def _is_in_order(path: pathlib.Path) -> bool:

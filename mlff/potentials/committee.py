@@ -10,6 +10,7 @@ Source: Imbalzano, Zhuang, Kapil, Rossi, Engel, Grasselli, Ceriotti, J. Chem. Ph
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Sequence
 
 import jax
@@ -83,17 +84,16 @@ class Committee(Tree, Uncertainty):
             prepared: `shared`, for the atoms.
             positions, around: of its slots.
         """
-        key = id(prepared)
-        if key not in self._leaves:
-            self._leaves[key] = (prepared, *self._with_axes(prepared))
-        _, leaves, axes = self._leaves[key]
+        if prepared not in self._leaves:
+            self._leaves[prepared] = self._with_axes(prepared)
+        leaves, axes = self._leaves[prepared]
         with doubled():
             packed = arrived(prepared.functions.spread(leaves, prepared.numbers, positions, around, axes=axes))
         return packed[:, 0], prepared.of_atoms(packed[:, 1:].reshape(len(packed), *positions.shape))
 
     @functools.cached_property
-    def _leaves(self) -> dict:
-        return {}
+    def _leaves(self) -> weakref.WeakKeyDictionary:
+        return weakref.WeakKeyDictionary()
 
     def _with_axes(self, prepared: Prepared) -> tuple[list, tuple[int | None, ...]]:
         """The arrays of the arranged tree, those that vary with an axis of members, and which these are."""

@@ -70,7 +70,7 @@ def on_device(tree):
         return jax.device_put(tree)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Prepared:
     """A potential on the device, arranged for some atoms, with its compiled functions.
 

@@ -299,6 +299,14 @@ class Expansion(Potential):
             return np.array([len(places) for places in self.members.places], dtype=float)
         return jnp.stack([jnp.sum(counted) for counted in self.members.counted])
 
+    def energy_of_atoms(self, numbers) -> float:
+        """The constants, added up."""
+        return float(composition(self.elements, numbers) @ np.asarray(self.constants))
+
+    def without_atoms(self) -> Expansion:
+        """With constants that are zero."""
+        return self.replace(constants=np.zeros(np.shape(self.constants)))
+
     @property
     def sees_alone(self) -> bool:
         return all(part.alone for part in self.parts)

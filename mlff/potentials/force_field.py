@@ -39,6 +39,7 @@ from mlff.units import formula
 
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
 Vectors = Float[np.ndarray | jax.Array, "*k n 3"]
+ARRANGED = 256  # compositions whose preparations are kept
 MEMBERS = 8  # of the committee that stands for a posterior in simulations and model files
 _ISOLATED = Surroundings(np.zeros((3, 3)))
 
@@ -623,6 +624,8 @@ class ForceField(Tree):
         """The model for one composition: as it is for that of the fit, in slots of a few sizes for any other."""
         key = numbers.tobytes()
         if key not in self._prepared:
+            if len(self._prepared) >= ARRANGED:  # files may hold hundreds of thousands of compositions
+                del self._prepared[next(iter(self._prepared))]
             fitted = self.numbers is not None and np.array_equal(np.sort(self.numbers), np.sort(numbers))
             self._prepared[key] = Prepared.of(self._on_device, numbers, room=not fitted)
         return self._prepared[key]

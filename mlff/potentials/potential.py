@@ -37,6 +37,7 @@ class Potential(Tree):
         transferable: whether it takes any composition of them, or one molecule alone.
         order: how many continuous derivatives its energy has.
         label: what it is, in a few words.
+        narrows: whether it can be worked out in single precision.
         bytes_inside: of arrays that a trace of its energy does not show, a geometry.
         bytes_per_geometry: of arrays that should stay in cache while geometries are worked off together.
     """
@@ -45,6 +46,7 @@ class Potential(Tree):
     elements = None
     transferable = True
     order = math.inf
+    narrows = True
     bytes_inside = 0
     bytes_per_geometry = 1
 
@@ -115,6 +117,14 @@ class Potential(Tree):
         """How far environments lie from the training frames, in `spacings`, as `environment_energies` has them; NaN where there
         are none."""
         return jnp.full(centers.shape, jnp.nan)
+
+    def energy_of_atoms(self, numbers) -> float:
+        """What of the energy, eV, follows from the atomic numbers alone, shape (n,): large, and the same in every geometry."""
+        return 0.0
+
+    def without_atoms(self) -> Potential:
+        """The same potential without `energy_of_atoms`."""
+        return self
 
     @property
     def failure(self) -> str | None:

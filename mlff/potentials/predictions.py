@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mlff.batching import BATCH_MEMORY
 from mlff.data.batches import Batch, LabelledFrames, arguments_of
 from mlff.data.cells import volume
 from mlff.data.hessian_checks import require_unprojected
@@ -14,8 +15,14 @@ NOT_GIVEN = "the force field was fitted with an operator of its own for it; give
 Predictions = dict[int, np.ndarray]  # by the index of the frame
 
 
-def first_order(force_field: ForceField, frames: LabelledFrames) -> tuple[Predictions, Predictions, Predictions]:
-    """Energy (eV), forces (n, 3) (eV/Å) and, where they come with these, stress (eV/Å³) of every frame."""
+def first_order(
+    force_field: ForceField, frames: LabelledFrames, memory: int = BATCH_MEMORY
+) -> tuple[Predictions, Predictions, Predictions]:
+    """Energy (eV), forces (n, 3) (eV/Å) and, where they come with these, stress (eV/Å³) of every frame.
+
+    Arguments:
+        memory: bytes of intermediate arrays, as of `ForceField.energy_and_forces`.
+    """
     energies, forces, stresses = {}, {}, {}
     if (summed := force_field.summed(frames)) is not None:
         pairs = [
@@ -30,7 +37,9 @@ def first_order(force_field: ForceField, frames: LabelledFrames) -> tuple[Predic
                 stresses[i] = strain / contained
         return energies, forces, stresses
     for batch in frames.batches:  # frames of equal atoms go together
-        found = force_field.energy_and_forces(batch.positions, batch.cells, batch.pbc, _numbers(force_field, batch))
+        found = force_field.energy_and_forces(
+            batch.positions, batch.cells, batch.pbc, numbers_of(force_field, batch), memory
+        )
         for i, energy, force in zip(batch.index, *found, strict=True):
             energies[int(i)], forces[int(i)] = np.asarray(energy), force
     return energies, forces, stresses
@@ -46,7 +55,7 @@ def predictions(force_field: ForceField, frames: LabelledFrames, operator: Opera
     for batch in frames.batches:
         arguments = arguments_of(batch, operator)
         for k, i in enumerate(batch.index):
-            geometry = batch.positions[k], batch.cells[k], batch.pbc[k], _numbers(force_field, batch)
+            geometry = batch.positions[k], batch.cells[k], batch.pbc[k], numbers_of(force_field, batch)
             values = force_field.apply(operator, *geometry, tuple(argument[k] for argument in arguments))
             if values.size != batch.labels[operator.name][k].size:
                 raise ValueError(
@@ -84,5 +93,6 @@ def require_comparable(force_field: ForceField, frames: LabelledFrames, operator
         require_unprojected(frames)
 
 
-def _numbers(force_field: ForceField, batch: Batch) -> np.ndarray | None:
+def numbers_of(force_field: ForceField, batch: Batch) -> np.ndarray | None:
+    """Atomic numbers of a batch as methods of the force field take them."""
     return batch.numbers if force_field.transferable else None

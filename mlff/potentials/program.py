@@ -94,6 +94,7 @@ class ExportedProgram(Potential):
 
     takes_cell = False
     transferable = False
+    narrows = False  # programs are of double precision
 
     @property
     def elements(self) -> tuple[int, ...]:

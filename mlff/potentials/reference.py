@@ -59,6 +59,8 @@ class Reference(Potential):
     Source: Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019), doi 10.1021/acs.jctc.8b01176 (GFN2-xTB).
     """
 
+    narrows = False  # other programs have their own precision
+
     method: Any = struct.field(pytree_node=False)
     charge: int = struct.field(pytree_node=False, default=0)
     multiplicity: int = struct.field(pytree_node=False, default=1)

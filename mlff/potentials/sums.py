@@ -63,6 +63,17 @@ class PotentialSum(Potential):
         return min(term.order for term in self.terms)
 
     @property
+    def narrows(self) -> bool:
+        return all(term.narrows for term in self.terms)
+
+    def energy_of_atoms(self, numbers) -> float:
+        """The sum of all terms."""
+        return sum(term.energy_of_atoms(numbers) for term in self.terms)
+
+    def without_atoms(self) -> PotentialSum:
+        return self.replace(terms=tuple(term.without_atoms() for term in self.terms))
+
+    @property
     def bytes_inside(self) -> int:
         return sum(term.bytes_inside for term in self.terms)
 
