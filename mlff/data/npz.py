@@ -45,6 +45,19 @@ def read_npz(
     Raises:
         ValueError: naming the file; no plain arrays, arrays missing or of wrong shape or kind, units not stated.
     """
+    arrays, said, held = npz_arrays(path, units, keys)
+    index = choose(len(arrays["positions"]))
+    return Content([frame_of(arrays, int(i)) for i in index], index, said, held, {}, READABLE)
+
+
+def npz_arrays(
+    path: pathlib.Path, units: str | None, keys: Mapping[str, str]
+) -> tuple[dict[str, np.ndarray], str, list[str]]:
+    """Arrays with one entry a frame, in eV and Å, by what they are; who stated the units; names of what the file holds.
+
+    Raises:
+        ValueError: as `read_npz`.
+    """
     if unknown := sorted(set(keys) - set(NAMES)):
         raise ValueError(f"keys: {unknown[0]!r} is not read from npz files, there are {', '.join(NAMES)}; {ELSEWHERE}")
     try:
@@ -73,8 +86,7 @@ def read_npz(
             ", ".join(READABLE),
             ELSEWHERE,
         )
-    index = choose(frames)
-    return Content([_frame(arrays, int(i)) for i in index], index, said, sorted(headers), {}, READABLE)
+    return arrays, said, sorted(headers)
 
 
 def _headers(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -210,7 +222,8 @@ def _require_parts(path: pathlib.Path, stated: Mapping[str, str], factors: tuple
             )
 
 
-def _frame(arrays: Mapping[str, np.ndarray], i: int) -> Frame:
+def frame_of(arrays: Mapping[str, np.ndarray], i: int) -> Frame:
+    """One of the frames of `npz_arrays`."""
     cell = arrays["cell"][i] if "cell" in arrays else np.zeros((3, 3))
     pbc = np.array(arrays["pbc"][i], dtype=bool) if "pbc" in arrays else cell.any(axis=1)
     system = System(arrays["positions"][i], arrays["numbers"][i].astype(np.int32), np.array(cell), pbc)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import ase.io
 import numpy as np
@@ -59,7 +59,7 @@ def read_ase(
         for name, label in labels.items():
             origins.setdefault(name, {}).setdefault(label.origin, place)
         doubts = {**doubtful, **doubts}
-        frames.append(_frame(atoms, labels, energy, length))
+        frames.append(labelled(atoms, labels, energy, length))
         held |= {*atoms.info, *atoms.arrays, *getattr(atoms.calc, "results", {})} - {"positions", "numbers"}
     for name, places in origins.items():
         if len(places) > 1:
@@ -104,7 +104,7 @@ def read_vibrations(
     labels, doubts = find_labels(path.name, atoms, {})
     labels["hessian"] = Label(hessian, "VibrationsData", ())
     index = choose(1)
-    return Content([_frame(atoms, labels, 1.0, 1.0)] * len(index), index, CONVENTION, sorted(labels), doubts)
+    return Content([labelled(atoms, labels, 1.0, 1.0)] * len(index), index, CONVENTION, sorted(labels), doubts)
 
 
 def read_geometry(path: pathlib.Path) -> Atoms:
@@ -132,7 +132,7 @@ def _geometry(atoms: Atoms, where: str) -> Atoms:
         raise ValueError(
             f"{where}: the position of atom {atom} is not finite; mend the file, or start from another one"
         )
-    if inside := _stated(atoms):
+    if inside := stated_units(atoms):
         length_unit = parse_units(inside)[1]
         atoms.set_cell(atoms.cell.array * length_unit)
         atoms.set_positions(atoms.positions * length_unit, apply_constraint=False)
@@ -146,32 +146,56 @@ def _images(path: pathlib.Path) -> list[Atoms]:
     try:
         return ase.io.read(path, index=":")
     except Exception as error:  # ASE's readers raise whatever their parsers do
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(
-            f"{path.name}: ASE cannot read it ({reason}); is it complete and of a format ASE knows?"
-        ) from error
+        raise unreadable(path.name, error) from error
+
+
+def unreadable(name: str, error: Exception) -> ValueError:
+    """What is said of a file that ASE cannot read."""
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    return ValueError(f"{name}: ASE cannot read it ({reason}); is it complete and of a format ASE knows?")
 
 
 def _require_whole(path: pathlib.Path) -> None:
-    """Refuse a file in the xyz form of which a frame claims more atoms than there are lines, or that goes on behind a blank line,
-    where ASE stops."""
+    """Refuse a file in the xyz form as `xyz_blocks` does."""
     if ".xyz" not in path.name and ".extxyz" not in path.name:
         return
     with open_with_compression(str(path), "rb") as file:
-        for frame in itertools.count():
-            words = file.readline().split()
-            if frame and not words and any(line.strip() for line in file):
+        for _ in xyz_blocks(path.name, file):
+            pass
+
+
+def xyz_blocks(name: str, file) -> Iterator[list[bytes]]:
+    """The lines of every frame of a file in the xyz form, as long as it has this form.
+
+    Arguments:
+        name: of the file, for messages.
+        file: opened for bytes, at its beginning.
+    Raises:
+        ValueError: a frame claims more atoms than there are lines, or the file goes on behind a blank line, where ASE stops.
+    """
+    head = file.readline()
+    for frame in itertools.count():
+        words = head.split()
+        if frame and not words and any(line.strip() for line in file):
+            raise ValueError(f"{name}: goes on behind a blank line after frame {frame - 1}; remove the blank line")
+        if len(words) != 1 or not words[0].isdigit():
+            if frame and words:
                 raise ValueError(
-                    f"{path.name}: goes on behind a blank line after frame {frame - 1}; remove the blank line"
+                    f"{name}: frame {frame} does not begin with its number of atoms; is the file complete?"
                 )
-            if len(words) != 1 or not words[0].isdigit():
-                return  # the end, or a form that ASE may know
-            claimed = int(words[0])
-            if (lines := sum(1 for _ in itertools.islice(file, claimed + 1))) < claimed + 1:
-                raise ValueError(
-                    f"{path.name}: frame {frame} claims {claimed} atoms, and the file ends after {max(0, lines - 1)} of them; "
-                    "is it complete?"
-                )
+            return  # the end, or a form that ASE may know
+        claimed = int(words[0])
+        block = [head, *itertools.islice(file, claimed + 1)]
+        if len(block) < claimed + 2:
+            raise ValueError(
+                f"{name}: frame {frame} claims {claimed} atoms, and the file ends after {max(0, len(block) - 2)} of them; "
+                "is it complete?"
+            )
+        head = file.readline()
+        while head.lstrip().startswith(b"VEC"):
+            block.append(head)
+            head = file.readline()
+        yield block
 
 
 def _statements(path: pathlib.Path, where: list[str], images: list[Atoms], units: str | None, keys: Mapping[str, str]):
@@ -181,27 +205,45 @@ def _statements(path: pathlib.Path, where: list[str], images: list[Atoms], units
         ValueError: some frames state units and others do not, the user contradicts the file or a convention, or nothing is stated
             where no convention holds.
     """
-    stated = [_stated(atoms) for atoms in images]
-    form = _form(path)
+    stated = [stated_units(atoms) for atoms in images]
+    form = form_of(path)
     if units is None and None in stated and any(stated):
         with_one, without = next(i for i, text in enumerate(stated) if text), stated.index(None)
         raise ValueError(
             f"{where[with_one]} states its units ({stated[with_one]}), frame {where[without].split()[-1]} and "
             f"{stated.count(None) - 1} others do not; state them in every frame, or say units= for all"
         )
+    require_convertible(path, form, units)
+    return [statement(place, atoms, form, units, keys) for place, atoms in zip(where, images, strict=True)]
+
+
+def require_convertible(path: pathlib.Path, form: str, units: str | None) -> None:
+    """Refuse units for a file whose form has its own.
+
+    Raises:
+        ValueError: naming the form.
+    """
     if units is not None and form not in UNCONVERTED and not np.allclose(parse_units(units), 1.0):
         if form in OWN:
             raise ValueError(f"{path.name}: files of the form {form} are ASE's own, in eV and Å; leave units= out")
         raise ValueError(f"{path.name}: ASE converts files of the form {form} to eV and Å itself; leave units= out")
-    statements = []
-    for place, atoms, inside in zip(where, images, stated, strict=True):
-        unconventional = [key for key in keys.values() if not by_convention(atoms, key)]
-        if units is None and inside is None and (unconventional or form in DUMPS):
-            what = f"the units of {', '.join(unconventional)}" if unconventional else "the units of a LAMMPS run"
-            raise ValueError(f"{place}: {what} are not stated; say units='eV', 'kcal/mol' or 'hartree/bohr'")
-        silent = units is None and inside is None
-        statements.append((1.0, 1.0, CONVENTION) if silent else agreed_units(place, units, inside))
-    return statements
+
+
+def statement(
+    where: str, atoms: Atoms, form: str, units: str | None, keys: Mapping[str, str]
+) -> tuple[float, float, str]:
+    """Factors to eV and Å of a frame, and who stated them.
+
+    Raises:
+        ValueError: the user contradicts the frame or a convention, or nothing is stated where no convention holds.
+    """
+    inside = stated_units(atoms)
+    unconventional = [key for key in keys.values() if not by_convention(atoms, key)]
+    if units is None and inside is None and (unconventional or form in DUMPS):
+        what = f"the units of {', '.join(unconventional)}" if unconventional else "the units of a LAMMPS run"
+        raise ValueError(f"{where}: {what} are not stated; say units='eV', 'kcal/mol' or 'hartree/bohr'")
+    silent = units is None and inside is None
+    return (1.0, 1.0, CONVENTION) if silent else agreed_units(where, units, inside)
 
 
 def _warn_of_unconverted(path: pathlib.Path, images: list[Atoms], statements) -> None:
@@ -215,7 +257,7 @@ def _warn_of_unconverted(path: pathlib.Path, images: list[Atoms], statements) ->
             return
 
 
-def _form(path: pathlib.Path) -> str:
+def form_of(path: pathlib.Path) -> str:
     """The name that ASE has for the form of a file."""
     try:
         return filetype(str(path))
@@ -223,11 +265,12 @@ def _form(path: pathlib.Path) -> str:
         return "unknown"
 
 
-def _stated(atoms: Atoms) -> str | None:
+def stated_units(atoms: Atoms) -> str | None:
+    """What a frame itself says of its units; None where it says nothing."""
     return next((str(atoms.info[key]) for key in UNIT_KEYS if key in atoms.info), None)
 
 
-def _frame(atoms: Atoms, labels: Mapping[str, Label], energy: float, length: float) -> Frame:
+def labelled(atoms: Atoms, labels: Mapping[str, Label], energy: float, length: float) -> Frame:
     """The frame in eV and Å. Labels of the user's own operators are there where the file is in these units already: nobody knows how to
     convert them."""
     factors = scales(energy, length)
