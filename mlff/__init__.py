@@ -34,6 +34,7 @@ _PUBLIC = {
     "sampled": "dynamics.sampling",
     "distilled": "workflows.distillation",
     "select": "workflows.selection",
+    "predict": "workflows.prediction",
     "learn": "workflows.learning",
     "Learned": "workflows.learning",
     "find_saddle": "properties.stationary",

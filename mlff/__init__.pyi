@@ -71,6 +71,7 @@ from mlff.regression.updates import extended as extended
 from mlff.workflows.distillation import distilled as distilled
 from mlff.workflows.learning import Learned as Learned
 from mlff.workflows.learning import learn as learn
+from mlff.workflows.prediction import predict as predict
 from mlff.workflows.selection import select as select
 
 __version__: str

@@ -1,4 +1,4 @@
-"""Files that are written: checked and locked before the work, then written whole or not at all."""
+"""Files that are written: checked and locked before the work, then written whole or not at all, at once or piece by piece."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from filelock import FileLock, Timeout
 
@@ -40,13 +40,53 @@ def write_whole(path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
+        _put_in_place(partial, path)
     except BaseException:
         os.unlink(partial)
         raise
+
+
+def partial_of(path: pathlib.Path) -> pathlib.Path:
+    """Where a file grows that is written piece by piece."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextlib.contextmanager
+def written_in_pieces(path: pathlib.Path, kept: int = 0) -> Iterator[Callable[[bytes], None]]:
+    """Write a reserved file piece by piece, beside its place first, which it takes at the end of a `with` block.
+
+    When the block ends with an error, or the process dies, its name refers to what it did before, and the pieces that were written
+    stay in `partial_of` it, to go on from.
+
+    Arguments:
+        kept: how many bytes of such pieces stay; what is behind them goes.
+    """
+    partial = partial_of(path)
+    try:
+        with open(partial, "r+b" if kept else "wb", buffering=0) as file:
+            file.truncate(kept)
+            file.seek(kept)
+
+            def write(piece: bytes) -> None:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[file.write(rest) :]
+
+            yield write
+            os.fsync(file.fileno())
+        _put_in_place(partial, path)
+    except BaseException:
+        if partial.exists() and not partial.stat().st_size:
+            partial.unlink()
+        raise
+
+
+def _put_in_place(partial, path: pathlib.Path) -> None:
+    """Give a file that is whole its name, and the permissions that it would have had by it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(partial, 0o666 & ~umask)
+    os.replace(partial, path)
 
 
 @contextlib.contextmanager

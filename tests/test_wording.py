@@ -40,6 +40,11 @@ def test_every_command_knows_its_own_options():
     assert options(COMMANDS["test"])["keys"] == "--key"
 
 
+def test_options_without_a_value():
+    said = as_typed("x: is full; go on with resume=True, or leave out std=True", COMMANDS["predict"])
+    assert said == "x: is full; go on with --resume, or leave out --std"
+
+
 def test_options_that_are_given_twice():
     fit = COMMANDS["fit"]
     assert repeated(fit, ["fit", "a", "--train", "3", "--train=4"]) == "--train"

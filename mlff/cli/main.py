@@ -13,6 +13,7 @@ from mlff.cli import compress as cli_compress
 from mlff.cli import fit as cli_fit
 from mlff.cli import learn as cli_learn
 from mlff.cli import md as cli_md
+from mlff.cli import predict as cli_predict
 from mlff.cli import terminal
 from mlff.cli.options import (
     AsJSON,
@@ -107,6 +108,7 @@ def test(
         terminal.say(f"wrote {plot}")
 
 
+app.command()(cli_predict.predict)
 app.command()(cli_compare.compare)
 app.command()(cli_compress.compress)
 app.command()(cli_md.md)

@@ -37,6 +37,8 @@ def as_typed(message: str, command: TyperCommand | None) -> str:
 
 
 def _option(name: str, value: str) -> str:
+    if value == "True":  # of an option that takes no value
+        return name
     if not value.startswith("{"):
         return f"{name} {value}".rstrip()
     entries = (entry.partition(":") for entry in value.strip("{}").split(","))

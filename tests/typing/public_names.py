@@ -91,6 +91,10 @@ def potentials(train: mlff.Dataset) -> mlff.ForceField:
 
 def files(force_field: mlff.ForceField, folder: pathlib.Path) -> mlff.ForceField:
     force_field.save(folder / "model.mlff")
+    predicted = mlff.predict(
+        force_field, folder / "frames.extxyz", folder / "out.extxyz", memory="2GB", precision="float32"
+    )
+    print(predicted.frames, predicted.errors["forces"].mae, predicted.float32)
     force_field.export(folder / "model.export")
     exported = mlff.load_export(folder / "model.export", trusted=True)
     sgdml = mlff.load_sgdml(folder / "model.npz", units="kcal/mol")
