@@ -92,7 +92,7 @@ def predict(
     units: str | None = None,
     keys: Mapping[str, str] | None = None,
     std: bool = False,
-    memory=BATCH_MEMORY,
+    memory: int | str = BATCH_MEMORY,
     precision: str = DOUBLE,
     resume: bool = False,
     progress: Progress = lambda stage, share: None,
