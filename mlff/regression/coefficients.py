@@ -41,11 +41,13 @@ def find_weights(system: LinearSystem, factor) -> Weights:
     constants = np.zeros(system.design.shape[1]) if system.given is None else system.given
     if system.given is not None or not system.design.any():
         return Weights(factor.solve(system.labels[:, None])[:, 0], constants, None)
-    solutions = factor.solve(np.column_stack([system.labels, system.design]))
+    # from about where they will be: energies are large beside what they differ by, and digits of these would be lost
+    start = np.linalg.lstsq(system.design, system.labels, rcond=RANK_CUTOFF)[0]
+    solutions = factor.solve(np.column_stack([system.labels - system.design @ start, system.design]))
     weights, responses = solutions[:, 0], solutions[:, 1:]
     normal = system.design.T @ responses
     constants = np.linalg.lstsq(normal, system.design.T @ weights, rcond=RANK_CUTOFF)[0]
-    return Weights(weights - responses @ constants, constants, responses)
+    return Weights(weights - responses @ constants, start + constants, responses)
 
 
 def expand(system: LinearSystem, weights: Weights) -> Expansion:

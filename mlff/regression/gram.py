@@ -46,6 +46,13 @@ class Side(NamedTuple):
     curved: Float[np.ndarray, "m e s D"]
     weights: Float[np.ndarray, "m r pairs"]
 
+    def summed(self, sums: Float[np.ndarray, "m r v"]) -> Side:
+        """With sums of the labels of every frame, each with its weights, in place of the labels."""
+        turned = np.swapaxes(sums, 1, 2)
+        return Side(
+            self.points, self.values @ sums, turned[:, None] @ self.tangents, self.curved, turned @ self.weights
+        )
+
 
 @functools.partial(jit, static_argnames="order")
 def _derivatives(radial: Radial, s, order: int):

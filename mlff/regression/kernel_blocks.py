@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from mlff.regression.features import Features
 from mlff.regression.gram import Side, block
+from mlff.regression.label_sums import product_of_first_order
 from mlff.regression.linalg.tiles import SymmetricTiles
 from mlff.regression.second_order import add_second_order
 from mlff.regression.terms import Term
@@ -238,17 +239,34 @@ def kernel_product(
     """The kernel between the labels of some frames and those of others, times vectors, without the matrix.
 
     The kernel is linear in the labels: those of a frame are first summed with their weights into as many as there are
-    vectors, so that a product costs less than its blocks. At no time there is more than a block.
+    vectors, so that a product costs less than its blocks. At no time there is more than a block, beside these sums.
     """
     result = np.zeros((int(ours.row_counts.sum()), vectors.shape[1]))
     for share, term, others in zip(shares, ours.terms, theirs.terms, strict=True):
-        for there in groups_of(theirs):
-            weights = _padded(vectors[_rows_of(theirs, there)], theirs.row_counts[there])
-            columns = [_contracted(side, weights) for side in others.columns(theirs.observations, there)]
-            for here in groups_of(ours):
-                products = _kernel(term, row_sides(term, ours, here), columns).sum(axis=2)  # (m, r, v)
-                result[_rows_of(ours, here)] += share * unpadded_rows(products, ours.row_counts[here])
+        sums = [_sums(others, theirs, there, vectors) for there in groups_of(theirs)]
+        for here in groups_of(ours):
+            rows = row_sides(term, ours, here)
+            products = share * sum(_product(term, rows, columns) for columns in sums)
+            result[_rows_of(ours, here)] += unpadded_rows(products, ours.row_counts[here])
     return result
+
+
+def _sums(term: Term, features: Features, group: slice, vectors: Float[np.ndarray, "rows v"]) -> list[Side]:
+    """The labels of every frame of a group, summed with the entries of vectors, as columns."""
+    weights = _padded(vectors[_rows_of(features, group)], features.row_counts[group])
+    return term.columns(features.observations, group, weights)
+
+
+def _product(term: Term, rows: list[Side], columns: list[Side]) -> Float[np.ndarray, "m r v"]:
+    """The kernel of one term between two groups of frames, summed over the second."""
+    (m, _, r), v = rows[0].values.shape, columns[0].values.shape[2]
+    if any(side.curved.shape[2] for side in (*rows, *columns)):
+        return _kernel(term, rows, columns).sum(axis=2)
+    total = np.zeros((m, r, v))
+    for row, column in zip(rows, columns, strict=True):
+        if r and row.points.shape[1] and column.points.shape[1]:
+            total += product_of_first_order(term.kernel.radial, row, column, term.sizes)
+    return total
 
 
 def _rows_of(features: Features, group: slice) -> slice:
@@ -261,17 +279,6 @@ def _padded(vectors: Float[np.ndarray, "rows v"], counts: np.ndarray) -> Float[n
     padded = np.zeros((len(counts), int(counts.max()), vectors.shape[1]))
     padded[np.arange(padded.shape[1]) < counts[:, None]] = vectors
     return padded
-
-
-def _contracted(side: Side, weights: Float[np.ndarray, "n q v"]) -> Side:
-    """Sums of the labels of every frame with weights, in place of the labels."""
-    return Side(
-        side.points,
-        side.values @ weights,
-        np.swapaxes(weights, 1, 2)[:, None] @ side.tangents,
-        side.curved,
-        np.swapaxes(weights, 1, 2) @ side.weights,
-    )
 
 
 def row_sides(term: Term, features: Features, group: slice) -> list[Side]:

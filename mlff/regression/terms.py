@@ -96,14 +96,14 @@ class Term:
         return self.kernel.channel_count
 
     @property
-    def _order(self) -> int:
+    def order(self) -> int:
         """Of the group of permutations; 1 for local kernels, whose sum over environments is symmetric as it is."""
         group = self.kernel.permutations_used
         return 1 if group is None else len(group)
 
     @property
     def computes_images(self) -> bool:
-        return self._order > 1 and self.rearranged is None
+        return self.order > 1 and self.rearranged is None
 
     def row(self, observations: list[FrameObservations], group: slice, channel: int) -> Side:
         """A group of frames as rows of the matrix."""
@@ -123,23 +123,36 @@ class Term:
             _pad_pairs(weights, [part.shape[1] for part in curved]),
         )
 
-    def columns(self, observations: list[FrameObservations], group: slice) -> list[Side]:
-        """A group of frames as columns, a side for every channel; of a molecule, all its images, their mean taken."""
+    def columns(
+        self,
+        observations: list[FrameObservations],
+        group: slice,
+        sums: Float[np.ndarray, "n r v"] | None = None,
+    ) -> list[Side]:
+        """A group of frames as columns, a side for every channel; of a molecule, all its images, their mean taken.
+
+        Arguments:
+            sums: weights of the labels of every frame, whose sums are the columns in place of the labels.
+        """
         sides = [self.row(observations, group, channel) for channel in range(self.channel_count)]
-        if self._order == 1:
+        if sums is not None:
+            sides = [side.summed(sums) for side in sides]
+        if self.order == 1:
             return sides
         (side,) = sides
         if self.computes_images:
             rows = [frame.rows for frame in observations[group]]
             directions, matrices = (_pad([getattr(row, name) for row in rows]) for name in ("directions", "matrices"))
+            if sums is not None:
+                directions, matrices = (np.einsum("nrv,nr...->nv...", sums, a) for a in (directions, matrices))
             points, tangents, curved = self._images(observations, group, directions, matrices)
         else:
             points = side.points[:, 0, self.rearranged]
             tangents, curved = (
                 array[:, 0][:, :, self.rearranged].transpose(0, 2, 1, 3) for array in (side.tangents, side.curved)
             )
-        values = np.broadcast_to(side.values / self._order, (*points.shape[:2], side.values.shape[2]))
-        return [Side(points, values, tangents / self._order, curved, side.weights / self._order)]
+        values = np.broadcast_to(side.values / self.order, (*points.shape[:2], side.values.shape[2]))
+        return [Side(points, values, tangents / self.order, curved, side.weights / self.order)]
 
     def _images(self, observations: list[FrameObservations], group: slice, directions, matrices) -> tuple:
         """The images of frames that lie in one batch, (m, P, D), with the tangents of functionals d·∇ + W:∇∇ there,
@@ -169,7 +182,7 @@ class Term:
     def expand(self, observations: list[FrameObservations], weights: np.ndarray) -> Part:
         """Contract the weights of each frame's rows into one value weight, tangent and matrix S per point."""
         of_frames = np.split(weights, np.cumsum([frame.size for frame in observations])[:-1])
-        kernel, order = self.kernel.bare(), self._order
+        kernel, order = self.kernel.bare(), self.order
         values = np.array([w @ frame.rows.values for w, frame in zip(of_frames, observations, strict=True)])
         if self.computes_images:
             points, tangents, curvatures = self._expanded_images(observations, of_frames)
