@@ -30,6 +30,8 @@ _PUBLIC = {
     "ForceField": "potentials.force_field",
     "Potential": "potentials.potential",
     "fit": "regression.fitting",
+    "plan": "regression.fitting",
+    "Plan": "regression.plan",
     "extended": "regression.updates",
     "sampled": "dynamics.sampling",
     "distilled": "workflows.distillation",

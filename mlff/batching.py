@@ -1,5 +1,7 @@
 """Batches of any size through a compiled function, in chunks that fit a memory budget and few shapes."""
 
+import pathlib
+import sys
 from collections.abc import Callable, Iterator
 
 import jax
@@ -14,9 +16,39 @@ BATCH_MEMORY = 256 * 2**20  # bytes of one chunk, with what the descriptors hold
 HESSIAN_MEMORY = 32 * 2**20  # of columns of a Hessian; more is slower: measured, ethanol, 1-hexanol and 100 atoms
 
 
+CONTAINER = pathlib.Path("/sys/fs/cgroup")  # where Linux says what a container may take
+
+
 def machine_memory() -> int:
-    """Bytes of memory that this machine has."""
-    return psutil.virtual_memory().total
+    """Bytes of memory that this machine has, or the container that this process is in."""
+    return min(psutil.virtual_memory().total, _container("memory.max") or sys.maxsize)
+
+
+def free_memory() -> int:
+    """Bytes of memory that nobody has taken."""
+    limit, taken = _container("memory.max"), _container("memory.current")
+    # what files are kept in memory is counted as taken there, but goes when it is needed
+    cached = _container_file_cache() if limit is not None else 0
+    beside = sys.maxsize if limit is None or taken is None else limit - taken + cached
+    return max(0, min(psutil.virtual_memory().available, beside))
+
+
+def _container(name: str) -> int | None:
+    """A number of bytes that the container's system tells; None where there is no limit or no container."""
+    try:
+        text = (CONTAINER / name).read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _container_file_cache() -> int:
+    try:
+        lines = (CONTAINER / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    told = dict(line.split() for line in lines if len(line.split()) == 2)
+    return int(told.get("inactive_file", 0))
 
 
 def chunk_size(bytes_per_item: int, memory: int = DEFAULT_MEMORY) -> int:

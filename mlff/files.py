@@ -7,6 +7,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -27,8 +28,12 @@ def named_file(path) -> pathlib.Path:
     return pathlib.Path(path)
 
 
-def write_whole(path, content: bytes) -> None:
-    """Write a file so that its name never refers to half of it: a temporary neighbour, then an atomic rename."""
+def write_whole(path, content: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write a file so that its name never refers to half of it: a temporary neighbour, then an atomic rename.
+
+    Arguments:
+        content: its bytes, or what writes them to the file that it is given.
+    """
     path = named_file(path)
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
@@ -37,7 +42,7 @@ def write_whole(path, content: bytes) -> None:
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
         _put_in_place(partial, path)

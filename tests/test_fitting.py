@@ -151,16 +151,17 @@ def test_search_does_not_hide_what_is_wrong(water):
 def test_falls_back_to_a_shorter_length_scale(water, monkeypatch):
     """The final fit of all frames fails at the length scale found: the next shorter one that was tried is taken."""
     from mlff.regression import fitting
-    from mlff.regression.exact import IndefiniteMatrix
+    from mlff.regression.checkpoint import NOWHERE
+from mlff.regression.exact import IndefiniteMatrix
     from mlff.regression.solution import solve_system
 
     refused = []
 
-    def reluctant(system, progress, posterior):
+    def reluctant(system, *rest):
         if not refused:
             refused.append(system.kernel.radial.lengthscale)
             raise IndefiniteMatrix("not positive definite")
-        return solve_system(system, progress, posterior)
+        return solve_system(system, *rest)
 
     monkeypatch.setattr(fitting, "solve_system", reluctant)
     force_field = mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.Matern52()), water[:40])
@@ -173,7 +174,8 @@ def test_falls_back_below_the_shortest_that_was_tried(water, monkeypatch):
     from mlff.potentials.expansion import Expansion
     from mlff.regression import fitting
     from mlff.regression.exact import IndefiniteMatrix
-    from mlff.regression.requests import Request
+    from mlff.regression.plan import plan_fit
+from mlff.regression.requests import Request
     from mlff.regression.solution import Solution
     from mlff.regression.validation import Search, Trial, with_lengthscales
 
@@ -188,13 +190,13 @@ def test_falls_back_below_the_shortest_that_was_tried(water, monkeypatch):
     monkeypatch.setattr(fitting, "solve_system", reluctant)
     request = Request.of(mlff.GlobalKernel(inverse_distances, mlff.Matern52()), water[:5], "forces", 1e-3, None)
     search = Search(with_lengthscales(request.kernel, [8.0]), [Trial(8.0, 0.1), Trial(4.0, 0.2)], None)
-    limit = 2.5
-    kernel, _ = fitting._solve_or_shorten(request, search, lambda *_: None, False)
+    planned, limit = plan_fit(request, measured=False), 2.5
+    kernel, _ = fitting._solve_or_shorten(request, search, planned, 0, lambda *_: None, False, NOWHERE)
     assert kernel.radial.lengthscale == pytest.approx(2.0)
     assert tried == pytest.approx([8.0, 4.0, 4.0 / 2**0.5, 2.0])
     limit = 0.0
     with pytest.raises(IndefiniteMatrix):
-        fitting._solve_or_shorten(request, search, lambda *_: None, False)
+        fitting._solve_or_shorten(request, search, planned, 0, lambda *_: None, False, NOWHERE)
     assert tried[-1] == pytest.approx(4.0 / FACTOR**fitting.SHORTENED)
 
 

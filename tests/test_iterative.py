@@ -19,7 +19,7 @@ from mlff.kernels.radial import Product
 from mlff.potentials.force_field import ForceField
 from mlff.regression import iterative, kernel_blocks, label_sums
 from mlff.regression.coefficients import expand, find_weights
-from mlff.regression.exact import factorise
+from mlff.regression.exact import IndefiniteMatrix, factorise
 from mlff.regression.features import compute_features
 from mlff.regression.gram import Side, block
 from mlff.regression.iterative import NotConverged, Preconditioner, iterate
@@ -204,7 +204,7 @@ def test_labels_that_follow_from_each_other(water, monkeypatch):
     system = system_of(KERNELS["global"], LabelledFrames.of(mlff.Dataset([*water[:6], *twice])), {"forces": 0.0})
     for stable in (iterative.STABLE, 0.0):  # noticed by an iteration, or by the preconditioner
         monkeypatch.setattr(iterative, "STABLE", stable)
-        with pytest.raises(NotConverged, match=r"not positive definite.*raise noise \(now forces 0\)"):
+        with pytest.raises(IndefiniteMatrix, match=r"not positive definite.*raise noise \(now forces 0\)"):
             iterate(system, 1000)
 
 

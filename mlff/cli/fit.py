@@ -13,6 +13,7 @@ from mlff.cli.options import (
     AsJSON,
     Data,
     Key,
+    Method,
     Radial,
     Reach,
     Recipe,
@@ -87,6 +88,19 @@ def fit(
             "--error-bars", help="Keep what the fit does not know: standard deviations, calibrated on frames left out."
         ),
     ] = False,
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            help="exact, or iterative (large sets: the same model, no error bars); else the faster that fits --memory."
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="That this program may take, 8GB; 80 % of what is free without it.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how the fit would go, in what memory and time, and write nothing.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was killed; else begin it.")] = False,
     out: Annotated[pathlib.Path | None, typer.Option(help="Model file to write; DATA with .mlff without it.")] = None,
     report: Annotated[pathlib.Path | None, typer.Option(help="Folder for report.md, report.json and pictures.")] = None,
     as_json: AsJSON = False,
@@ -100,6 +114,8 @@ def fit(
     mlff fit ethanol.npz --units kcal/mol --train 50 --baseline gfn2 --tune
     mlff fit datasets/ethanol.extxyz --train 200 --error-bars
     mlff fit silicon.extxyz --set cutoff=5.0 --inducing 2000
+    mlff fit large.npz --units kcal/mol --memory 4GB --dry-run
+    mlff fit large.npz --units kcal/mol --memory 4GB --resume
     mlff fit train.npz --units kcal/mol --frames 0:200 --test test.npz --descriptor mine:descriptor
     """
     from mlff.files import made_folder, reserved
@@ -108,6 +124,7 @@ def fit(
     from mlff.potentials.record import fingerprints_of
     from mlff.quality.report import FILES, fit_summary, write_report
     from mlff.regression.fitting import fit as fit_model
+    from mlff.regression.fitting import plan as plan_fit
     from mlff.regression.recipes import RECIPES
     from mlff.regression.tuning import tune as tune_model
 
@@ -115,7 +132,8 @@ def fit(
     settings, factors = parse_settings(setting), parse_factors(group_noise)
     if recipe is not None and descriptor is not None:
         raise ValueError(f"--recipe {recipe} and --descriptor {descriptor}: two models are named; give one of them")
-    target = out or _default_target(data)
+    target = None if dry_run else out or _default_target(data)
+    kept = None if dry_run else _checkpoint_folder(target, resume)
     outputs = {"--out": target, "--report": [] if report is None else [report / name for name in FILES]}
     inputs = [path for path in (data, test) if path is not None]
     marks = {"--out": archive.MARK, **FILES}
@@ -140,11 +158,42 @@ def fit(
         below = chosen_baseline(baseline, baseline_frames, charge, multiplicity, everything, seed or 0, progress)
         if held is not None and below is not None:
             require_disjoint(fingerprints_of(below.record), held)
+        if dry_run:
+            progress("plan", 0.0)
+            planned = plan_fit(
+                model,
+                everything,
+                fitted_to,
+                levels,
+                seed or 0,
+                None,
+                points,
+                factors,
+                below,
+                error_bars,
+                method,
+                memory,
+            )
+            progress("plan", 1.0)
+            return _say_plan(planned, tune, as_json)
         if tune:
             model = tune_model(model, everything, fitted_to, levels, seed or 0, progress, None, factors, below)
             levels = None
         fitted = fit_model(
-            model, everything, fitted_to, levels, seed or 0, progress, None, points, factors, below, error_bars
+            model,
+            everything,
+            fitted_to,
+            levels,
+            seed or 0,
+            progress,
+            None,
+            points,
+            factors,
+            below,
+            error_bars,
+            method,
+            memory,
+            kept,
         )
         fitted = fitted.replace(
             posterior=fitted.committee
@@ -175,6 +224,25 @@ def fit(
     _say(everything, fitted, summary, evaluation, below)
     for path in written:
         terminal.say(f"wrote {path}")
+
+
+def _checkpoint_folder(target: pathlib.Path, resume: bool) -> pathlib.Path:
+    """The folder beside the model in which a fit is kept; that of an unfinished one is not gone on with unasked."""
+    folder = target.with_name(f"{target.name}.checkpoint")
+    if folder.exists() and not resume:
+        raise ValueError(
+            f"{folder}: keeps a fit that was not finished; go on with it by --resume, or remove the folder"
+        )
+    return folder
+
+
+def _say_plan(planned, tune: bool, as_json: bool) -> None:
+    """What a fit would do; before it, tuning takes time that no plan tells."""
+    if as_json:
+        return terminal.print_json(planned.summary())
+    terminal.say(str(planned))
+    if tune:
+        terminal.say("tuning comes before; its evaluations take as long as a few fits of these frames each")
 
 
 def _default_target(data: pathlib.Path) -> pathlib.Path:
@@ -311,7 +379,15 @@ def _checks(force_field, data):
 
 def _say(data, force_field, summary: dict, evaluation, below) -> None:
     from mlff.potentials.errors import group_texts
-    from mlff.quality.report import error_bars_text, last_fitted, noise_text, scale_text, sparse_text, tuned_text
+    from mlff.quality.report import (
+        error_bars_text,
+        iterations_text,
+        last_fitted,
+        noise_text,
+        scale_text,
+        sparse_text,
+        tuned_text,
+    )
 
     force_field = last_fitted(force_field)
     size, tried = summary["permutations"], len(summary["lengthscales_tried"])
@@ -322,6 +398,8 @@ def _say(data, force_field, summary: dict, evaluation, below) -> None:
     )
     if "inducing" in force_field.record:
         terminal.say(f"spanned by {sparse_text(force_field.record)}; noise {noise_text(force_field.record)}")
+    if "iterations" in force_field.record:
+        terminal.say(f"conjugate gradients: {iterations_text(force_field.record)}")
     if "tuned" in force_field.record:
         terminal.say(f"tuned: {tuned_text(force_field.record)}")
     memory = summary["peak_memory_mb"]

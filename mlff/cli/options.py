@@ -11,6 +11,13 @@ from typing import Annotated
 import typer
 
 
+class Method(StrEnum):
+    """How a linear system is solved."""
+
+    exact = "exact"
+    iterative = "iterative"
+
+
 class Radial(StrEnum):
     """Radial functions by the names of the command line."""
 

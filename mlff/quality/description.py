@@ -14,6 +14,7 @@ from mlff.quality.report import (
     distilled_text,
     error_bars_text,
     fit_summary,
+    iterations_text,
     made_of,
     noise_text,
     scale_text,
@@ -90,9 +91,12 @@ def _trained(record: Mapping) -> list[str]:
 def _made(record: Mapping) -> list[str]:
     """How the model came about, beside being fitted."""
     ways = {
-        "inducing": ("spanned by", sparse_text), "tuned": ("tuned:", tuned_text), "compressed": ("compressed to", compressed_text),
+        "inducing": ("spanned by", sparse_text),
+        "iterations": ("solved by", iterations_text),
+        "tuned": ("tuned:", tuned_text),
+        "compressed": ("compressed to", compressed_text),
         "distilled": ("distilled from", distilled_text),
-    }  # fmt: skip
+    }
     return [f"{said} {text(record)}" for name, (said, text) in ways.items() if name in record]
 
 

@@ -241,6 +241,13 @@ def sparse_text(record: dict) -> str:
     return f"{said['functionals']} {said['kind']}" + (f" ({points})" if points else "") + left
 
 
+def iterations_text(record: dict) -> str:
+    """How conjugate gradients came to their end, for people."""
+    said = record["iterations"]
+    left = f"{said['residual_of_noise']:.2g} of the noise"
+    return f"{said['iterations']} iterations, preconditioner of rank {said['rank']}; labels are fitted to {left}"
+
+
 def compressed_text(record: dict) -> str:
     """What is left of the points of a compressed model, and what that changed, for people."""
     said = record["compressed"]

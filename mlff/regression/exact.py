@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mlff.batching import machine_memory
+from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.kernel_blocks import TILE_ROWS
 from mlff.regression.linalg.tiles import NotPositiveDefinite, SymmetricTiles
 from mlff.regression.linear_system import LinearSystem
@@ -59,29 +60,38 @@ class Factor:
             raise _indefinite(system, error.row) from error
 
 
-def factorise(system: LinearSystem, progress: Progress = lambda stage, fraction: None) -> Factor:
-    """The Cholesky factor of a linear system.
+def factorise(
+    system: LinearSystem,
+    progress: Progress = lambda stage, fraction: None,
+    checkpoint: Checkpoint = NOWHERE,
+) -> Factor:
+    """The Cholesky factor of a linear system, column after column: assembled, and made one of the factor.
 
     n rows take 4n² bytes, and n³/3 multiply-adds; beside the matrix there are blocks of the size of a tile.
 
     Arguments:
         progress: called with a stage's name and how much of it is done.
+        checkpoint: keeps the columns that are done.
     Raises:
         IndefiniteMatrix: it is not positive definite; the message says what to do.
         ValueError: the matrix is larger than the machine's memory.
     """
     require_memory(system.shape[0])
     matrix = SymmetricTiles(system.offsets)
-    count = len(matrix.tiles)
-    progress("assemble", 0.0)
-    for done, (i, j, block) in enumerate(system.lower(), start=1):
-        matrix.tiles[i][j] = block
-        progress("assemble", 2 * done / (count * (count + 1)))
     progress("factorise", 0.0)
-    try:
-        matrix.cholesky(lambda fraction: progress("factorise", fraction))
-    except NotPositiveDefinite as error:
-        raise _indefinite(system, error.row) from error
+    for j in range(len(matrix.tiles)):
+        if (kept := checkpoint.read(f"factor_{j}")) is not None:
+            for i, tile in kept.items():
+                matrix.tiles[int(i)][j] = tile
+        else:
+            for i, block in system.column(j):
+                matrix.tiles[i][j] = block
+            try:
+                matrix.factorise_column(j)
+            except NotPositiveDefinite as error:
+                raise _indefinite(system, error.row) from error
+            checkpoint.keep(f"factor_{j}", {str(i): matrix.tiles[i][j] for i in range(j, len(matrix.tiles))})
+        progress("factorise", matrix.share_done(j))
     return Factor(matrix)
 
 

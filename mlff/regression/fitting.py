@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
@@ -19,17 +20,27 @@ from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import facts_of, start_geometry
+from mlff.regression.checkpoint import NOWHERE, Checkpoint, fingerprint
 from mlff.regression.coefficients import constants_of, energies_of
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.features import compute_features
 from mlff.regression.linear_system import LinearSystem
+from mlff.regression.plan import Plan, plan_fit
 from mlff.regression.requests import Request, operators_of
 from mlff.regression.slopes import warn_of_slopes
-from mlff.regression.solution import Solution, solve_system
+from mlff.regression.solution import Solution, solve_iteratively, solve_system
 from mlff.regression.sparse_fit import fit_sparse, require_inducing, sparse_lengthscale
 from mlff.regression.training_record import record_of
 from mlff.regression.tuning import Tuned
-from mlff.regression.validation import FACTOR, Search, Trial, lacks_lengthscale, search_lengthscale, with_lengthscales
+from mlff.regression.validation import (
+    FACTOR,
+    MAX_FIT,
+    Search,
+    Trial,
+    lacks_lengthscale,
+    search_lengthscale,
+    with_lengthscales,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +62,9 @@ def fit(
     group_noise: Mapping[str, float] | None = None,
     baseline=None,
     posterior: bool = False,
+    method: str | None = None,
+    memory=None,
+    checkpoint=None,
 ) -> ForceField:
     """Fit a force field to reference frames, in closed form.
 
@@ -79,6 +93,11 @@ def fit(
             say under `config_type` or `group`.
         baseline: to which a correction is fitted, E = E₀ + δ, labels less its own: a force field, a method by its name or with
             its charge ("gfn2", `Reference`), or one of ASE's calculators. Where the model was tuned with one, that.
+        posterior: keep what the fit does not know, for error bars; of an exact fit that is a factor as large as its matrix.
+        method: "exact" (Cholesky), "iterative" (preconditioned conjugate gradients: the same model, of large sets in less memory
+            and time, without error bars), or with `inducing` "sparse". Without it the fastest that fits `memory`.
+        memory: bytes that this process may take, or a text such as "8GB"; without it 80 % of what is free. `plan` tells beforehand
+            what is taken.
     Returns:
         the force field; its `record` tells units, labels, noise, length scales tried, indices, hash and versions.
     Raises:
@@ -87,21 +106,25 @@ def fit(
     started = time.perf_counter()
     seed, baseline = checked_seed(seed), baseline_of(baseline)
     tuned = model if isinstance(model, Tuned) else None
-    if tuned is not None:
-        model, labels, noise, baseline = _as_tuned(tuned, labels, noise, baseline)
-    labels = "forces" if labels is None else labels
-    request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
+    request, baseline = _request(model, data, labels, noise, atomic_energies, group_noise, baseline)
+    inducing = None if inducing is None else require_inducing(inducing, len(data))
+    noise_stated = noise is not None or tuned is not None
+    kept = _checkpoint(checkpoint, request, seed, inducing, method, posterior)
+    planned = plan_fit(request, inducing, method, memory, posterior, seed, measured=False, checkpoint=kept)
+    logger.info("%s", planned)
     frames = request.frames if baseline is None else LabelledFrames.of(data)  # with labels as they were given
     facts = facts_of(data, frames)
+    if planned.method == "sparse" and inducing is None:
+        logger.warning("fit: a sparse model of %d functionals, %s", planned.unknowns, planned.reason)
+        inducing = planned.unknowns
     if inducing is None:
-        search = _hyperparameters(request, seed, progress)
-        kernel, solution = _solve_or_shorten(request, search, progress, posterior)
+        search = _hyperparameters(request, planned, seed, progress, kept)
+        kernel, solution = _solve_or_shorten(request, search, planned, seed, progress, posterior, kept)
     else:
-        inducing = require_inducing(inducing, len(data))
-        search = sparse_lengthscale(request, inducing, noise is not None, seed, progress)
+        search = sparse_lengthscale(request, inducing, noise_stated, seed, progress)
         kernel, solution = (
             search.kernel,
-            fit_sparse(request, search.kernel, inducing, noise is not None, seed, progress, posterior),
+            fit_sparse(request, search.kernel, inducing, noise_stated, seed, progress, posterior),
         )
     if spanning := (solution.inducing or {}).get("frames"):
         facts |= start_geometry(frames.take(spanning))  # files are held against a frame that is in the model
@@ -122,7 +145,53 @@ def fit(
         fitted = baseline.replace(posterior=None, calibration=None) + fitted
     fitted = examined(fitted, request.labels, data)
     progress("training errors", 1.0)
+    kept.remove()
     return fitted
+
+
+def _checkpoint(folder, request: Request, seed: int, inducing, method, posterior: bool) -> Checkpoint:
+    """Where the fit is kept."""
+    if folder is None:
+        return NOWHERE
+    batches = [(b.positions, b.numbers, b.cells, b.pbc, dict(b.labels), b.factors) for b in request.frames.batches]
+    stated = (request.noise, request.atomic_energies, seed, inducing, method, posterior)
+    return Checkpoint(pathlib.Path(folder), fingerprint(request.kernel, request.labels, batches, stated))
+
+
+def plan(
+    model: Kernel | Tuned,
+    data: Dataset,
+    labels: str | Operator | Sequence[str | Operator] | None = None,
+    noise: float | np.floating | Mapping[str, float] | None = None,
+    seed: int = 0,
+    atomic_energies: Mapping[str, float] | None = None,
+    inducing: int | Sequence[int] | None = None,
+    group_noise: Mapping[str, float] | None = None,
+    baseline=None,
+    posterior: bool = False,
+    method: str | None = None,
+    memory=None,
+) -> Plan:
+    """How `fit` would go about the same arguments: by which method, in what memory and time, from a pilot on a few frames.
+
+    A pilot takes seconds. Times are those of a machine as busy as it is during the pilot.
+
+    Arguments:
+        model, …: as `fit` takes them.
+    Raises:
+        ValueError: as `fit` does; nothing fits the memory.
+    """
+    request, _ = _request(model, data, labels, noise, atomic_energies, group_noise, baseline_of(baseline))
+    inducing = None if inducing is None else require_inducing(inducing, len(data))
+    return plan_fit(request, inducing, method, memory, posterior, checked_seed(seed))
+
+
+def _request(model, data, labels, noise, atomic_energies, group_noise, baseline) -> tuple[Request, ForceField | None]:
+    """What is asked for, of a model as it is or tuned, and the baseline that it has."""
+    if isinstance(model, Tuned):
+        model, labels, noise, baseline = _as_tuned(model, labels, noise, baseline)
+    labels = "forces" if labels is None else labels
+    return Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline), baseline
 
 
 def _as_tuned(tuned: Tuned, labels, noise, baseline: ForceField | None) -> tuple:
@@ -143,16 +212,20 @@ def _as_tuned(tuned: Tuned, labels, noise, baseline: ForceField | None) -> tuple
     return tuned.kernel, tuned.labels, tuned.noise, tuned.baseline
 
 
-def _hyperparameters(request: Request, seed: int, progress: Progress) -> Search:
+def _hyperparameters(request: Request, planned: Plan, seed: int, progress: Progress, kept: Checkpoint) -> Search:
     """The kernel with all its length scales, searched where one is missing."""
     if not lacks_lengthscale(request.kernel):
         return Search(request.kernel, [])
-    return search_lengthscale(request.kernel, request.frames, request.levels, seed, request.atomic_energies, progress)
+    most = MAX_FIT if planned.searched is None else planned.searched
+    atoms = request.atomic_energies
+    return search_lengthscale(request.kernel, request.frames, request.levels, seed, atoms, progress, most, kept)
 
 
-def _solve_or_shorten(request: Request, search: Search, progress: Progress, posterior: bool) -> tuple[Kernel, Solution]:
-    """All frames may be too many for the length scale that some of them chose: take the next shorter one tried, or a step of
-    the search less than the shortest."""
+def _solve_or_shorten(
+    request: Request, search: Search, planned: Plan, seed: int, progress: Progress, posterior: bool, kept: Checkpoint
+) -> tuple[Kernel, Solution]:
+    """As planned. All frames may be too many for the length scale that some of them chose: take the next shorter one tried, or
+    a step of the search less than the shortest."""
     kernel, features = search.kernel, search.features
     if features is None:
         features = compute_features(kernel, request.frames, request.levels, progress)
@@ -160,8 +233,11 @@ def _solve_or_shorten(request: Request, search: Search, progress: Progress, post
         scaled = features.scaled(kernel)
         blocks = None if search.blocks is None else search.blocks.kept(scaled)
         system = LinearSystem.of(kernel, scaled, request.levels, request.atomic_energies, blocks)
+        of_kernel = kept.beneath(fingerprint(kernel)[:16])
         try:
-            return kernel, solve_system(system, progress, posterior)
+            if planned.method == "iterative":
+                return kernel, solve_iteratively(system, planned.rank, seed, progress, of_kernel)
+            return kernel, solve_system(system, progress, posterior, of_kernel)
         except IndefiniteMatrix:
             shorter = _shorter(request.kernel, kernel, search.trials)
             if shorter is None:

@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import LinAlgError, blas, cho_factor, cho_solve, lapack, solve_triangular
 
+from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.coefficients import RANK_CUTOFF, Weights
-from mlff.regression.exact import Progress
+from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.kernel_blocks import TILE_ROWS, kernel_between
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.observations import describe
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 SHARE = 0.1  # of the noise, that the labels of which the solution is an exact fit may differ from the labels given
 MOST = 2000  # iterations
+MOST_RANK = 16_000  # large LAPACK factorisations are not safe, see `linalg.tiles`
 PIVOTS = 1024  # rows of the frames that are pivots at once
 ENOUGH = 0.3  # of the noise variance: what is left of the labels' variance when more pivots would save no time
 ROUNDING = 1e-13  # of the largest variance: what is left of a pivot that follows from the earlier ones
@@ -68,16 +71,18 @@ class Preconditioner:
         rank: int,
         seed: int = 0,
         progress: Progress = lambda stage, fraction: None,
+        checkpoint: Checkpoint = NOWHERE,
     ) -> Preconditioner:
         """With frames for pivots until what is left is less than the noise, or the rank is reached.
 
         Arguments:
             rank: of A at most.
             seed: of the frames that are drawn.
+            checkpoint: keeps the columns of A that are done.
         Raises:
-            NotConverged: labels follow from each other to rounding; the message says what to do.
+            IndefiniteMatrix: labels follow from each other to rounding; the message says what to do.
         """
-        rows, left = _low_rank(system, rank, np.random.default_rng(seed), progress)
+        rows, left = _low_rank(system, min(rank, MOST_RANK), seed, progress, checkpoint)
         # what rounding alone leaves must not be divided by, where labels have no noise
         diagonal = system.noise + left.mean() + STABLE * system.diagonal().sum()
         inner = np.eye(rows.shape[1], order="F")  # of symmetric matrices the upper triangle
@@ -103,7 +108,7 @@ def _slices(total: int, step: int) -> Iterator[slice]:
 
 
 def _low_rank(
-    system: LinearSystem, rank: int, generator: np.random.Generator, progress: Progress
+    system: LinearSystem, rank: int, seed: int, progress: Progress, checkpoint: Checkpoint
 ) -> tuple[Float[np.ndarray, "n m"], Float[np.ndarray, " n"]]:
     """A, and what it leaves of the variances of all labels."""
     features, counts = system.features, system.features.row_counts
@@ -118,25 +123,37 @@ def _low_rank(
             break
         told = np.log(before / left.sum()) / np.log(before / enough) if enough > 0 else 0.0
         progress("precondition", min(0.99, max(told, (m / rows.shape[1]) ** 2)))
-        frames = _drawn(shares, counts, min(PIVOTS, rows.shape[1] - m), generator)
+        # a generator for each block, so that a fit that goes on draws as it would have
+        frames = _drawn(shares, counts, min(PIVOTS, rows.shape[1] - m), np.random.default_rng([seed, m]))
         unused[frames] = False
-        pivots = np.concatenate([starts[i] + np.arange(counts[i]) for i in frames])
-        columns = kernel_between(features, features.take(frames), system.shares)
-        # in place: BLAS takes matrices by columns, which the transposed has and the first columns of A
-        columns = blas.dgemm(
-            -1.0, rows[pivots, :m], rows[:, :m], beta=1.0, c=columns.T, trans_b=True, overwrite_c=True
-        ).T
-        upper, order, found, _ = lapack.dpstrf(columns[pivots].T, tol=tolerance, lower=0)
-        found = min(found, rows.shape[1] - m)
-        new = rows[:, m : m + found]
-        for some in _slices(len(rows), TILE_ROWS):
-            new[some] = solve_triangular(
-                upper[:found, :found], columns[some][:, order[:found] - 1].T, trans=1, check_finite=False
-            ).T
+        if (kept := checkpoint.read(f"pivots_{m}")) is not None:
+            new = rows[:, m : m + kept["columns"].shape[1]]
+            new[:] = kept["columns"]
+        else:
+            pivots = np.concatenate([starts[i] + np.arange(counts[i]) for i in frames])
+            columns = kernel_between(features, features.take(frames), system.shares)
+            new = _more_columns(rows, m, columns, pivots, tolerance)
+            checkpoint.keep(f"pivots_{m}", {"columns": new})
         left = np.maximum(left - np.einsum("nm,nm->n", new, new), 0.0)
-        m += found
+        m += new.shape[1]
     progress("precondition", 1.0)
     return rows[:, :m], left
+
+
+def _more_columns(
+    rows, m: int, columns: Float[np.ndarray, "n p"], pivots, tolerance: float
+) -> Float[np.ndarray, "n k"]:
+    """The columns of A behind the first m, from those of the kernel that belong to pivots; in their place in A."""
+    # in place: BLAS takes matrices by columns, which the transposed has and the first columns of A
+    columns = blas.dgemm(-1.0, rows[pivots, :m], rows[:, :m], beta=1.0, c=columns.T, trans_b=True, overwrite_c=True).T
+    upper, order, found, _ = lapack.dpstrf(columns[pivots].T, tol=tolerance, lower=0)
+    found = min(found, rows.shape[1] - m)
+    new = rows[:, m : m + found]
+    for some in _slices(len(rows), TILE_ROWS):
+        new[some] = solve_triangular(
+            upper[:found, :found], columns[some][:, order[:found] - 1].T, trans=1, check_finite=False
+        ).T
+    return new
 
 
 def _drawn(shares, counts, most: int, generator: np.random.Generator) -> np.ndarray:
@@ -180,11 +197,32 @@ class Constants:
         return told - self.told @ (self.inverse @ (self.basis.T @ told))
 
 
+class State(NamedTuple):
+    """Where conjugate gradients are: a and the residual y − C a, the direction of the last step and r·P⁻¹r before it; the size of
+    the residual that was last computed anew, and of all, in units of the noise."""
+
+    weights: Float[np.ndarray, " n"]
+    residual: Float[np.ndarray, " n"]
+    direction: Float[np.ndarray, " n"]
+    old: float
+    reached: float
+    history: tuple[float, ...]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(value) for name, value in self._asdict().items()}
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray]) -> State:
+        vectors = [arrays[name] for name in ("weights", "residual", "direction")]
+        return cls(*vectors, float(arrays["old"]), float(arrays["reached"]), tuple(arrays["history"].tolist()))
+
+
 def iterate(
     system: LinearSystem,
     rank: int,
     seed: int = 0,
     progress: Progress = lambda stage, fraction: None,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> tuple[Weights, dict]:
     """The weights of a linear system by conjugate gradients, and what the record says of the iterations.
 
@@ -193,11 +231,34 @@ def iterate(
     Arguments:
         rank: of the preconditioner at most.
         seed: of its frames.
+        checkpoint: keeps what was reached.
     Raises:
-        NotConverged: after 2000 iterations, or where rounding ends them; the message says what to do.
+        NotConverged: after 2000 iterations; the message says what to do.
+        IndefiniteMatrix: labels follow from each other to rounding; likewise.
     """
-    preconditioner = Preconditioner.of(system, rank, seed, progress)
+    preconditioner = Preconditioner.of(system, rank, seed, progress, checkpoint)
     constants = Constants.of(system, preconditioner)
+    state = _converged(system, preconditioner, constants, progress, checkpoint)
+    found = np.zeros(system.design.shape[1]) if system.given is None else system.given
+    if constants.basis.shape[1]:
+        missed = system.labels - system.product(state.weights[:, None])[:, 0]
+        found = np.linalg.lstsq(system.design, missed, rcond=RANK_CUTOFF)[0]
+    summary = {
+        "rank": preconditioner.rows.shape[1],
+        "iterations": len(state.history) - 1,
+        "residual_of_noise": state.reached,
+    }
+    return Weights(state.weights, found, None), summary
+
+
+def _converged(
+    system: LinearSystem,
+    preconditioner: Preconditioner,
+    constants: Constants,
+    progress: Progress,
+    checkpoint: Checkpoint,
+) -> State:
+    """The state in which the residual is small enough, or is what rounding leaves."""
     labels = constants.without(system.labels)
     noise = np.sqrt(system.noise * system.scale)
     noise = np.maximum(noise, LEAST * np.sqrt(np.mean(labels**2)) or 1.0)  # 1 where there is nothing to learn
@@ -205,56 +266,56 @@ def iterate(
     def size(vector: np.ndarray) -> float:
         return float(np.sqrt(np.mean((vector / noise) ** 2)))
 
-    def left(weights: np.ndarray) -> np.ndarray:
-        return constants.without(labels - system.product(weights[:, None])[:, 0])
-
-    weights, residual, direction, old = np.zeros_like(labels), labels, np.zeros_like(labels), 0.0
-    history, reached = [size(labels)], np.inf
-    while len(history) <= MOST:
-        if history[-1] <= SHARE:  # carried on, residuals drift from what they are
-            residual, old = left(weights), 0.0
-            actual = size(residual)
-            if actual <= SHARE or actual > 0.5 * reached:  # or to what is rounding
+    kept = checkpoint.read("iterations")
+    nothing = np.zeros_like(labels)
+    state = State(nothing, labels, nothing, 0.0, np.inf, (size(labels),)) if kept is None else State.of(kept)
+    while len(state.history) <= MOST:
+        if state.history[-1] <= SHARE:  # carried on, residuals drift from what they are
+            residual = constants.without(labels - system.product(state.weights[:, None])[:, 0])
+            actual, before = size(residual), state.reached
+            state = state._replace(residual=residual, old=0.0, reached=actual)
+            if actual <= SHARE or actual > 0.5 * before:
                 break
-            reached = actual
-        told = constants.constrained(preconditioner(residual[:, None])[:, 0])
-        new = float(residual @ told)
-        direction = told + (new / old if old else 0.0) * direction
-        image = system.product(direction[:, None])[:, 0]
-        if not (new > 0.0 and direction @ image > 0.0):
-            raise _indefinite(system)
-        length, old = new / float(direction @ image), new
-        weights = weights + length * direction
-        residual = constants.without(residual - length * image)
-        history.append(size(residual))
-        logger.debug("iteration %d: residual %.3g of the noise", len(history) - 1, history[-1])
-        progress("iterate", _share(history))
+        state = _step(system, preconditioner, constants, state, size)
+        logger.debug("iteration %d: residual %.3g of the noise", len(state.history) - 1, state.history[-1])
+        progress("iterate", _share(state.history))
+        checkpoint.replace("iterations", state.arrays())
     else:
         raise NotConverged(
-            f"conjugate gradients: after {MOST} iterations the residual is {history[-1]:.2g} of the noise, {SHARE:g} is aimed "
-            f"at; raise noise (now {describe(system.levels)}), or give more memory, of which the preconditioner is made"
+            f"conjugate gradients: after {MOST} iterations the residual is {state.history[-1]:.2g} of the noise, {SHARE:g} is "
+            f"aimed at; raise noise (now {describe(system.levels)}), or give more memory, of which the preconditioner is made"
         )
-    if actual > SHARE:
+    if state.reached > SHARE:
         logger.info(
-            "conjugate gradients: labels are fitted to %.2g of their noise, double precision holds no more", actual
+            "conjugate gradients: labels are fitted to %.2g of their noise, double precision holds no more",
+            state.reached,
         )
     progress("iterate", 1.0)
-    found = np.zeros(system.design.shape[1]) if system.given is None else system.given
-    if constants.basis.shape[1]:
-        missed = system.labels - system.product(weights[:, None])[:, 0]
-        found = np.linalg.lstsq(system.design, missed, rcond=RANK_CUTOFF)[0]
-    summary = {"rank": preconditioner.rows.shape[1], "iterations": len(history) - 1, "residual_of_noise": actual}
-    return Weights(weights, found, None), summary
+    return state
 
 
-def _indefinite(system: LinearSystem) -> NotConverged:
-    return NotConverged(
+def _step(system, preconditioner, constants, state: State, size) -> State:
+    """One iteration."""
+    told = constants.constrained(preconditioner(state.residual[:, None])[:, 0])
+    new = float(state.residual @ told)
+    direction = told + (new / state.old if state.old else 0.0) * state.direction
+    image = system.product(direction[:, None])[:, 0]
+    curvature = float(direction @ image)
+    if not (new > 0.0 and curvature > 0.0):
+        raise _indefinite(system)
+    residual = constants.without(state.residual - (new / curvature) * image)
+    weights = state.weights + (new / curvature) * direction
+    return State(weights, residual, direction, new, state.reached, (*state.history, size(residual)))
+
+
+def _indefinite(system: LinearSystem) -> IndefiniteMatrix:
+    return IndefiniteMatrix(
         "conjugate gradients: the kernel matrix is not positive definite, labels follow from each other to rounding; raise noise "
         f"(now {describe(system.levels)}), shorten the length scale, or remove near-duplicate frames"
     )
 
 
-def _share(history: list[float]) -> float:
+def _share(history: Sequence[float]) -> float:
     """About how much of the way is gone: residuals fall by factors."""
     first = np.log(max(history[0] / SHARE, 1.0 + 1e-9))
     return float(np.clip(1.0 - np.log(max(history[-1] / SHARE, 1.0)) / first, 0.0, 0.99))

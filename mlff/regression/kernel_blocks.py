@@ -64,10 +64,15 @@ class KernelBlocks:
 
     def lower(self) -> Iterator[tuple[int, int, list[np.ndarray]]]:
         """All blocks on the diagonal and below it, column by column: (row of blocks, column of blocks, one a term)."""
-        for j, group in enumerate(self.groups):
-            columns = [term.columns(self.features.observations, group) for term in self.features.terms]
-            for i in range(j, len(self.groups)):
-                yield i, j, self._blocks(i, j, columns)
+        for j in range(len(self.groups)):
+            for i, of_terms in self.column(j):
+                yield i, j, of_terms
+
+    def column(self, j: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """The blocks of a column on the diagonal and below it: (row of blocks, one a term)."""
+        columns = [term.columns(self.features.observations, self.groups[j]) for term in self.features.terms]
+        for i in range(j, len(self.groups)):
+            yield i, self._blocks(i, j, columns)
 
     def block(self, i: int, j: int) -> list[np.ndarray]:
         """One block of every term, (rows of i, rows of j)."""
@@ -133,10 +138,14 @@ class KeptBlocks:
 
     def lower(self) -> Iterator[tuple[int, int, list[np.ndarray]]]:
         """All blocks on the diagonal and below it, column by column: (row of blocks, column of blocks, one a term)."""
-        count = len(self._kept_groups)
-        for j in range(count):
-            for i in range(j, count):
-                yield i, j, self.block(i, j)
+        for j in range(len(self._kept_groups)):
+            for i, of_terms in self.column(j):
+                yield i, j, of_terms
+
+    def column(self, j: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+        """The blocks of a column on the diagonal and below it: (row of blocks, one a term)."""
+        for i in range(j, len(self._kept_groups)):
+            yield i, self.block(i, j)
 
     def block(self, i: int, j: int) -> list[np.ndarray]:
         """One block of every term, (rows of i, rows of j); a copy, of those above the diagonal the transposed."""

@@ -132,6 +132,11 @@ class LinearSystem:
         for i, j, of_terms in self.blocks.lower():
             yield i, j, self._summed(i, j, of_terms)
 
+    def column(self, j: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The blocks of a column on the diagonal and below it: (row of blocks, block)."""
+        for i, of_terms in self.blocks.column(j):
+            yield i, self._summed(i, j, of_terms)
+
     def _summed(self, i: int, j: int, of_terms: list[np.ndarray]) -> np.ndarray:
         total = of_terms[0]
         total *= self.shares[0]

@@ -10,9 +10,11 @@ import numpy as np
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
 from mlff.potentials.expansion import Expansion
-from mlff.regression.coefficients import expand, find_weights
+from mlff.regression.checkpoint import NOWHERE, Checkpoint
+from mlff.regression.coefficients import Weights, expand, find_weights
 from mlff.regression.exact import Progress, factorise
 from mlff.regression.features import compute_features
+from mlff.regression.iterative import iterate
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.observations import Noise
 from mlff.regression.posterior import Posterior
@@ -32,6 +34,7 @@ class Solution:
         left_out: standard deviations and errors of labels left out, by their names, where that was asked for.
         noise: of every kind of label by name, where the solve found it.
         inducing: of a sparse model what the record says of its functionals.
+        iterations: of an iterative fit what the record says of these.
     """
 
     model: Expansion
@@ -42,6 +45,7 @@ class Solution:
     left_out: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
     noise: dict[str, float] | None = None
     inducing: dict | None = None
+    iterations: dict | None = None
 
 
 def solve(
@@ -72,17 +76,38 @@ def solve(
 
 
 def solve_system(
-    system: LinearSystem, progress: Progress = lambda stage, fraction: None, posterior: bool = False
+    system: LinearSystem,
+    progress: Progress = lambda stage, fraction: None,
+    posterior: bool = False,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Solution:
     """As `solve`, of a linear system."""
-    factor = factorise(system, progress)
+    factor = factorise(system, progress, checkpoint)
     weights = find_weights(system, factor)
     kept = Posterior(system, factor, weights) if posterior else None
     del factor  # as large as the matrix; the expansion comes after it
-    return Solution(
-        expand(system, weights),
-        system.amplitudes,
-        system.shape[0],
-        float(np.mean([frame.unseen for frame in system.features.observations])),
-        kept,
-    )
+    return _solution(system, weights, posterior=kept)
+
+
+def solve_iteratively(
+    system: LinearSystem,
+    rank: int,
+    seed: int = 0,
+    progress: Progress = lambda stage, fraction: None,
+    checkpoint: Checkpoint = NOWHERE,
+) -> Solution:
+    """As `solve_system`, by preconditioned conjugate gradients.
+
+    Arguments:
+        rank: of the preconditioner at most.
+        seed: of the frames that it is made of.
+    Raises:
+        NotConverged, IndefiniteMatrix: the message says what to do.
+    """
+    weights, summary = iterate(system, rank, seed, progress, checkpoint)
+    return _solution(system, weights, iterations=summary)
+
+
+def _solution(system: LinearSystem, weights: Weights, **learnt) -> Solution:
+    unseen = float(np.mean([frame.unseen for frame in system.features.observations]))
+    return Solution(expand(system, weights), system.amplitudes, system.shape[0], unseen, **learnt)

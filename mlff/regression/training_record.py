@@ -21,10 +21,11 @@ def record_of(
         facts: of the frames.
         seconds: what the fit took.
     """
-    sparse = {} if solution.inducing is None else {"inducing": solution.inducing}
+    said = {"inducing": solution.inducing, "iterations": solution.iterations}
+    said = {name: learnt for name, learnt in said.items() if learnt is not None}
     users = [name for name, operator in request.operators.items() if OPERATORS.get(name) is not operator]
     return {
-        **facts, "labels": list(request.labels), "own_operators": users, "noise": solution.noise or request.noise, **sparse,
+        **facts, "labels": list(request.labels), "own_operators": users, "noise": solution.noise or request.noise, **said,
         "rows": solution.rows, "unseen": solution.unseen, "seed": seed,
         "lengthscales_tried": [
             [trial.lengthscale, trial.error if np.isfinite(trial.error) else None] for trial in trials

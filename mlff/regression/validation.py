@@ -16,6 +16,7 @@ from mlff.data.batches import LabelledFrames
 from mlff.kernels.jets import feature_values
 from mlff.kernels.kernels import GlobalKernel, Kernel, LocalKernel
 from mlff.operators import find_operator
+from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.coefficients import find_weights
 from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
 from mlff.regression.features import Features, compute_features
@@ -111,8 +112,8 @@ class Fold:
     held_out: np.ndarray
 
 
-def folds_of(frames: LabelledFrames, validated: str, seed: int) -> list[Fold]:
-    """A fifth of the frames that have the validated label (at most 200) is held out, the rest (at most 300) is fitted, with
+def folds_of(frames: LabelledFrames, validated: str, seed: int, most: int = MAX_FIT) -> list[Fold]:
+    """A fifth of the frames that have the validated label (at most 200) is held out, the rest (at most 300, or `most`) is fitted, with
     as many of the frames without it at most; of small sets several fifths are held out in turn, until 40 frames or all
     have been predicted.
 
@@ -129,11 +130,11 @@ def folds_of(frames: LabelledFrames, validated: str, seed: int) -> list[Fold]:
         )
     rng = np.random.default_rng(checked_seed(seed))
     order = telling.index[rng.permutation(len(telling))]
-    others = rng.permutation(np.setdiff1d(frames.index, telling.index))[:MAX_FIT]
+    others = rng.permutation(np.setdiff1d(frames.index, telling.index))[:most]
     held = max(1, min(MAX_VALIDATION, len(telling) // 5))
     turns = min(5, -(-ENOUGH // held), len(telling) // held)
     turned = [np.roll(order, -turn * held) for turn in range(turns)]
-    return [Fold(np.concatenate([turn[held : held + MAX_FIT], others]), turn[:held]) for turn in turned]
+    return [Fold(np.concatenate([turn[held : held + most], others]), turn[:held]) for turn in turned]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +232,8 @@ def search_lengthscale(
     seed: int = 0,
     atomic_energies=None,
     progress: Progress = lambda stage, fraction: None,
+    most: int = MAX_FIT,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Search:
     """The length scale with the smallest validation error, over the geometric grid scale · 8 · √2^k.
 
@@ -242,6 +245,9 @@ def search_lengthscale(
     no positive definite matrix it begins at the first shorter length scale that does. Of those that are
     as good as the best to half a percent the shortest is taken: the best conditioned, and no worse in its energies.
 
+    Arguments:
+        most: frames that a trial is fitted to.
+        checkpoint: keeps the errors of trials.
     Raises:
         ValueError: fewer than 5 frames, or no length scale gives a positive definite matrix.
     """
@@ -251,7 +257,7 @@ def search_lengthscale(
         raise ValueError(
             "lengthscale: it is found by the errors of forces or energies, and neither is fitted; give one"
         )
-    folds = folds_of(frames, validated, seed)
+    folds = folds_of(frames, validated, seed, most)
     starts, validation = _begin(
         kernel,
         frames,
@@ -263,7 +269,9 @@ def search_lengthscale(
     def error(k: int) -> float:
         if k not in tried:
             progress("length scale", min(0.95, len(tried) / 9))
-            tried[k] = Trial(start * FACTOR**k, validation.error(with_lengthscales(kernel, starts, FACTOR**k)))
+            scaled = with_lengthscales(kernel, starts, FACTOR**k)
+            found = checkpoint.plain(f"length scale {k}", lambda: validation.error(scaled))
+            tried[k] = Trial(start * FACTOR**k, found)
             logger.info("length scale %.4g: validation RMSE %.4g", tried[k].lengthscale, tried[k].error)
         return tried[k].error
 

@@ -82,26 +82,43 @@ class SymmetricTiles:
             NotPositiveDefinite: it is not, or singular to rounding; the tiles are then spoilt.
         """
         needed = LOST * np.sqrt(self.size) * self.diagonal() if needed is None else needed
+        for j in range(len(self.tiles)):
+            self.factorise_column(j, needed[self.offsets[j] : self.offsets[j + 1]])
+            progress(self.share_done(j))
+
+    def share_done(self, j: int) -> float:
+        """How much of the work of `cholesky` lies in the columns of tiles up to one."""
+        count = len(self.tiles)
+        return (j + 1) ** 2 * (3 * count - 2 * j - 2) / count**3
+
+    def factorise_column(self, j: int, needed: Float[np.ndarray, " rows"] | None = None) -> None:
+        """Replace a column of tiles of A by that of L, when the columns before are those of L.
+
+        Arguments:
+            needed: the smallest L_ii² that is no rounding, of its rows; left out, 2 ε √n A_ii.
+        Raises:
+            NotPositiveDefinite: as `cholesky`.
+        """
+        if needed is None:
+            needed = LOST * np.sqrt(self.size) * np.diagonal(self.tiles[j][j])
         # A C-contiguous tile is, transposed, the Fortran array that BLAS works on in place:
         # every product below is written for the transposes.
         count = len(self.tiles)
-        for j in range(count):
-            for i in range(j, count):
-                for k in range(j):
-                    dgemm(
-                        -1.0, self.tiles[j][k].T, self.tiles[i][k].T, 1.0, self.tiles[i][j].T,
-                        trans_a=True, overwrite_c=True,
-                    )  # fmt: skip
-            with one_blas_thread() if self.size <= _SMALL else contextlib.nullcontext():
-                _, info = dpotrf(self.tiles[j][j].T, lower=False, clean=True, overwrite_a=True)
-            if info > 0:
-                raise NotPositiveDefinite(int(self.offsets[j]) + info - 1)
-            lost = np.diagonal(self.tiles[j][j]) ** 2 < needed[self.offsets[j] : self.offsets[j + 1]]
-            if lost.any():
-                raise NotPositiveDefinite(int(self.offsets[j] + np.argmax(lost)))
-            for i in range(j + 1, count):
-                dtrsm(1.0, self.tiles[j][j].T, self.tiles[i][j].T, lower=False, trans_a=True, overwrite_b=True)
-            progress((j + 1) ** 2 * (3 * count - 2 * j - 2) / count**3)
+        for i in range(j, count):
+            for k in range(j):
+                dgemm(
+                    -1.0, self.tiles[j][k].T, self.tiles[i][k].T, 1.0, self.tiles[i][j].T,
+                    trans_a=True, overwrite_c=True,
+                )  # fmt: skip
+        with one_blas_thread() if self.size <= _SMALL else contextlib.nullcontext():
+            _, info = dpotrf(self.tiles[j][j].T, lower=False, clean=True, overwrite_a=True)
+        if info > 0:
+            raise NotPositiveDefinite(int(self.offsets[j]) + info - 1)
+        lost = np.diagonal(self.tiles[j][j]) ** 2 < needed
+        if lost.any():
+            raise NotPositiveDefinite(int(self.offsets[j] + np.argmax(lost)))
+        for i in range(j + 1, count):
+            dtrsm(1.0, self.tiles[j][j].T, self.tiles[i][j].T, lower=False, trans_a=True, overwrite_b=True)
 
     def scaled(self, factor: float) -> SymmetricTiles:
         """A copy, times a number; of 1 the matrix itself."""

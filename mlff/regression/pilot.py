@@ -1,0 +1,163 @@
+"""A pilot of a fit: what a few of the frames take, measured, of which follows what all will take."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import cholesky, solve_triangular
+
+from mlff.data.batches import LabelledFrames
+from mlff.kernels.kernels import Kernel
+from mlff.regression.features import Features, compute_features
+from mlff.regression.iterative import ROUNDING
+from mlff.regression.kernel_blocks import kernel_between
+from mlff.regression.linear_system import LinearSystem
+from mlff.regression.requests import Request
+from mlff.regression.validation import START, data_scale, lacks_lengthscale, with_lengthscales
+
+ROWS = 3000  # of the frames of a pilot at most
+HELD = 0.1  # of these frames, on which is seen what the others tell
+GEMM = 1536  # rows of the square matrices whose product tells the machine's speed
+REPEATS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """How much the frames are, in units that a pilot's measurements are counted in.
+
+    Attributes:
+        frames: how many.
+        labels: how many numbers.
+        features: Σ over frames of labels times environments, what tangents grow with.
+        environments: of all frames.
+    """
+
+    frames: int
+    labels: int
+    features: int
+    environments: int
+
+    @classmethod
+    def of(cls, kernel: Kernel, frames: LabelledFrames, names) -> Work:
+        """Of labelled frames under a kernel; nothing is computed."""
+        labels = features = environments = 0
+        for batch in frames.batches:
+            each = sum(batch.labels[name][0].size for name in names if name in batch.labels)
+            atoms = sum(len(batch.numbers) if part.transferable else 1 for part in kernel.parts)
+            labels += len(batch) * each
+            features += len(batch) * each * atoms
+            environments += len(batch) * atoms
+        return cls(len(frames), labels, features, environments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pilot:
+    """What a few frames took.
+
+    Attributes:
+        work: of these frames.
+        rows: of their linear system.
+        features_bytes: of all arrays of their features.
+        points_bytes: of what the expansion is made of.
+        descriptors: s, of their features, compiled already.
+        block: s for each entry of the kernel matrix.
+        product: s of one product with a vector.
+        speed: multiply-adds a second, twice, of the machine's matrix products.
+        path: what pivots leave of the variance of labels of other frames, over the noise's: after each of them.
+    """
+
+    work: Work
+    rows: int
+    features_bytes: int
+    points_bytes: int
+    descriptors: float
+    block: float
+    product: float
+    speed: float
+    path: Float[np.ndarray, " m"]
+
+    @classmethod
+    def of(cls, request: Request, seed: int = 0) -> Pilot:
+        """Of frames that are drawn."""
+        frames = _drawn(request, seed)
+        kernel = request.kernel
+        if lacks_lengthscale(kernel):
+            scales = [START * data_scale(x, frames) if x.radial.lengthscale is None else 1.0 for x in kernel.leaves]
+            kernel = with_lengthscales(kernel, scales)
+        present = {op: level for op, level in request.levels.items() if op.name in frames.names}
+        features = compute_features(kernel, frames, present)
+        descriptors = _seconds(lambda: compute_features(kernel, frames, present), 1)
+        system = LinearSystem.of(kernel, features, present, request.atomic_energies)
+        vector = np.ones((system.shape[0], 1))
+        started = time.perf_counter()
+        matrix = kernel_between(features, features, system.shares)
+        block = (time.perf_counter() - started) / matrix.size
+        points = sum(array.nbytes * max(1, term.order) for term in features.terms for array in term.points)
+        product = _seconds(lambda: system.product(vector))
+        work, size = Work.of(kernel, frames, request.labels), _bytes(features)
+        return cls(work, len(matrix), size, points, descriptors, block, product, _gemm(), _path(matrix, system))
+
+    def left(self, rank: int, rows: int) -> float:
+        """What that many pivots leave of the variance of so many rows, over that of the noise."""
+        others = 1.0 - min(rank, rows) / rows  # those that are no pivots
+        if rank <= len(self.path):
+            return others * float(self.path[max(0, rank - 1)])
+        # beyond what was seen, as the second half of it went on
+        middle = len(self.path) // 2
+        slope = np.log(self.path[-1] / self.path[middle]) / np.log(len(self.path) / middle)
+        return others * float(self.path[-1] * (rank / len(self.path)) ** min(slope, 0.0))
+
+
+def _drawn(request: Request, seed: int) -> LabelledFrames:
+    """Frames with not too many labels in all."""
+    frames, generator = request.frames, np.random.default_rng(seed)
+    sizes = {
+        int(i): sum(batch.labels[name][0].size for name in request.labels if name in batch.labels)
+        for batch in frames.batches
+        for i in batch.index
+    }
+    order = generator.permutation(frames.index)
+    fitting = np.cumsum([sizes[int(i)] for i in order]) <= ROWS
+    return frames.take(order[: max(2, int(fitting.sum()))])
+
+
+def _path(matrix: Float[np.ndarray, "n n"], system: LinearSystem) -> Float[np.ndarray, " m"]:
+    """What the labels of the first frames, one after the other, leave of the variance of those of the last, over their noise."""
+    counts = system.features.row_counts
+    held = int(counts[-max(1, round(HELD * len(counts))) :].sum())
+    pivots = len(matrix) - held
+    noise = float(system.noise[pivots:].sum()) or np.finfo(float).tiny
+    inner = matrix[:pivots, :pivots].copy()
+    inner.flat[:: pivots + 1] += ROUNDING * pivots * inner.max()
+    told = solve_triangular(cholesky(inner, lower=True, overwrite_a=True), matrix[:pivots, pivots:], lower=True)
+    left = np.trace(matrix[pivots:, pivots:]) - np.cumsum(np.einsum("mt,mt->m", told, told))
+    return np.maximum(np.minimum.accumulate(left), np.finfo(float).tiny) / noise
+
+
+def _bytes(features: Features) -> int:
+    """Of all arrays that frames in descriptor space hold."""
+    lists = [array for term in features.terms for array in (*term.points, *term.tangents, *term.curved)]
+    observed = [
+        array for frame in features.observations for array in (*frame.rows, frame.basis, frame.inner, frame.weights)
+    ]
+    return sum(array.nbytes for array in (*lists, *observed))
+
+
+def _seconds(work, repeats: int = REPEATS) -> float:
+    """The shortest of a few runs."""
+    taken = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def _gemm() -> float:
+    """Operations a second of the machine's matrix products in double precision."""
+    one = np.random.default_rng(0).standard_normal((GEMM, GEMM))
+    other = one.copy()
+    return 2 * GEMM**3 / _seconds(lambda: one @ other)

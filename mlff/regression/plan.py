@@ -1,0 +1,340 @@
+"""A plan before the work: how a fit will be solved, in what memory and time, from a pilot on a few of its frames.
+
+Of n rows the exact solver takes 4n² bytes and n³/3 operations; conjugate gradients with a preconditioner of rank m take 8nm bytes
+and 2nm² operations, and as many products as what the preconditioner leaves asks for; a sparse model of m functionals takes
+8m² bytes a few times over. What fits the budget and takes least time is taken; where neither of the first two fits, the
+sparse model of as many functionals as do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import psutil
+
+from mlff.arguments import bytes_of
+from mlff.batching import free_memory
+from mlff.regression.checkpoint import NOWHERE, Checkpoint
+from mlff.regression.iterative import MOST, MOST_RANK, PIVOTS
+from mlff.regression.kernel_blocks import TILE_ROWS
+from mlff.regression.pilot import Pilot, Work
+from mlff.regression.requests import Request
+from mlff.regression.sparse import FOLDS
+from mlff.regression.validation import ENOUGH as ENOUGH_HELD
+from mlff.regression.validation import MAX_FIT, MAX_VALIDATION, lacks_lengthscale
+
+METHODS = ("exact", "iterative", "sparse")
+SHARE = 0.8  # of the memory that is free, which a fit takes where nothing is said
+OVERHEAD = 32 * 2**20  # bytes that compiled programs and threads take, beside what a pilot has and what is counted
+UNCOMPILED = 200 * 2**20  # where no pilot has compiled them
+CERTAIN = 10_000  # rows, up to which the exact solver takes seconds and no pilot is worth it
+LEAST_RANK, LEAST_SEARCHED = 50, 50
+MATRICES = 8  # of m² numbers that a sparse model holds, beside those of its folds
+FACTORISED = 0.85  # of the speed of matrix products, that a factorisation reaches
+TRIALS = 9  # of a length scale
+LEFT = 10.0  # of the labels' variance over the noise's, from which more pivots cost more than the iterations that they spare
+STEP = 1.1  # between the ranks that a preconditioner may have
+QUICK = 300  # iterations, with which a large system is solved sooner than by its factor
+FEWEST, MORE = 8, 14.0  # iterations are FEWEST + MORE √(what is left over the noise): measured, ethanol and toluene
+PASSES = (
+    40  # how much slower than products of matrices those of the preconditioner with a vector are, which memory bounds
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a fit.
+
+    Attributes:
+        memory: bytes at its peak, of the whole process.
+        seconds: None where nothing was measured.
+    """
+
+    name: str
+    memory: int
+    seconds: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a fit will be done.
+
+    Attributes:
+        method: "exact", "iterative" or "sparse".
+        frames: of the fit.
+        unknowns: rows of its linear system; of a sparse model its functionals.
+        rank: of the preconditioner at most; None for the other methods.
+        budget: bytes that the process may take.
+        stages: one after the other.
+        reason: why this method.
+        searched: frames that the search for a length scale may fit; None for as many as it likes.
+    """
+
+    method: str
+    frames: int
+    unknowns: int
+    rank: int | None
+    budget: int
+    stages: tuple[Stage, ...]
+    reason: str
+    searched: int | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the whole process at its peak."""
+        return max(stage.memory for stage in self.stages)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all stages; None where nothing was measured."""
+        times = [stage.seconds for stage in self.stages]
+        return None if None in times else float(sum(times))
+
+    def summary(self) -> dict:
+        """As plain data, for JSON."""
+        return {**dataclasses.asdict(self), "memory": self.memory, "seconds": self.seconds}
+
+    @classmethod
+    def of(cls, summary: dict) -> Plan:
+        """From plain data."""
+        fields = {field.name: summary[field.name] for field in dataclasses.fields(cls)}
+        return cls(**{**fields, "stages": tuple(Stage(**stage) for stage in summary["stages"])})
+
+    def __str__(self) -> str:
+        rank = "" if self.rank is None else f", preconditioner of rank {self.rank}"
+        time = "" if self.seconds is None else f", about {self.seconds:.0f} s"
+        head = (
+            f"{self.method}: {self.unknowns} unknowns of {self.frames} frames{rank}; {_text(self.memory)} of "
+            f"{_text(self.budget)}{time} ({self.reason})"
+        )
+        lines = [
+            f"  {stage.name:<13}{_text(stage.memory):>10}"
+            + ("" if stage.seconds is None else f"{stage.seconds:>9.1f} s")
+            for stage in self.stages
+        ]
+        return "\n".join([head, *lines])
+
+
+def budget_of(memory) -> int:
+    """Bytes that this process may take: what was said, or a share of what is free beside what it has."""
+    return _resident() + int(SHARE * free_memory()) if memory is None else bytes_of(memory)
+
+
+def plan_fit(
+    request: Request,
+    inducing=None,
+    method: str | None = None,
+    memory=None,
+    posterior: bool = False,
+    seed: int = 0,
+    measured: bool = True,
+    checkpoint: Checkpoint = NOWHERE,
+) -> Plan:
+    """The plan of a fit, and of one that goes on the one that it began with.
+
+    Arguments:
+        inducing: of a sparse model what was asked for.
+        method: that was asked for; None for any.
+        memory: the budget, bytes or a text such as "8GB"; without it 80 % of what is free.
+        posterior: whether error bars are asked for, which an iterative fit has none of.
+        checkpoint: keeps the plan.
+        measured: whether to run a pilot where the method is clear without.
+    Raises:
+        ValueError: nothing fits the budget, or what was asked for does not; the message says what it takes.
+    """
+
+    def plan() -> Plan:
+        return _planned(request, inducing, method, memory, posterior, seed, measured)
+
+    return Plan.of(checkpoint.plain("plan", lambda: plan().summary()))
+
+
+def _planned(request: Request, inducing, method, memory, posterior: bool, seed: int, measured: bool) -> Plan:
+    if method not in (None, *METHODS):
+        raise ValueError(f"method={method!r:.40} is none of {', '.join(METHODS)}; leave it out to have one chosen")
+    if method == "sparse" and inducing is None:
+        raise ValueError('method="sparse": say with inducing how many functionals span the model')
+    if method in ("exact", "iterative") and inducing is not None:
+        raise ValueError(f'method="{method}" takes no inducing points; leave one of them out')
+    if method == "iterative" and posterior:
+        raise ValueError(
+            'method="iterative" keeps no factor, and error bars need one; fit exact or sparse for posterior=True'
+        )
+    budget, work = budget_of(memory), Work.of(request.kernel, request.frames, request.labels)
+    base = _resident() + UNCOMPILED
+    if inducing is not None:
+        plan = _sparse(request, work, base, budget, inducing, "asked for")
+        return _require_room(plan)
+    small = work.labels <= CERTAIN and _exact_bytes(work.labels) < SHARE * (budget - base)
+    if not measured and small and method in (None, "exact"):
+        return Plan(
+            "exact",
+            work.frames,
+            work.labels,
+            None,
+            budget,
+            (Stage("solve", base + _exact_bytes(work.labels), None),),
+            "small",
+        )
+    pilot = Pilot.of(request, seed)
+    base = _resident() + OVERHEAD
+    sizes = _Sizes.of(request, work, pilot, base, budget)
+    exact = sizes.exact("error bars" if posterior else "fits", posterior)
+    if posterior or method == "exact":
+        return _require_room(dataclasses.replace(exact, reason="error bars" if posterior else "asked for"))
+    iterative = sizes.iterative()
+    if method == "iterative":
+        return _require_room(dataclasses.replace(iterative, reason="asked for"))
+    # by what does not change from run to run, as times do: the same call should give the same model
+    fits = exact.memory <= budget
+    quick = sizes.rows > CERTAIN and iterative.memory <= budget and sizes.iterations(iterative.rank) <= QUICK
+    if quick or (not fits and iterative.memory <= budget and iterative.seconds < np.inf):
+        return iterative
+    if fits:
+        return exact
+    return _largest_sparse(request, work, base, budget, min(exact, iterative, key=lambda plan: plan.memory))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """What all frames take, from what the pilot's took."""
+
+    work: Work
+    pilot: Pilot
+    base: int
+    budget: int
+    rows: int
+    features: int
+    points: int
+    search: Stage | None
+    searched: int | None
+
+    @classmethod
+    def of(cls, request: Request, work: Work, pilot: Pilot, base: int, budget: int) -> _Sizes:
+        rows = round(pilot.rows * work.labels / pilot.work.labels)
+        features = round(pilot.features_bytes * work.features / pilot.work.features)
+        points = round(pilot.points_bytes * work.environments / pilot.work.environments)
+        search, searched = None, None
+        if lacks_lengthscale(request.kernel):
+            each = rows / work.frames
+            held = max(1, min(MAX_VALIDATION, work.frames // 5))
+            searched = min(MAX_FIT, work.frames - held)
+            while searched > LEAST_SEARCHED and base + features + _exact_bytes(round(each * searched)) > budget:
+                searched = searched * 3 // 4
+            fitted, share = each * searched, (searched + held) / work.frames
+            seconds = TRIALS * (pilot.block * fitted**2 * 0.8 + fitted**3 / 3 / (FACTORISED * pilot.speed))
+            several = work.frames < 5 * ENOUGH_HELD  # folds, whose blocks are kept
+            kept = _exact_bytes(round(fitted)) * (1 + len(request.kernel.parts) if several else 1)
+            seconds += pilot.descriptors * share * work.frames / pilot.work.frames
+            search = Stage("length scale", base + round(share * features) + kept, seconds)
+        return cls(work, pilot, base, budget, rows, features, points, search, searched)
+
+    def _stages(self, name: str, memory: int, seconds: float) -> tuple[Stage, ...]:
+        held = self.base + self.features
+        descriptors = Stage("descriptors", held, self.pilot.descriptors * self.work.frames / self.pilot.work.frames)
+        return (*([self.search] if self.search else []), descriptors, Stage(name, held + memory, seconds))
+
+    @property
+    def _sides(self) -> int:
+        """Bytes of the tangents of two groups of frames, as rows and as columns, in units of the length scale."""
+        return round(1.5 * self.features * min(1.0, TILE_ROWS / self.rows))
+
+    def exact(self, reason: str, posterior: bool) -> Plan:
+        n, pilot = self.rows, self.pilot
+        seconds = 0.5 * pilot.block * n**2 + n**3 / 3 / (FACTORISED * pilot.speed)
+        memory = _exact_bytes(n) + self._sides + (self.points * 4 if posterior else 0)
+        return Plan(
+            "exact",
+            self.work.frames,
+            n,
+            None,
+            self.budget,
+            self._stages("factorise", memory, seconds),
+            reason,
+            self.searched,
+        )
+
+    def iterative(self) -> Plan:
+        n = self.rows
+        fixed = 16 * n * PIVOTS + 6 * self.points + self._sides + 2 * 8 * TILE_ROWS**2
+        most = max(LEAST_RANK, min(_rank_within(self.budget - self.base - self.features - fixed, n), n, MOST_RANK))
+        steps = int(np.log(most / LEAST_RANK) / np.log(STEP)) + 1
+        ranks = [int(LEAST_RANK * STEP**k) for k in range(steps)]
+        rank = next((m for m in ranks if self.pilot.left(m, n) <= LEFT), ranks[-1])
+        stages = self._stages("iterate", fixed + 8 * n * rank + 16 * rank**2, self._seconds_at(rank))
+        return Plan(
+            "iterative", self.work.frames, n, int(rank), self.budget, stages, "sooner than by its factor", self.searched
+        )
+
+    def iterations(self, rank: int) -> float:
+        """About how many a preconditioner of some rank leaves."""
+        return FEWEST + MORE * np.sqrt(self.pilot.left(rank, self.rows))
+
+    def _seconds_at(self, rank: int) -> float:
+        """Of conjugate gradients with a preconditioner of some rank; infinite where they would not converge."""
+        n, pilot, iterations = self.rows, self.pilot, self.iterations(rank)
+        if iterations > MOST:
+            return np.inf
+        product = pilot.product * (self.work.environments / pilot.work.environments) ** 2
+        each = product + PASSES * 4 * n * rank / pilot.speed
+        return float(pilot.block * n * rank + 2 * n * rank**2 / pilot.speed + iterations * each)
+
+
+def _rank_within(room: int, rows: int) -> int:
+    """The largest m with 8nm + 16m² bytes within some room."""
+    if room <= 0:
+        return 0
+    return int((-8 * rows + np.sqrt((8.0 * rows) ** 2 + 64.0 * room)) / 32)
+
+
+def _exact_bytes(rows: int) -> int:
+    """Of the tiles, and of blocks on their way there."""
+    return 4 * rows * (rows + TILE_ROWS) + 2 * 8 * min(TILE_ROWS, rows) ** 2
+
+
+def _sparse_bytes(functionals: int, kinds: int) -> int:
+    return 8 * functionals**2 * (MATRICES + FOLDS * kinds)
+
+
+def _sparse(request: Request, work: Work, base: int, budget: int, inducing, reason: str) -> Plan:
+    if np.iterable(inducing):
+        each = Work.of(request.kernel, request.frames.take(np.asarray(sorted(inducing), dtype=int)), request.labels)
+        inducing = each.labels
+    stage = Stage("sparse", base + _sparse_bytes(int(inducing), len(request.labels)), None)
+    return Plan("sparse", work.frames, int(inducing), None, budget, (stage,), reason)
+
+
+def _largest_sparse(request: Request, work: Work, base: int, budget: int, other: Plan) -> Plan:
+    """The sparse model with as many functionals as fit, where nothing else does."""
+    room = budget - base
+    functionals = int(np.sqrt(max(0, room) / _sparse_bytes(1, len(request.labels))))
+    if functionals < LEAST_RANK:
+        raise ValueError(
+            f"memory: {_text(budget)} are too few: this fit takes {_text(other.memory)}, and a sparse one more than is left beside "
+            f"the {_text(base)} that the program takes; give more, or train on fewer frames"
+        )
+    reason = f"the {other.method} fit takes {_text(other.memory)}"
+    return _sparse(request, work, base, budget, min(functionals, work.labels), reason)
+
+
+def _require_room(plan: Plan) -> Plan:
+    if plan.memory > plan.budget:
+        raise ValueError(
+            f"memory: the {plan.method} fit of {plan.unknowns} unknowns takes {_text(plan.memory)}, {_text(plan.budget)} may be "
+            "taken; give more memory, another method, or train on fewer frames"
+        )
+    if plan.seconds == np.inf:
+        raise ValueError(
+            f"method: with a preconditioner of rank {plan.rank}, which is what fits {_text(plan.budget)}, conjugate gradients would not "
+            f"converge in {MOST} iterations; give more memory, raise noise, or take a smoother kernel (RBF) or another method"
+        )
+    return plan
+
+
+def _resident() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def _text(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
