@@ -151,8 +151,7 @@ def test_search_does_not_hide_what_is_wrong(water):
 def test_falls_back_to_a_shorter_length_scale(water, monkeypatch):
     """The final fit of all frames fails at the length scale found: the next shorter one that was tried is taken."""
     from mlff.regression import fitting
-    from mlff.regression.checkpoint import NOWHERE
-from mlff.regression.exact import IndefiniteMatrix
+    from mlff.regression.exact import IndefiniteMatrix
     from mlff.regression.solution import solve_system
 
     refused = []
@@ -173,9 +172,10 @@ def test_falls_back_below_the_shortest_that_was_tried(water, monkeypatch):
     """A few steps of the search further, where everything that it tried fails with all frames; not without end."""
     from mlff.potentials.expansion import Expansion
     from mlff.regression import fitting
+    from mlff.regression.checkpoint import NOWHERE
     from mlff.regression.exact import IndefiniteMatrix
     from mlff.regression.plan import plan_fit
-from mlff.regression.requests import Request
+    from mlff.regression.requests import Request
     from mlff.regression.solution import Solution
     from mlff.regression.validation import Search, Trial, with_lengthscales
 
