@@ -16,6 +16,7 @@ from descriptors import inverse_distances, soap
 from mlff.data.batches import LabelledFrames
 from mlff.operators import find_operator
 from mlff.potentials.expansion import Expansion
+from mlff.regression import checkpoint
 from mlff.regression.features import compute_features
 from mlff.regression.inducing import EnvironmentValues, FrameLabels, LabelRows
 from mlff.regression.kernel_blocks import kernel_between
@@ -368,3 +369,29 @@ def test_forces_alone_know_energies_up_to_what_the_frames_say(alloy):
     assert force_field.record["energy_constant"]
     errors = mlff.evaluate(force_field, mlff.Dataset(alloy_frames(5, seed=3), "others"))
     assert errors.energy_mae_per_atom < 0.1
+
+
+@pytest.mark.parametrize("stop", [1, 5, 12])
+def test_labels_that_were_looked_at_are_kept(stop, alloy, tmp_path, monkeypatch):
+    """A fit that was killed after some frames goes on behind them, to the same model."""
+
+    def killed(stage: str, fraction: float) -> None:
+        if stage == "labels" and fraction >= stop / len(alloy):
+            looked.append(fraction)
+            if len(looked) > 1:  # the first frames were written by then
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "SHARE", np.inf)
+    fit = functools.partial(mlff.fit, LOCAL, alloy, ALL, NOISE, inducing=25)
+    whole, looked = fit(), []
+    with pytest.raises(KeyboardInterrupt):
+        fit(progress=killed, checkpoint=tmp_path / "kept")
+    shares = []
+    resumed = fit(
+        progress=lambda stage, share: stage == "labels" and shares.append(share), checkpoint=tmp_path / "kept"
+    )
+    assert len(shares) == 1 + len(alloy) - stop
+    assert not (tmp_path / "kept").exists()
+    np.testing.assert_allclose(
+        resumed.model.parts[0].channels[0].values, whole.model.parts[0].channels[0].values, rtol=1e-8
+    )

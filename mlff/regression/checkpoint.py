@@ -7,13 +7,14 @@ ends in the same model. Files are written whole or not at all, and so seldom tha
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
 import logging
 import pathlib
 import re
-import shutil
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -28,8 +29,10 @@ logger = logging.getLogger(__name__)
 
 SHARE = 0.05  # of the time, that writing may take
 BANDWIDTH = 300e6  # bytes a second, before the first file was written
+UNKNOWN, TELLING = 50_000_000, 10_000_000  # bytes of a state before it was first written; that tell the bandwidth
+WORTH = 0.1  # s that plain data took, from which they are written at once, else with what comes next
 _ABOUT = "fit.json"
-_PLAIN = "plain.json"
+_PARTS = (f".{_ABOUT}.*.partial", ".*.npz.*.partial")  # of files, of a process that was killed
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -51,11 +54,8 @@ class Checkpoint:
         self.folder, self._about, self._prefix = folder, about, ""
         self._waiting: list[tuple[str, Arrays]] = []
         self._since, self._bandwidth = time.monotonic(), BANDWIDTH
-        self._plain: dict[str, Any] = {}
-        if folder is not None and folder.exists():
-            _require_same(folder, about)
-            if (folder / _PLAIN).exists():
-                self._plain = json.loads((folder / _PLAIN).read_text())
+        self._plain: dict[str, Any] = {} if folder is None else _plain_kept(folder, about)
+        self._sizes: dict[str, int] = {}
 
     def beneath(self, name: str) -> Checkpoint:
         """For a part of the fit, in names of its own."""
@@ -64,11 +64,14 @@ class Checkpoint:
         return part
 
     def plain(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Plain data, as JSON has it, that was kept; else what is computed, and kept at once."""
+        """Plain data, as JSON has it, that was kept; else what is computed, and kept at once where that took time."""
+        if self.folder is None:
+            return compute()
         if name not in self._plain:
+            started = time.monotonic()
             self._plain[name] = compute()
-            if self.folder is not None:
-                self._write(_PLAIN, json.dumps(self._plain).encode())
+            if time.monotonic() - started >= WORTH:
+                self._write(_ABOUT, self._about_it)
         return self._plain[name]
 
     def read(self, name: str) -> dict[str, np.ndarray] | None:
@@ -78,7 +81,7 @@ class Checkpoint:
         try:
             with np.load(self._file(name), allow_pickle=False) as file:
                 return dict(file)
-        except (ValueError, zipfile.BadZipFile, OSError) as error:
+        except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
             raise ValueError(f"{self._file(name)}: damaged; remove the folder and fit anew") from error
 
     def keep(self, name: str, arrays: Arrays) -> None:
@@ -88,16 +91,33 @@ class Checkpoint:
         self._waiting.append((self._file(name).name, arrays))
         self._write_waiting(0)
 
-    def replace(self, name: str, arrays: Arrays) -> None:
-        """Arrays of a state that goes on: written in the place of the last, when it is worth it."""
-        if self.folder is not None and self._write_waiting(_size(arrays)):
-            self._write(self._file(name).name, lambda file: np.savez(file, **arrays))
-            self._since = time.monotonic()
+    def replace(self, name: str, arrays: Callable[[], Arrays]) -> None:
+        """A state that goes on: written in the place of the last, when that is worth it."""
+        if self.folder is None or not self._write_waiting(self._sizes.get(name, UNKNOWN)):
+            return
+        state, started = arrays(), time.monotonic()
+        self._sizes[name] = _size(state)
+        self._write(self._file(name).name, lambda file: np.savez(file, **state))
+        self._learn(self._sizes[name], started)
+
+    def forget(self) -> None:
+        """What still waits is not needed any longer, nor the memory that it takes."""
+        self._waiting.clear()
 
     def remove(self) -> None:
-        """The fit is done."""
-        if self.folder is not None and (self.folder / _ABOUT).exists():
-            shutil.rmtree(self.folder)
+        """The fit is at its end: its files go, and the folder, where nobody else put something there."""
+        self.forget()
+        if self.folder is None:
+            return
+        written = (*_PARTS, "*.npz", _ABOUT) if (self.folder / _ABOUT).exists() else _PARTS
+        with contextlib.suppress(OSError):  # no reason for a fit to fail
+            for path in [path for pattern in written for path in self.folder.glob(pattern)]:
+                path.unlink()
+            self.folder.rmdir()
+
+    @property
+    def _about_it(self) -> bytes:
+        return json.dumps({"fit": self._about, "plain": self._plain}).encode()
 
     def _file(self, name: str) -> pathlib.Path:
         return self.folder / f"{self._prefix}{name}.npz"
@@ -108,22 +128,28 @@ class Checkpoint:
         if time.monotonic() - self._since < size / self._bandwidth / SHARE:
             return False
         started = time.monotonic()
+        self._since = started
         while self._waiting:
             name, arrays = self._waiting[0]
             if not self._write(name, lambda file, arrays=arrays: np.savez(file, **arrays)):
                 break
             self._waiting.pop(0)
-        self._since = time.monotonic()
-        if size > more and not self._waiting:
-            self._bandwidth = (size - more) / max(1e-3, self._since - started)
+        if not self._waiting:
+            self._learn(size - more, started)
         return not self._waiting
+
+    def _learn(self, size: int, started: float) -> None:
+        """How fast files are written, from one that was large enough to tell."""
+        self._since = time.monotonic()
+        if size > TELLING:
+            self._bandwidth = size / max(1e-3, self._since - started)
 
     def _write(self, name: str, content) -> bool:
         """Whether a file could be written; a full disk ends no fit."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / _ABOUT).exists():
-                write_whole(self.folder / _ABOUT, json.dumps({"fit": self._about}).encode())
+            if name != _ABOUT and not (self.folder / _ABOUT).exists():
+                write_whole(self.folder / _ABOUT, self._about_it)
             write_whole(self.folder / name, content)
         except OSError as error:
             logger.warning(
@@ -143,27 +169,40 @@ def fingerprint(*parts) -> str:
     digest = hashlib.sha256()
     for part in parts:
         leaves, tree = jax.tree.flatten(part)
-        # functions show where they lie in memory, which is another place each time
-        digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(tree)).encode())
+        with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+            digest.update(_named(tree))
         for leaf in leaves:
             array = np.asarray(leaf)
             digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(str(leaf).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes())
+            digest.update(_named(leaf) if array.dtype == object else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def _require_same(folder: pathlib.Path, about: str) -> None:
-    """Refuse a folder of another fit."""
+def _named(value) -> bytes:
+    """As it shows itself, but for where it lies in memory, which is another place each time."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value)).encode()
+
+
+def _plain_kept(folder: pathlib.Path, about: str) -> dict[str, Any]:
+    """Plain data of an earlier process; a folder of another fit is refused."""
+    if not folder.exists():
+        return {}
     if not folder.is_dir():
         raise ValueError(f"checkpoint {folder}: is a file; name a folder")
-    if not any(folder.iterdir()):
-        return
-    if not (folder / _ABOUT).exists():
-        raise ValueError(f"checkpoint {folder}: holds no fit, but something else; name another folder")
-    if json.loads((folder / _ABOUT).read_text())["fit"] != about:
+    if all(any(path.match(pattern) for pattern in _PARTS) for path in folder.iterdir()):
+        return {}
+    try:
+        kept = json.loads((folder / _ABOUT).read_text())
+        same, plain = kept["fit"] == about, dict(kept["plain"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"checkpoint {folder}: holds no fit, but something else, or what is damaged; name another folder"
+        ) from error
+    if not same:
         raise ValueError(
             f"checkpoint {folder}: holds another fit (other frames, model or settings); repeat that one, or remove the folder"
         )
+    return plain
 
 
 def _size(arrays: Arrays) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from mlff.regression.checkpoint import NOWHERE, Checkpoint, fingerprint
 from mlff.regression.coefficients import constants_of, energies_of
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.features import compute_features
+from mlff.regression.iterative import NotConverged
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.plan import Plan, plan_fit
 from mlff.regression.requests import Request, operators_of
@@ -121,10 +123,10 @@ def fit(
         search = _hyperparameters(request, planned, seed, progress, kept)
         kernel, solution = _solve_or_shorten(request, search, planned, seed, progress, posterior, kept)
     else:
-        search = sparse_lengthscale(request, inducing, noise_stated, seed, progress)
+        search = sparse_lengthscale(request, inducing, noise_stated, seed, progress, kept)
         kernel, solution = (
             search.kernel,
-            fit_sparse(request, search.kernel, inducing, noise_stated, seed, progress, posterior),
+            fit_sparse(request, search.kernel, inducing, noise_stated, seed, progress, posterior, kept),
         )
     if spanning := (solution.inducing or {}).get("frames"):
         facts |= start_geometry(frames.take(spanning))  # files are held against a frame that is in the model
@@ -153,6 +155,8 @@ def _checkpoint(folder, request: Request, seed: int, inducing, method, posterior
     """Where the fit is kept."""
     if folder is None:
         return NOWHERE
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ValueError(f"checkpoint={folder!r:.60} must be the name of a folder, 'fit.checkpoint' or a pathlib.Path")
     batches = [(b.positions, b.numbers, b.cells, b.pbc, dict(b.labels), b.factors) for b in request.frames.batches]
     stated = (request.noise, request.atomic_energies, seed, inducing, method, posterior)
     return Checkpoint(pathlib.Path(folder), fingerprint(request.kernel, request.labels, batches, stated))
@@ -238,9 +242,14 @@ def _solve_or_shorten(
             if planned.method == "iterative":
                 return kernel, solve_iteratively(system, planned.rank, seed, progress, of_kernel)
             return kernel, solve_system(system, progress, posterior, of_kernel)
+        except NotConverged:
+            kept.remove()  # who gives more memory wants another plan
+            raise
         except IndefiniteMatrix:
+            kept.forget()
             shorter = _shorter(request.kernel, kernel, search.trials)
             if shorter is None:
+                kept.remove()
                 raise
             kernel = shorter
 

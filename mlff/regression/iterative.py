@@ -279,7 +279,7 @@ def _converged(
         state = _step(system, preconditioner, constants, state, size)
         logger.debug("iteration %d: residual %.3g of the noise", len(state.history) - 1, state.history[-1])
         progress("iterate", _share(state.history))
-        checkpoint.replace("iterations", state.arrays())
+        checkpoint.replace("iterations", state.arrays)
     else:
         raise NotConverged(
             f"conjugate gradients: after {MOST} iterations the residual is {state.history[-1]:.2g} of the noise, {SHARE:g} is "

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.linalg import cholesky, solve_triangular
 
 from mlff.data.batches import LabelledFrames
+from mlff.kernels.jets import block_sizes
 from mlff.kernels.kernels import Kernel
 from mlff.regression.features import Features, compute_features
 from mlff.regression.iterative import ROUNDING
@@ -31,26 +32,29 @@ class Work:
     Attributes:
         frames: how many.
         labels: how many numbers.
-        features: Σ over frames of labels times environments, what tangents grow with.
+        tangents: how many numbers, of labels at environments in descriptor space.
         environments: of all frames.
     """
 
     frames: int
     labels: int
-    features: int
+    tangents: int
     environments: int
 
     @classmethod
     def of(cls, kernel: Kernel, frames: LabelledFrames, names) -> Work:
         """Of labelled frames under a kernel; nothing is computed."""
-        labels = features = environments = 0
+        labels = tangents = environments = 0
+        parts = with_lengthscales(kernel, [1.0] * len(kernel.leaves)).parts
+        sizes = [sum(block_sizes(part, frames.batches[0])) for part in parts]
         for batch in frames.batches:
             each = sum(batch.labels[name][0].size for name in names if name in batch.labels)
-            atoms = sum(len(batch.numbers) if part.transferable else 1 for part in kernel.parts)
             labels += len(batch) * each
-            features += len(batch) * each * atoms
-            environments += len(batch) * atoms
-        return cls(len(frames), labels, features, environments)
+            for part, size in zip(kernel.parts, sizes, strict=True):
+                of_frame = len(batch.numbers) if part.transferable else 1
+                environments += len(batch) * of_frame
+                tangents += len(batch) * each * of_frame * size
+        return cls(len(frames), labels, tangents, environments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +102,15 @@ class Pilot:
         points = sum(array.nbytes * max(1, term.order) for term in features.terms for array in term.points)
         product = _seconds(lambda: system.product(vector))
         work, size = Work.of(kernel, frames, request.labels), _bytes(features)
-        return cls(work, len(matrix), size, points, descriptors, block, product, _gemm(), _path(matrix, system))
+        return cls(work, len(matrix), size, points, descriptors, block, product, gemm_speed(), _path(matrix, system))
 
     def left(self, rank: int, rows: int) -> float:
         """What that many pivots leave of the variance of so many rows, over that of the noise."""
         others = 1.0 - min(rank, rows) / rows  # those that are no pivots
-        if rank <= len(self.path):
-            return others * float(self.path[max(0, rank - 1)])
+        if not others:
+            return 0.0
+        if rank <= len(self.path) or len(self.path) == 1:
+            return others * float(self.path[max(0, min(rank, len(self.path)) - 1)])
         # beyond what was seen, as the second half of it went on
         middle = len(self.path) // 2
         slope = np.log(self.path[-1] / self.path[middle]) / np.log(len(self.path) / middle)
@@ -129,7 +135,9 @@ def _path(matrix: Float[np.ndarray, "n n"], system: LinearSystem) -> Float[np.nd
     counts = system.features.row_counts
     held = int(counts[-max(1, round(HELD * len(counts))) :].sum())
     pivots = len(matrix) - held
-    noise = float(system.noise[pivots:].sum()) or np.finfo(float).tiny
+    if not pivots:  # a frame alone tells nothing of others
+        return np.array([np.inf])
+    noise = float(system.noise[pivots:].sum()) or ROUNDING * float(np.trace(matrix))
     inner = matrix[:pivots, :pivots].copy()
     inner.flat[:: pivots + 1] += ROUNDING * pivots * inner.max()
     told = solve_triangular(cholesky(inner, lower=True, overwrite_a=True), matrix[:pivots, pivots:], lower=True)
@@ -156,7 +164,7 @@ def _seconds(work, repeats: int = REPEATS) -> float:
     return min(taken)
 
 
-def _gemm() -> float:
+def gemm_speed() -> float:
     """Operations a second of the machine's matrix products in double precision."""
     one = np.random.default_rng(0).standard_normal((GEMM, GEMM))
     other = one.copy()

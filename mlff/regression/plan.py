@@ -166,17 +166,9 @@ def _planned(request: Request, inducing, method, memory, posterior: bool, seed: 
     if inducing is not None:
         plan = _sparse(request, work, base, budget, inducing, "asked for")
         return _require_room(plan)
-    small = work.labels <= CERTAIN and _exact_bytes(work.labels) < SHARE * (budget - base)
-    if not measured and small and method in (None, "exact"):
-        return Plan(
-            "exact",
-            work.frames,
-            work.labels,
-            None,
-            budget,
-            (Stage("solve", base + _exact_bytes(work.labels), None),),
-            "small",
-        )
+    needed = 8 * work.tangents + _exact_bytes(work.labels)
+    if not measured and method in (None, "exact") and work.labels <= CERTAIN and needed < SHARE * (budget - base):
+        return Plan("exact", work.frames, work.labels, None, budget, (Stage("solve", base + needed, None),), "small")
     pilot = Pilot.of(request, seed)
     base = _resident() + OVERHEAD
     sizes = _Sizes.of(request, work, pilot, base, budget)
@@ -213,7 +205,7 @@ class _Sizes:
     @classmethod
     def of(cls, request: Request, work: Work, pilot: Pilot, base: int, budget: int) -> _Sizes:
         rows = round(pilot.rows * work.labels / pilot.work.labels)
-        features = round(pilot.features_bytes * work.features / pilot.work.features)
+        features = round(pilot.features_bytes * work.tangents / pilot.work.tangents)
         points = round(pilot.points_bytes * work.environments / pilot.work.environments)
         search, searched = None, None
         if lacks_lengthscale(request.kernel):

@@ -85,6 +85,7 @@ def solve_system(
     factor = factorise(system, progress, checkpoint)
     weights = find_weights(system, factor)
     kept = Posterior(system, factor, weights) if posterior else None
+    checkpoint.forget()
     del factor  # as large as the matrix; the expansion comes after it
     return _solution(system, weights, posterior=kept)
 
@@ -105,6 +106,7 @@ def solve_iteratively(
         NotConverged, IndefiniteMatrix: the message says what to do.
     """
     weights, summary = iterate(system, rank, seed, progress, checkpoint)
+    checkpoint.forget()
     return _solution(system, weights, iterations=summary)
 
 

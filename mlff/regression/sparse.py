@@ -28,6 +28,7 @@ from mlff.data.batches import LabelledFrames
 from mlff.data.cells import volume
 from mlff.operators import ENERGY, FORCES, STRESS, Operator
 from mlff.potentials.expansion import Expansion, composition, constant_elements
+from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.coefficients import RANK_CUTOFF
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.inducing import Inducing, LabelRows
@@ -67,6 +68,9 @@ class Moments:
         return Moments(self.matrix[np.ix_(chosen, chosen)], self.right[chosen], self.square, self.count)
 
 
+_FIELDS = ("matrix", "right", "square", "count")
+
+
 class _Sums:
     """Moments as they come about; rows are collected until a product of them is worth its call."""
 
@@ -94,6 +98,28 @@ class _Sums:
     def moments(self) -> Moments:
         self._multiply()
         return Moments(self.matrix, self.right, self.square, self.count)
+
+
+def _state(sums: dict[str, list[_Sums]], done: int) -> dict[str, np.ndarray]:
+    """Sums over the frames that were looked at, as arrays by name."""
+    arrays = {"done": np.array(done)}
+    for name, of_folds in sums.items():
+        for fold, each in enumerate(of_folds):
+            kept = each.moments()
+            arrays |= {f"{name}.{fold}.{field}": np.asarray(getattr(kept, field)) for field in _FIELDS}
+    return arrays
+
+
+def _taken_up(sums: dict[str, list[_Sums]], checkpoint: Checkpoint) -> int:
+    """Go on from sums that were kept: how many frames these are of."""
+    kept = checkpoint.read("labels")
+    if kept is None:
+        return 0
+    for name, of_folds in sums.items():
+        for fold, each in enumerate(of_folds):
+            each.matrix, each.right, square, count = (kept[f"{name}.{fold}.{field}"] for field in _FIELDS)
+            each.square, each.count = float(square), int(count)
+    return int(kept["done"])
 
 
 Levels = Mapping[str, float]  # the standard deviation of labels, by their kind
@@ -132,6 +158,7 @@ class SparseSystem:
         atomic_energies: Mapping[int, float] | None = None,
         extensive: bool = False,
         progress: Progress = lambda stage, fraction: None,
+        checkpoint: Checkpoint = NOWHERE,
     ) -> SparseSystem:
         """Look at all frames, one after another.
 
@@ -139,6 +166,7 @@ class SparseSystem:
             operators: what labels are of, with any noise.
             fold_of: the fold of every frame, by its index.
             atomic_energies: by atomic number, eV, in place of constants that are found.
+            checkpoint: keeps the sums over the frames that were looked at.
         Raises:
             ValueError: what is to be kept would not fit into memory, or a descriptor is not finite.
         """
@@ -151,16 +179,20 @@ class SparseSystem:
         _require_memory(m, count * len(operators))
         sums = {operator.name: [_Sums(m + constants) for _ in range(count)] for operator in operators}
         scales = _scales(frames, operators, extensive)
-        rows, net, total = 0, 0.0, 0.0
+        net, total = 0.0, 0.0
+        seen = _taken_up(sums, checkpoint)
         progress("labels", 0.0)
-        for done, (i, of_frame) in enumerate(inducing.rows(frames, operators), start=1):
+        left = frames.take(np.concatenate([batch.index for batch in frames.batches])[seen:]) if seen else frames
+        looked_at = inducing.rows(left, operators) if seen < len(frames) else ()
+        for done, (i, of_frame) in enumerate(looked_at, start=seen + 1):
             for name, found in of_frame.items():
                 whitened = _finite(inducing.whitening.whitened(found.kernel), i, name)
                 labels, design = found.labels - found.design @ reference, found.design[:, :constants]
                 scale = scales[i, name]
                 sums[name][fold_of[i]].add(scale * np.concatenate([whitened, design], axis=1), scale * labels)
-                rows += len(labels)
             progress("labels", done / len(frames))
+            checkpoint.replace("labels", lambda done=done: _state(sums, done))
+        rows = sum(each.count for of_folds in sums.values() for each in of_folds)
         for batch in frames.having("forces").batches if FORCES in operators else ():
             forces = batch.labels["forces"]
             net += float(np.sum(forces.sum(axis=1) ** 2)) / forces.shape[1]

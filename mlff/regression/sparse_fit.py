@@ -9,6 +9,7 @@ import numpy as np
 from mlff.arguments import is_number
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
+from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.inducing import EnvironmentValues, FrameLabels, Inducing, farthest_frames
 from mlff.regression.requests import Request
@@ -45,6 +46,7 @@ def fit_sparse(
     seed: int,
     progress: Progress,
     posterior: bool = False,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Solution:
     """Solve in the span of inducing functionals.
 
@@ -53,12 +55,13 @@ def fit_sparse(
         inducing: how many, or the indices of frames whose labels they are.
         stated: whether the request's noise is the user's; else it is found by validation.
         posterior: keep the factor, and look at frames left out.
+        checkpoint: keeps what was seen of the labels.
     """
     functionals = _functionals(request, kernel, inducing, seed, progress)
     folds = folds_of(request.frames, seed)
     if stated and not posterior:
         folds = dict.fromkeys(folds, 0)
-    system = _system(request, functionals, kernel, request.frames, folds, stated, progress)
+    system = _system(request, functionals, kernel, request.frames, folds, stated, progress, checkpoint)
     amplitudes = _amplitudes(system, kernel)
     noise, summary = request.noise, _summary(functionals)
     if not stated:
@@ -114,7 +117,12 @@ def require_inducing(inducing, frames: int) -> int | list[int]:
 
 
 def sparse_lengthscale(
-    request: Request, inducing: int | list[int], stated: bool, seed: int, progress: Progress
+    request: Request,
+    inducing: int | list[int],
+    stated: bool,
+    seed: int,
+    progress: Progress,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Search:
     """The length scale of a sparse model: of few points and frames, by the errors of labels left out.
 
@@ -125,7 +133,8 @@ def sparse_lengthscale(
     if not lacks_lengthscale(kernel):
         return Search(kernel, [])
     if not _by_values(kernel, inducing):
-        return search_lengthscale(kernel, request.frames, request.levels, seed, request.atomic_energies, progress)
+        atoms = request.atomic_energies
+        return search_lengthscale(kernel, request.frames, request.levels, seed, atoms, progress, checkpoint=checkpoint)
     frames = _some(request.frames, seed)
     starts = [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in kernel.leaves]
     first = next(s for s, leaf in zip(starts, kernel.leaves, strict=True) if leaf.radial.lengthscale is None)
@@ -134,11 +143,14 @@ def sparse_lengthscale(
     def error(k: int) -> float:
         if k not in tried:
             progress("length scale", min(0.95, len(tried) / 9))
-            scaled = with_lengthscales(kernel, starts, FACTOR**k)
-            functionals = EnvironmentValues.choose(scaled, frames, min(inducing, SEARCH_POINTS), seed)
-            system = _system(request, functionals, scaled, frames, folds_of(frames, seed), stated)
-            tried[k] = Trial(first * FACTOR**k, _held_out(system, request, kernel, stated))
+            found = checkpoint.plain(f"length scale {k}", lambda: trial(with_lengthscales(kernel, starts, FACTOR**k)))
+            tried[k] = Trial(first * FACTOR**k, found)
         return tried[k].error
+
+    def trial(scaled: Kernel) -> float:
+        functionals = EnvironmentValues.choose(scaled, frames, min(inducing, SEARCH_POINTS), seed)
+        system = _system(request, functionals, scaled, frames, folds_of(frames, seed), stated)
+        return float(_held_out(system, request, kernel, stated))
 
     best = downhill(error)
     progress("length scale", 1.0)
@@ -165,10 +177,10 @@ def _some(frames: LabelledFrames, seed: int) -> LabelledFrames:
 
 
 def _system(
-    request: Request, functionals: Inducing, kernel, frames, folds, stated: bool, progress=_silent
+    request: Request, functionals: Inducing, kernel, frames, folds, stated: bool, progress=_silent, checkpoint=NOWHERE
 ) -> SparseSystem:
     given = request.atomic_energies
-    return SparseSystem.of(functionals, kernel, frames, request.levels, folds, given, not stated, progress)
+    return SparseSystem.of(functionals, kernel, frames, request.levels, folds, given, not stated, progress, checkpoint)
 
 
 def _amplitudes(system: SparseSystem, kernel: Kernel) -> np.ndarray:
