@@ -44,12 +44,13 @@ RECORD = {
     "geometry_cell": several(several(NUMBER, 3), 3), "geometry_pbc": several(FLAG, 3),
     "indices": several(WHOLE), "seed": optional(WHOLE), "data_hash": TEXT, "fingerprints": several(TEXT),
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
-    "inducing": OBJECT, "compressed": OBJECT, "tuned": OBJECT,
+    "inducing": OBJECT, "iterations": OBJECT, "compressed": OBJECT, "tuned": OBJECT,
     "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
 }  # fmt: skip
 MAY_LACK = (
     "own_operators",
     "inducing",
+    "iterations",
     "compressed",
     "tuned",
     "unseen",
@@ -67,6 +68,7 @@ EVALUATION = {
     "slope": optional(NUMBER), "n_test": COUNT, "forces_mae_by_element": named(LEVEL),
     "errors": named(OBJECT), "not_compared": named(TEXT), "groups": named(OBJECT),
 }  # fmt: skip
+ITERATIONS = {"rank": WHOLE, "iterations": WHOLE, "residual_of_noise": LEVEL}
 ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
 
 
@@ -196,6 +198,8 @@ def require_entries(where: str, record: Mapping) -> None:
     for stage in ("training", "test"):
         if stage in record:
             _require_evaluation(f"{where}.{stage}", record[stage])
+    if "iterations" in record:
+        require(f"{where}.iterations", record["iterations"], ITERATIONS)
     for i, term in enumerate(record.get("terms", ())):
         require_known(f"{where}.terms.{i}", term, set(term) - {"terms"})
         require_entries(f"{where}.terms.{i}", term)

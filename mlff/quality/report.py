@@ -82,7 +82,7 @@ def _of_the_fit(force_field: ForceField) -> dict:
         "lengthscale": lengthscales[0] if len(lengthscales) == 1 else lengthscales,
         "lengthscales_tried": record["lengthscales_tried"],
         "noise": record["noise"],
-        **{name: record[name] for name in ("inducing", "tuned") if name in record},
+        **{name: record[name] for name in ("inducing", "iterations", "tuned") if name in record},
         "amplitude": force_field.kernel.amplitude,
     }
 

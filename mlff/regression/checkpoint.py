@@ -79,8 +79,8 @@ class Checkpoint:
         if self.folder is None or not (self._file(name)).exists():
             return None
         try:
-            with np.load(self._file(name), allow_pickle=False) as file:
-                return dict(file)
+            with open(self._file(name), "rb") as file:  # which NumPy leaves open where it is damaged
+                return dict(np.load(file, allow_pickle=False))
         except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
             raise ValueError(f"{self._file(name)}: damaged; remove the folder and fit anew") from error
 

@@ -58,7 +58,9 @@ def kernels(group: mlff.Permutations) -> mlff.SumKernel:
 def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:
     laplacian = mlff.Operator("laplacian", lambda u, x: jnp.trace(jax.hessian(u)(x).reshape(x.size, x.size)), "eV/Å²")
     model = mlff.reduced(kernels(permutations_of(train)), train, dropped=1e-5)
-    force_field = mlff.fit(model, train, labels=("energy", "forces"), noise={"energy": 1e-3})
+    planned: mlff.Plan = mlff.plan(model, train, labels=("energy", "forces"), noise={"energy": 1e-3}, memory="8GB")
+    print(planned, planned.method, planned.memory, planned.seconds, planned.summary()["stages"])
+    force_field = mlff.fit(model, train, labels=("energy", "forces"), noise={"energy": 1e-3}, checkpoint="kept")
     again = mlff.fit(model, train, labels=("forces", mlff.projected_hessian(), laplacian), seed=1)
     evaluation: mlff.Evaluation = mlff.evaluate(again, test, labels=["forces", laplacian])
     print(mlff.compressed(force_field, train, points=500), evaluation, evaluation.errors["laplacian"].mae)
