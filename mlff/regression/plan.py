@@ -2,8 +2,10 @@
 
 Of n rows the exact solver takes 4n² bytes and n³/3 operations; conjugate gradients with a preconditioner of rank m take 8nm bytes
 and 2nm² operations, and as many products as what the preconditioner leaves asks for; a sparse model of m functionals takes
-8m² bytes a few times over. What fits the budget and takes least time is taken; where neither of the first two fits, the
-sparse model of as many functionals as do.
+8m² bytes a few times over. Large systems are solved by conjugate gradients where these come to an end soon; else by their factor
+where there is room for it; where there is room for neither, the sparse model of as many functionals as there is room for is
+taken. The choice depends on sizes and on what a pilot sees of the kernel, not on times, which differ from run to run: the same
+call gives the same model.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ STEP = 1.1  # between the ranks that a preconditioner may have
 QUICK = 300  # iterations, with which a large system is solved sooner than by its factor
 FEWEST, MORE = 8, 14.0  # iterations are FEWEST + MORE √(what is left over the noise): measured, ethanol and toluene
 PASSES = (
-    40  # how much slower than products of matrices those of the preconditioner with a vector are, which memory bounds
+    40  # how much slower than a product of matrices those of the preconditioner with a vector are: memory bounds them
 )
 
 
@@ -185,7 +187,8 @@ def _planned(request: Request, inducing, method, memory, posterior: bool, seed: 
         return iterative
     if fits:
         return exact
-    return _largest_sparse(request, work, base, budget, min(exact, iterative, key=lambda plan: plan.memory))
+    reason = f"no room for the factor, which takes {_text(exact.memory)}, nor for a preconditioner that converges"
+    return _largest_sparse(request, work, base, budget, exact, reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,17 +212,12 @@ class _Sizes:
         points = round(pilot.points_bytes * work.environments / pilot.work.environments)
         search, searched = None, None
         if lacks_lengthscale(request.kernel):
-            each = rows / work.frames
             held = max(1, min(MAX_VALIDATION, work.frames // 5))
             searched = min(MAX_FIT, work.frames - held)
-            while searched > LEAST_SEARCHED and base + features + _exact_bytes(round(each * searched)) > budget:
+            search = _search(request.kernel, work, pilot, base, features, rows, searched, held)
+            while search.memory > budget and searched > LEAST_SEARCHED:
                 searched = searched * 3 // 4
-            fitted, share = each * searched, (searched + held) / work.frames
-            seconds = TRIALS * (pilot.block * fitted**2 * 0.8 + fitted**3 / 3 / (FACTORISED * pilot.speed))
-            several = work.frames < 5 * ENOUGH_HELD  # folds, whose blocks are kept
-            kept = _exact_bytes(round(fitted)) * (1 + len(request.kernel.parts) if several else 1)
-            seconds += pilot.descriptors * share * work.frames / pilot.work.frames
-            search = Stage("length scale", base + round(share * features) + kept, seconds)
+                search = _search(request.kernel, work, pilot, base, features, rows, searched, held)
         return cls(work, pilot, base, budget, rows, features, points, search, searched)
 
     def _stages(self, name: str, memory: int, seconds: float) -> tuple[Stage, ...]:
@@ -235,17 +233,11 @@ class _Sizes:
     def exact(self, reason: str, posterior: bool) -> Plan:
         n, pilot = self.rows, self.pilot
         seconds = 0.5 * pilot.block * n**2 + n**3 / 3 / (FACTORISED * pilot.speed)
-        memory = _exact_bytes(n) + self._sides + (self.points * 4 if posterior else 0)
-        return Plan(
-            "exact",
-            self.work.frames,
-            n,
-            None,
-            self.budget,
-            self._stages("factorise", memory, seconds),
-            reason,
-            self.searched,
-        )
+        memory = _exact_bytes(n) + self._sides + (4 * self.points if posterior else 0)
+        return self._plan("exact", None, self._stages("factorise", memory, seconds), reason)
+
+    def _plan(self, method: str, rank: int | None, stages: tuple[Stage, ...], reason: str) -> Plan:
+        return Plan(method, self.work.frames, self.rows, rank, self.budget, stages, reason, self.searched)
 
     def iterative(self) -> Plan:
         n = self.rows
@@ -255,9 +247,8 @@ class _Sizes:
         ranks = [int(LEAST_RANK * STEP**k) for k in range(steps)]
         rank = next((m for m in ranks if self.pilot.left(m, n) <= LEFT), ranks[-1])
         stages = self._stages("iterate", fixed + 8 * n * rank + 16 * rank**2, self._seconds_at(rank))
-        return Plan(
-            "iterative", self.work.frames, n, int(rank), self.budget, stages, "sooner than by its factor", self.searched
-        )
+        quick = self.iterations(rank) <= QUICK
+        return self._plan("iterative", rank, stages, "sooner than by its factor" if quick else "no room for the factor")
 
     def iterations(self, rank: int) -> float:
         """About how many a preconditioner of some rank leaves."""
@@ -271,6 +262,16 @@ class _Sizes:
         product = pilot.product * (self.work.environments / pilot.work.environments) ** 2
         each = product + PASSES * 4 * n * rank / pilot.speed
         return float(pilot.block * n * rank + 2 * n * rank**2 / pilot.speed + iterations * each)
+
+
+def _search(kernel, work: Work, pilot: Pilot, base: int, features: int, rows: int, fitted: int, held: int) -> Stage:
+    """The search for a length scale by trials of so many frames, with some held out."""
+    n, share = rows * fitted / work.frames, (fitted + held) / work.frames
+    each = 0.8 * pilot.block * n**2 + n**3 / 3 / (FACTORISED * pilot.speed)
+    several = work.frames < 5 * ENOUGH_HELD  # folds, whose blocks are kept
+    kept = _exact_bytes(round(n)) * (1 + len(kernel.parts) if several else 1)
+    seconds = TRIALS * each + pilot.descriptors * share * work.frames / pilot.work.frames
+    return Stage("length scale", base + round(share * features) + kept, seconds)
 
 
 def _rank_within(room: int, rows: int) -> int:
@@ -297,16 +298,15 @@ def _sparse(request: Request, work: Work, base: int, budget: int, inducing, reas
     return Plan("sparse", work.frames, int(inducing), None, budget, (stage,), reason)
 
 
-def _largest_sparse(request: Request, work: Work, base: int, budget: int, other: Plan) -> Plan:
+def _largest_sparse(request: Request, work: Work, base: int, budget: int, exact: Plan, reason: str) -> Plan:
     """The sparse model with as many functionals as fit, where nothing else does."""
     room = budget - base
     functionals = int(np.sqrt(max(0, room) / _sparse_bytes(1, len(request.labels))))
     if functionals < LEAST_RANK:
         raise ValueError(
-            f"memory: {_text(budget)} are too few: this fit takes {_text(other.memory)}, and a sparse one more than is left beside "
+            f"memory: {_text(budget)} are too few: this fit takes {_text(exact.memory)}, and a sparse one more than is left beside "
             f"the {_text(base)} that the program takes; give more, or train on fewer frames"
         )
-    reason = f"the {other.method} fit takes {_text(other.memory)}"
     return _sparse(request, work, base, budget, min(functionals, work.labels), reason)
 
 
@@ -314,7 +314,7 @@ def _require_room(plan: Plan) -> Plan:
     if plan.memory > plan.budget:
         raise ValueError(
             f"memory: the {plan.method} fit of {plan.unknowns} unknowns takes {_text(plan.memory)}, {_text(plan.budget)} may be "
-            "taken; give more memory, another method, or train on fewer frames"
+            "taken; give more memory, another method (inducing for a sparse model), or train on fewer frames"
         )
     if plan.seconds == np.inf:
         raise ValueError(
