@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,19 +241,23 @@ def test_what_others_put_beside_it_stays(water, unfinished):
     assert [path.name for path in unfinished.iterdir()] == ["notes.txt"]
 
 
-def test_damage_is_said(water, unfinished):
-    """Whatever is left of a file of arrays, or a bit that is another."""
-    path = max(unfinished.glob("*factor_1.npz"))
-    content = path.read_bytes()
+def test_damage_is_said(water, unfinished, tmp_path, caplog):
+    """Whatever is left of a file of arrays, or a bit that is another: it is computed anew."""
+    content = max(unfinished.glob("*factor_1.npz")).read_bytes()
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 1
-    for damaged in (b"", b"P", content[:40], content[: len(content) // 2], content[:-10], flipped):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"factor_1.npz: damaged; remove the folder and fit anew"):
-            mlff.fit(KERNEL, water[:30], noise=NOISE, checkpoint=unfinished)
+    whole = mlff.fit(KERNEL, water[:30], noise=NOISE)
+    for i, damaged in enumerate((b"", content[: len(content) // 2], flipped)):
+        folder = shutil.copytree(unfinished, tmp_path / f"copy{i}")
+        max(folder.glob("*factor_1.npz")).write_bytes(damaged)
+        caplog.clear()
+        resumed = mlff.fit(KERNEL, water[:30], noise=NOISE, checkpoint=folder)
+        assert "factor_1.npz: damaged; what it held is computed anew" in caplog.text
+        np.testing.assert_array_equal(resumed.forces(water[0].positions), whole.forces(water[0].positions))
     (unfinished / "fit.json").write_text('{"fit": ')
     with pytest.raises(ValueError, match=r"or what is damaged; name another folder"):
         mlff.fit(KERNEL, water[:30], noise=NOISE, checkpoint=unfinished)
+    assert unfinished.exists()
 
 
 def test_killed_before_anything_was_whole(water, folder):
@@ -334,7 +339,7 @@ def test_writing_takes_a_share_of_the_time(folder, monkeypatch):
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(checkpoint, "SHARE", 0.1)
     monkeypatch.setattr(checkpoint, "BANDWIDTH", 8e3)
-    kept = Checkpoint(folder, "a fit")
+    kept = Checkpoint(folder).begin("a fit")
     part = kept.beneath("part")
     part.keep("a", {"x": np.arange(1000.0)})  # 1 s to write
     assert not folder.exists()
@@ -350,7 +355,7 @@ def test_writing_takes_a_share_of_the_time(folder, monkeypatch):
     part.forget()
     now[0] = 1000.0
     part.keep("e", {"x": np.arange(2.0)})
-    again = Checkpoint(folder, "a fit").beneath("part")
+    again = Checkpoint(folder).begin("a fit").beneath("part")
     np.testing.assert_array_equal(again.read("c")["x"], np.arange(1000.0))
     assert again.read("d") is None
     assert again.read("e") is not None

@@ -123,6 +123,7 @@ def fit(
     from mlff.potentials.errors import require_disjoint
     from mlff.potentials.record import fingerprints_of
     from mlff.quality.report import FILES, fit_summary, write_report
+    from mlff.regression.checkpoint import Checkpoint
     from mlff.regression.fitting import fit as fit_model
     from mlff.regression.fitting import plan as plan_fit
     from mlff.regression.recipes import RECIPES
@@ -179,26 +180,28 @@ def fit(
         if tune:
             model = tune_model(model, everything, fitted_to, levels, seed or 0, progress, None, factors, below)
             levels = None
-        fitted = fit_model(
-            model,
-            everything,
-            fitted_to,
-            levels,
-            seed or 0,
-            progress,
-            None,
-            points,
-            factors,
-            below,
-            error_bars,
-            method,
-            memory,
-            kept,
-        )
-        fitted = fitted.replace(
-            posterior=fitted.committee
-        )  # what the file holds of it; the factor is as large as the matrix
-        archive.save(fitted, target)  # at once: what follows may fail
+        with Checkpoint(
+            kept
+        ).until_done() as checkpoint:  # where the disk has no room for the model, what was reached stays
+            fitted = fit_model(
+                model,
+                everything,
+                fitted_to,
+                levels,
+                seed or 0,
+                progress,
+                None,
+                points,
+                factors,
+                below,
+                error_bars,
+                method,
+                memory,
+                checkpoint,
+            )
+            # of the posterior what the file holds; the factor is as large as the matrix
+            fitted = fitted.replace(posterior=fitted.committee)
+            archive.save(fitted, target)  # at once: what follows may fail
         evaluation = bars = None
         if held is not None:
             progress("test", 0.0)

@@ -12,12 +12,13 @@ import copy
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import re
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -44,18 +45,34 @@ class Checkpoint:
         folder: it is there once something was written.
     """
 
-    def __init__(self, folder: pathlib.Path | None = None, about: str = ""):
-        """
+    def __init__(self, folder: pathlib.Path | None = None):
+        self.folder, self._about, self._prefix = folder, "", ""
+        self._waiting: list[tuple[str, Arrays]] = []
+        self._since, self._bandwidth = time.monotonic(), BANDWIDTH
+        self._plain: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}
+
+    def begin(self, about: str) -> Checkpoint:
+        """Take up what the folder holds of a fit.
+
         Arguments:
             about: what tells this fit from others, `fingerprint`.
         Raises:
             ValueError: the folder holds another fit, or something else.
         """
-        self.folder, self._about, self._prefix = folder, about, ""
-        self._waiting: list[tuple[str, Arrays]] = []
-        self._since, self._bandwidth = time.monotonic(), BANDWIDTH
-        self._plain: dict[str, Any] = {} if folder is None else _plain_kept(folder, about)
-        self._sizes: dict[str, int] = {}
+        if self.folder is not None:
+            self._plain, self._about, self._since = _plain_kept(self.folder, about), about, time.monotonic()
+        return self
+
+    @contextlib.contextmanager
+    def until_done(self) -> Iterator[Checkpoint]:
+        """A block after which the folder goes: the fit is done, or cannot be, which trying again does not change."""
+        try:
+            yield self
+        except ValueError:
+            self.remove()
+            raise
+        self.remove()
 
     def beneath(self, name: str) -> Checkpoint:
         """For a part of the fit, in names of its own."""
@@ -75,14 +92,15 @@ class Checkpoint:
         return self._plain[name]
 
     def read(self, name: str) -> dict[str, np.ndarray] | None:
-        """Arrays that were kept; None where there are none."""
+        """Arrays that were kept; None where there are none, or they are damaged."""
         if self.folder is None or not (self._file(name)).exists():
             return None
         try:
             with open(self._file(name), "rb") as file:  # which NumPy leaves open where it is damaged
                 return dict(np.load(file, allow_pickle=False))
-        except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-            raise ValueError(f"{self._file(name)}: damaged; remove the folder and fit anew") from error
+        except (ValueError, zipfile.BadZipFile, EOFError, OSError):
+            logger.warning("%s: damaged; what it held is computed anew", self._file(name))
+            return None
 
     def keep(self, name: str, arrays: Arrays) -> None:
         """Arrays that are final, and stay as they are: written when it is worth it, with those that wait."""
@@ -107,7 +125,7 @@ class Checkpoint:
     def remove(self) -> None:
         """The fit is at its end: its files go, and the folder, where nobody else put something there."""
         self.forget()
-        if self.folder is None:
+        if self.folder is None or not self._about:  # not begun: the folder is another fit's
             return
         written = (*_PARTS, "*.npz", _ABOUT) if (self.folder / _ABOUT).exists() else _PARTS
         with contextlib.suppress(OSError):  # no reason for a fit to fail
@@ -162,6 +180,28 @@ class Checkpoint:
 
 
 NOWHERE = Checkpoint()  # of fits that are not kept
+
+
+@contextlib.contextmanager
+def begun(checkpoint, about: str) -> Iterator[Checkpoint]:
+    """The checkpoint of a fit, from what a user gave: nothing, a folder that goes when the fit is done, or one that its owner
+    removes.
+
+    Raises:
+        ValueError: it is no folder, or one of another fit.
+    """
+    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike, Checkpoint)):
+        raise ValueError(
+            f"checkpoint={checkpoint!r:.60} must be the name of a folder, 'fit.checkpoint' or a pathlib.Path"
+        )
+    if checkpoint is None:
+        yield NOWHERE
+    elif isinstance(checkpoint, Checkpoint):
+        yield checkpoint.begin(about)
+    else:
+        kept = Checkpoint(pathlib.Path(checkpoint)).begin(about)
+        with kept.until_done():
+            yield kept
 
 
 def fingerprint(*parts) -> str:

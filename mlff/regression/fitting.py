@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
@@ -21,11 +19,10 @@ from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import facts_of, start_geometry
-from mlff.regression.checkpoint import NOWHERE, Checkpoint, fingerprint
+from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
 from mlff.regression.coefficients import constants_of, energies_of
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.features import compute_features
-from mlff.regression.iterative import NotConverged
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.plan import Plan, plan_fit
 from mlff.regression.requests import Request, operators_of
@@ -111,55 +108,51 @@ def fit(
     request, baseline = _request(model, data, labels, noise, atomic_energies, group_noise, baseline)
     inducing = None if inducing is None else require_inducing(inducing, len(data))
     noise_stated = noise is not None or tuned is not None
-    kept = _checkpoint(checkpoint, request, seed, inducing, method, posterior)
-    planned = plan_fit(request, inducing, method, memory, posterior, seed, measured=False, checkpoint=kept)
-    logger.info("%s", planned)
-    frames = request.frames if baseline is None else LabelledFrames.of(data)  # with labels as they were given
-    facts = facts_of(data, frames)
-    if planned.method == "sparse" and inducing is None:
-        logger.warning("fit: a sparse model of %d functionals, %s", planned.unknowns, planned.reason)
-        inducing = planned.unknowns
-    if inducing is None:
-        search = _hyperparameters(request, planned, seed, progress, kept)
-        kernel, solution = _solve_or_shorten(request, search, planned, seed, progress, posterior, kept)
-    else:
-        search = sparse_lengthscale(request, inducing, noise_stated, seed, progress, kept)
-        kernel, solution = (
-            search.kernel,
-            fit_sparse(request, search.kernel, inducing, noise_stated, seed, progress, posterior, kept),
+    about = _about(request, seed, inducing, method, posterior)
+    with begun(checkpoint, about) as kept:
+        planned = plan_fit(request, inducing, method, memory, posterior, seed, measured=False, checkpoint=kept)
+        logger.info("%s", planned)
+        frames = request.frames if baseline is None else LabelledFrames.of(data)  # with labels as they were given
+        facts = facts_of(data, frames)
+        if planned.method == "sparse" and inducing is None:
+            logger.warning("fit: a sparse model of %d functionals, %s", planned.unknowns, planned.reason)
+            inducing = planned.unknowns
+        if inducing is None:
+            search = _hyperparameters(request, planned, seed, progress, kept)
+            kernel, solution = _solve_or_shorten(request, search, planned, seed, progress, posterior, kept)
+        else:
+            search = sparse_lengthscale(request, inducing, noise_stated, seed, progress, kept)
+            kernel, solution = (
+                search.kernel,
+                fit_sparse(request, search.kernel, inducing, noise_stated, seed, progress, posterior, kept),
+            )
+        if spanning := (solution.inducing or {}).get("frames"):
+            facts |= start_geometry(frames.take(spanning))  # files are held against a frame that is in the model
+        fitted = ForceField(
+            model=with_constant(solution.model, request.frames, request.labels),
+            numbers=request.frames.numbers,
+            kernel=kernel.with_amplitudes(solution.amplitudes),
+            record={
+                **record_of(request, facts, seed, search.trials, solution, time.perf_counter() - started),
+                **({} if tuned is None else {"tuned": tuned.summary}),
+            },
         )
-    if spanning := (solution.inducing or {}).get("frames"):
-        facts |= start_geometry(frames.take(spanning))  # files are held against a frame that is in the model
-    fitted = ForceField(
-        model=with_constant(solution.model, request.frames, request.labels),
-        numbers=request.frames.numbers,
-        kernel=kernel.with_amplitudes(solution.amplitudes),
-        record={
-            **record_of(request, facts, seed, search.trials, solution, time.perf_counter() - started),
-            **({} if tuned is None else {"tuned": tuned.summary}),
-        },
-    )
-    if posterior:
-        fitted = _with_error_bars(fitted, solution, request, seed, progress)
-    progress("training errors", 0.0)
-    _warn_of_unseen(fitted)
-    if baseline is not None:  # a function that is given: what it does not know of its own labels is not asked
-        fitted = baseline.replace(posterior=None, calibration=None) + fitted
-    fitted = examined(fitted, request.labels, data)
-    progress("training errors", 1.0)
-    kept.remove()
-    return fitted
+        if posterior:
+            fitted = _with_error_bars(fitted, solution, request, seed, progress)
+        progress("training errors", 0.0)
+        _warn_of_unseen(fitted)
+        if baseline is not None:  # a function that is given: what it does not know of its own labels is not asked
+            fitted = baseline.replace(posterior=None, calibration=None) + fitted
+        fitted = examined(fitted, request.labels, data)
+        progress("training errors", 1.0)
+        return fitted
 
 
-def _checkpoint(folder, request: Request, seed: int, inducing, method, posterior: bool) -> Checkpoint:
-    """Where the fit is kept."""
-    if folder is None:
-        return NOWHERE
-    if not isinstance(folder, (str, os.PathLike)):
-        raise ValueError(f"checkpoint={folder!r:.60} must be the name of a folder, 'fit.checkpoint' or a pathlib.Path")
+def _about(request: Request, seed: int, inducing, method, posterior: bool) -> str:
+    """What tells this fit from others, of which nothing may be taken over."""
     batches = [(b.positions, b.numbers, b.cells, b.pbc, dict(b.labels), b.factors) for b in request.frames.batches]
     stated = (request.noise, request.atomic_energies, seed, inducing, method, posterior)
-    return Checkpoint(pathlib.Path(folder), fingerprint(request.kernel, request.labels, batches, stated))
+    return fingerprint(request.kernel, request.labels, batches, stated)
 
 
 def plan(
@@ -242,14 +235,10 @@ def _solve_or_shorten(
             if planned.method == "iterative":
                 return kernel, solve_iteratively(system, planned.rank, seed, progress, of_kernel)
             return kernel, solve_system(system, progress, posterior, of_kernel)
-        except NotConverged:
-            kept.remove()  # who gives more memory wants another plan
-            raise
         except IndefiniteMatrix:
             kept.forget()
             shorter = _shorter(request.kernel, kernel, search.trials)
             if shorter is None:
-                kept.remove()
                 raise
             kernel = shorter
 
