@@ -30,7 +30,7 @@ METHODS = ("exact", "iterative", "sparse")
 SHARE = 0.8  # of the memory that is free, which a fit takes where nothing is said
 OVERHEAD = 32 * 2**20  # bytes that compiled programs and threads take, beside what a pilot has and what is counted
 UNCOMPILED = 200 * 2**20  # where no pilot has compiled them
-CERTAIN = 10_000  # rows, up to which the exact solver takes seconds and no pilot is worth it
+CERTAIN = 16_000  # labels, up to which the exact solver takes seconds and no pilot is worth it
 LEAST_RANK, LEAST_SEARCHED = 50, 50
 MATRICES = 8  # of m² numbers that a sparse model holds, beside those of its folds
 FACTORISED = 0.85  # of the speed of matrix products, that a factorisation reaches
@@ -182,7 +182,7 @@ def _planned(request: Request, inducing, method, memory, posterior: bool, seed: 
         return _require_room(dataclasses.replace(iterative, reason="asked for"))
     # by what does not change from run to run, as times do: the same call should give the same model
     fits = exact.memory <= budget
-    quick = sizes.rows > CERTAIN and iterative.memory <= budget and sizes.iterations(iterative.rank) <= QUICK
+    quick = work.labels > CERTAIN and iterative.memory <= budget and sizes.iterations(iterative.rank) <= QUICK
     if quick or (not fits and iterative.memory <= budget and iterative.seconds < np.inf):
         return iterative
     if fits:
