@@ -134,11 +134,11 @@ def fit(
     if recipe is not None and descriptor is not None:
         raise ValueError(f"--recipe {recipe} and --descriptor {descriptor}: two models are named; give one of them")
     target = None if dry_run else out or _default_target(data)
-    kept = None if dry_run else _checkpoint_folder(target, resume)
     outputs = {"--out": target, "--report": [] if report is None else [report / name for name in FILES]}
     inputs = [path for path in (data, test) if path is not None]
     marks = {"--out": archive.MARK, **FILES}
     with made_folder("--report", report), reserved(outputs, inputs, marks), terminal.progress() as progress:
+        kept = None if dry_run else _checkpoint_folder(target, resume)
         progress("read", 0.0)
         everything, held = _read(data, test, frames, train, seed or 0, {"units": units, "keys": keys}, wanted)
         progress("read", 1.0)

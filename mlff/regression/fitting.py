@@ -213,9 +213,10 @@ def _hyperparameters(request: Request, planned: Plan, seed: int, progress: Progr
     """The kernel with all its length scales, searched where one is missing."""
     if not lacks_lengthscale(request.kernel):
         return Search(request.kernel, [])
-    most = MAX_FIT if planned.searched is None else planned.searched
     atoms = request.atomic_energies
-    return search_lengthscale(request.kernel, request.frames, request.levels, seed, atoms, progress, most, kept)
+    return search_lengthscale(
+        request.kernel, request.frames, request.levels, seed, atoms, progress, planned.searched, kept
+    )
 
 
 def _solve_or_shorten(

@@ -112,7 +112,7 @@ class Fold:
     held_out: np.ndarray
 
 
-def folds_of(frames: LabelledFrames, validated: str, seed: int, most: int = MAX_FIT) -> list[Fold]:
+def folds_of(frames: LabelledFrames, validated: str, seed: int, most: int | None = None) -> list[Fold]:
     """A fifth of the frames that have the validated label (at most 200) is held out, the rest (at most 300, or `most`) is fitted, with
     as many of the frames without it at most; of small sets several fifths are held out in turn, until 40 frames or all
     have been predicted.
@@ -128,7 +128,7 @@ def folds_of(frames: LabelledFrames, validated: str, seed: int, most: int = MAX_
             f"lengthscale: {len(telling)} training frames{with_it} are too few to find one by validation "
             f"(at least {MIN_FRAMES}); give it, for example Matern52(lengthscale=10.0)"
         )
-    rng = np.random.default_rng(checked_seed(seed))
+    rng, most = np.random.default_rng(checked_seed(seed)), MAX_FIT if most is None else most
     order = telling.index[rng.permutation(len(telling))]
     others = rng.permutation(np.setdiff1d(frames.index, telling.index))[:most]
     held = max(1, min(MAX_VALIDATION, len(telling) // 5))
@@ -232,7 +232,7 @@ def search_lengthscale(
     seed: int = 0,
     atomic_energies=None,
     progress: Progress = lambda stage, fraction: None,
-    most: int = MAX_FIT,
+    most: int | None = None,
     checkpoint: Checkpoint = NOWHERE,
 ) -> Search:
     """The length scale with the smallest validation error, over the geometric grid scale · 8 · √2^k.
@@ -246,7 +246,7 @@ def search_lengthscale(
     as good as the best to half a percent the shortest is taken: the best conditioned, and no worse in its energies.
 
     Arguments:
-        most: frames that a trial is fitted to.
+        most: frames that a trial is fitted to; 300 without it.
         checkpoint: keeps the errors of trials.
     Raises:
         ValueError: fewer than 5 frames, or no length scale gives a positive definite matrix.
