@@ -33,7 +33,6 @@ from mlff.regression.training_record import record_of
 from mlff.regression.tuning import Tuned
 from mlff.regression.validation import (
     FACTOR,
-    MAX_FIT,
     Search,
     Trial,
     lacks_lengthscale,
