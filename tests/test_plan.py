@@ -30,7 +30,7 @@ def small_pilots(monkeypatch):
 def counted(monkeypatch):
     """Memory that is counted alone, of small tiles: what a process has beside changes from test to test."""
     monkeypatch.setattr(plan, "_resident", lambda: 0)
-    for name, value in {"OVERHEAD": 0, "UNCOMPILED": 0, "TILE_ROWS": 128, "PIVOTS": 64}.items():
+    for name, value in {"OVERHEAD": 0, "UNCOMPILED": 0, "CHUNK": 0, "TILE_ROWS": 128, "PIVOTS": 64}.items():
         monkeypatch.setattr(plan, name, value)
 
 

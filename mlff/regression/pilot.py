@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -20,6 +21,7 @@ from mlff.regression.requests import Request
 from mlff.regression.validation import START, data_scale, lacks_lengthscale, with_lengthscales
 
 ROWS = 3000  # of the frames of a pilot at most
+FEWEST, COPIES = 300, 3  # rows, where memory is scarce; of tangents that are held at once
 HELD = 0.1  # of these frames, on which is seen what the others tell
 GEMM = 1536  # rows of the square matrices whose product tells the machine's speed
 REPEATS = 3
@@ -84,9 +86,9 @@ class Pilot:
     path: Float[np.ndarray, " m"]
 
     @classmethod
-    def of(cls, request: Request, seed: int = 0) -> Pilot:
-        """Of frames that are drawn."""
-        frames = _drawn(request, seed)
+    def of(cls, request: Request, seed: int = 0, room: float = math.inf) -> Pilot:
+        """Of frames that are drawn, which take no more than some bytes."""
+        frames = _drawn(request, seed, room)
         kernel = request.kernel
         if lacks_lengthscale(kernel):
             scales = [START * data_scale(x, frames) if x.radial.lengthscale is None else 1.0 for x in kernel.leaves]
@@ -117,8 +119,12 @@ class Pilot:
         return others * float(self.path[-1] * (rank / len(self.path)) ** min(slope, 0.0))
 
 
-def _drawn(request: Request, seed: int) -> LabelledFrames:
+def _drawn(request: Request, seed: int, room: float) -> LabelledFrames:
     """Frames with not too many labels in all."""
+    whole, most = Work.of(request.kernel, request.frames, request.labels), ROWS
+    # features and what they are computed from; the matrix, a copy of it and its factor
+    while most > FEWEST and COPIES * 8 * whole.tangents / whole.labels * most + 24 * most**2 > room:
+        most = most * 3 // 4
     frames, generator = request.frames, np.random.default_rng(seed)
     sizes = {
         int(i): sum(batch.labels[name][0].size for name in request.labels if name in batch.labels)
@@ -126,7 +132,7 @@ def _drawn(request: Request, seed: int) -> LabelledFrames:
         for i in batch.index
     }
     order = generator.permutation(frames.index)
-    fitting = np.cumsum([sizes[int(i)] for i in order]) <= ROWS
+    fitting = np.cumsum([sizes[int(i)] for i in order]) <= most
     return frames.take(order[: max(2, int(fitting.sum()))])
 
 

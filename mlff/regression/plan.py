@@ -18,6 +18,7 @@ import psutil
 from mlff.arguments import bytes_of
 from mlff.batching import free_memory
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
+from mlff.regression.inducing import CHUNK
 from mlff.regression.iterative import MOST, MOST_RANK, PIVOTS
 from mlff.regression.kernel_blocks import TILE_ROWS
 from mlff.regression.pilot import Pilot, Work
@@ -32,6 +33,7 @@ OVERHEAD = 32 * 2**20  # bytes that compiled programs and threads take, beside w
 UNCOMPILED = 200 * 2**20  # where no pilot has compiled them
 CERTAIN = 16_000  # labels, up to which the exact solver takes seconds and no pilot is worth it
 LEAST_RANK, LEAST_SEARCHED = 50, 50
+PILOT = 0.3  # of the room that there is, which a pilot may take
 MATRICES = 8  # of m² numbers that a sparse model holds, beside those of its folds
 FACTORISED = 0.85  # of the speed of matrix products, that a factorisation reaches
 TRIALS = 9  # of a length scale
@@ -171,7 +173,7 @@ def _planned(request: Request, inducing, method, memory, posterior: bool, seed: 
     needed = 8 * work.tangents + _exact_bytes(work.labels)
     if not measured and method in (None, "exact") and work.labels <= CERTAIN and needed < SHARE * (budget - base):
         return Plan("exact", work.frames, work.labels, None, budget, (Stage("solve", base + needed, None),), "small")
-    pilot = Pilot.of(request, seed)
+    pilot = Pilot.of(request, seed, PILOT * max(0, budget - _resident()))
     base = _resident() + OVERHEAD
     sizes = _Sizes.of(request, work, pilot, base, budget)
     exact = sizes.exact("error bars" if posterior else "fits", posterior)
@@ -287,7 +289,7 @@ def _exact_bytes(rows: int) -> int:
 
 
 def _sparse_bytes(functionals: int, kinds: int) -> int:
-    return 8 * functionals**2 * (MATRICES + FOLDS * kinds)
+    return 8 * functionals**2 * (MATRICES + FOLDS * kinds) + CHUNK
 
 
 def _sparse(request: Request, work: Work, base: int, budget: int, inducing, reason: str) -> Plan:
@@ -301,7 +303,7 @@ def _sparse(request: Request, work: Work, base: int, budget: int, inducing, reas
 def _largest_sparse(request: Request, work: Work, base: int, budget: int, exact: Plan, reason: str) -> Plan:
     """The sparse model with as many functionals as fit, where nothing else does."""
     room = budget - base
-    functionals = int(np.sqrt(max(0, room) / _sparse_bytes(1, len(request.labels))))
+    functionals = int(np.sqrt(max(0, room - CHUNK) / (_sparse_bytes(1, len(request.labels)) - CHUNK)))
     if functionals < LEAST_RANK:
         raise ValueError(
             f"memory: {_text(budget)} are too few: this fit takes {_text(exact.memory)}, and a sparse one more than is left beside "
