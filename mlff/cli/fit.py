@@ -159,46 +159,21 @@ def fit(
         below = chosen_baseline(baseline, baseline_frames, charge, multiplicity, everything, seed or 0, progress)
         if held is not None and below is not None:
             require_disjoint(fingerprints_of(below.record), held)
+        stated = {
+            "labels": fitted_to, "seed": seed or 0, "inducing": points, "group_noise": factors, "baseline": below,
+            "posterior": error_bars, "method": method, "memory": memory,
+        }  # fmt: skip
         if dry_run:
             progress("plan", 0.0)
-            planned = plan_fit(
-                model,
-                everything,
-                fitted_to,
-                levels,
-                seed or 0,
-                None,
-                points,
-                factors,
-                below,
-                error_bars,
-                method,
-                memory,
-            )
+            planned = plan_fit(model, everything, noise=levels, **stated)
             progress("plan", 1.0)
             return _say_plan(planned, tune, as_json)
         if tune:
             model = tune_model(model, everything, fitted_to, levels, seed or 0, progress, None, factors, below)
             levels = None
-        with Checkpoint(
-            kept
-        ).until_done() as checkpoint:  # where the disk has no room for the model, what was reached stays
-            fitted = fit_model(
-                model,
-                everything,
-                fitted_to,
-                levels,
-                seed or 0,
-                progress,
-                None,
-                points,
-                factors,
-                below,
-                error_bars,
-                method,
-                memory,
-                checkpoint,
-            )
+        # until the model is written: where the disk has no room for it, what was reached stays
+        with Checkpoint(kept).until_done() as checkpoint:
+            fitted = fit_model(model, everything, noise=levels, progress=progress, checkpoint=checkpoint, **stated)
             # of the posterior what the file holds; the factor is as large as the matrix
             fitted = fitted.replace(posterior=fitted.committee)
             archive.save(fitted, target)  # at once: what follows may fail

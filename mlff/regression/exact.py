@@ -95,10 +95,14 @@ def factorise(
     return Factor(matrix)
 
 
+def matrix_bytes(rows: int) -> int:
+    """Of the lower tiles of a matrix."""
+    return 4 * rows * (rows + TILE_ROWS)
+
+
 def require_memory(rows: int) -> None:
     """Refuse a matrix that cannot fit, before any work is done."""
-    needed = 8 * rows * (rows + TILE_ROWS) // 2
-    present = machine_memory()
+    needed, present = matrix_bytes(rows), machine_memory()
     if needed > present:
         raise ValueError(
             f"{rows} linear equations need {needed / 2**30:.1f} GiB, this machine has {present / 2**30:.1f}; "

@@ -107,7 +107,7 @@ def fit(
     request, baseline = _request(model, data, labels, noise, atomic_energies, group_noise, baseline)
     inducing = None if inducing is None else require_inducing(inducing, len(data))
     noise_stated = noise is not None or tuned is not None
-    about = _about(request, seed, inducing, method, posterior)
+    about = "" if checkpoint is None else _about(request, seed, inducing, method, posterior)
     with begun(checkpoint, about) as kept:
         planned = plan_fit(request, inducing, method, memory, posterior, seed, measured=False, checkpoint=kept)
         logger.info("%s", planned)

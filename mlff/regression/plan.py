@@ -18,6 +18,7 @@ import psutil
 from mlff.arguments import bytes_of
 from mlff.batching import free_memory
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
+from mlff.regression.exact import matrix_bytes
 from mlff.regression.inducing import CHUNK
 from mlff.regression.iterative import MOST, MOST_RANK, PIVOTS
 from mlff.regression.kernel_blocks import TILE_ROWS
@@ -147,11 +148,8 @@ def plan_fit(
     Raises:
         ValueError: nothing fits the budget, or what was asked for does not; the message says what it takes.
     """
-
-    def plan() -> Plan:
-        return _planned(request, inducing, method, memory, posterior, seed, measured)
-
-    return Plan.of(checkpoint.plain("plan", lambda: plan().summary()))
+    asked = (request, inducing, method, memory, posterior, seed, measured)
+    return Plan.of(checkpoint.plain("plan", lambda: _planned(*asked).summary()))
 
 
 def _planned(request: Request, inducing, method, memory, posterior: bool, seed: int, measured: bool) -> Plan:
@@ -285,7 +283,7 @@ def _rank_within(room: int, rows: int) -> int:
 
 def _exact_bytes(rows: int) -> int:
     """Of the tiles, and of blocks on their way there."""
-    return 4 * rows * (rows + TILE_ROWS) + 2 * 8 * min(TILE_ROWS, rows) ** 2
+    return matrix_bytes(rows) + 2 * 8 * min(TILE_ROWS, rows) ** 2
 
 
 def _sparse_bytes(functionals: int, kinds: int) -> int:

@@ -3,7 +3,7 @@
     python tests/benchmarks/scaling.py [--data DIR] [--frames 100 200 500 1000] [--molecules ethanol 1-hexanol]
         [--methods exact iterative sparse] [--inducing 2000] [--memory 16GB] [--picture scaling.png]
 
-Frames are those of `datasets/ethanol.extxyz` and, of other molecules, GFN2-xTB dynamics at 500 K, made once beside this file's
+Frames are those of `datasets/ethanol.extxyz` and, of other molecules, GFN2-xTB dynamics at 500 K, made once and kept in the
 temporary folder; with DIR also the molecules of rMD17. Every fit runs in a process of its own, so that its peak memory is its own.
 A JSON line for each: what was planned and what happened, errors on frames left out, n³/3 over the speed of matrix products for the
 exact fit's share, and geometries a second with forces; at the end the exponents of seconds and memory against the number of rows.
