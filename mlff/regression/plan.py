@@ -156,12 +156,12 @@ def _planned(request: Request, inducing, method, memory, posterior: bool, seed: 
     if method not in (None, *METHODS):
         raise ValueError(f"method={method!r:.40} is none of {', '.join(METHODS)}; leave it out to have one chosen")
     if method == "sparse" and inducing is None:
-        raise ValueError('method="sparse": say with inducing how many functionals span the model')
+        raise ValueError("method='sparse': say with inducing how many functionals span the model")
     if method in ("exact", "iterative") and inducing is not None:
-        raise ValueError(f'method="{method}" takes no inducing points; leave one of them out')
+        raise ValueError(f"method='{method}' takes no inducing points; leave one of them out")
     if method == "iterative" and posterior:
         raise ValueError(
-            'method="iterative" keeps no factor, and error bars need one; fit exact or sparse for posterior=True'
+            "method='iterative' keeps no factor, and error bars need one; fit exact or sparse for posterior=True"
         )
     budget, work = budget_of(memory), Work.of(request.kernel, request.frames, request.labels)
     base = _resident() + UNCOMPILED
