@@ -36,6 +36,7 @@ _ABOUT = "fit.json"
 _PARTS = (f".{_ABOUT}.*.partial", ".*.npz.*.partial")  # of files, of a process that was killed
 
 Arrays = Mapping[str, np.ndarray]
+Later = Callable[[], Arrays]  # what can be asked for once more, where it is not to be held twice
 
 
 class Checkpoint:
@@ -47,7 +48,7 @@ class Checkpoint:
 
     def __init__(self, folder: pathlib.Path | None = None):
         self.folder, self._about, self._prefix = folder, "", ""
-        self._waiting: list[tuple[str, Arrays]] = []
+        self._waiting: list[tuple[str, Later, int]] = []
         self._since, self._bandwidth = time.monotonic(), BANDWIDTH
         self._plain: dict[str, Any] = {}
         self._sizes: dict[str, int] = {}
@@ -104,12 +105,20 @@ class Checkpoint:
 
     def keep(self, name: str, arrays: Arrays) -> None:
         """Arrays that are final, and stay as they are: written when it is worth it, with those that wait."""
+        self.keep_later(name, lambda: arrays, _size(arrays))
+
+    def keep_later(self, name: str, arrays: Later, size: int) -> None:
+        """Arrays that are final, fetched when they are written.
+
+        Arguments:
+            size: of them, bytes.
+        """
         if self.folder is None:
             return
-        self._waiting.append((self._file(name).name, arrays))
+        self._waiting.append((self._file(name).name, arrays, size))
         self._write_waiting(0)
 
-    def replace(self, name: str, arrays: Callable[[], Arrays]) -> None:
+    def replace(self, name: str, arrays: Later) -> None:
         """A state that goes on: written in the place of the last, when that is worth it."""
         if self.folder is None or not self._write_waiting(self._sizes.get(name, UNKNOWN)):
             return
@@ -142,14 +151,14 @@ class Checkpoint:
 
     def _write_waiting(self, more: int) -> bool:
         """Whether what waits, and some more bytes, are worth their time now; what waits is written then."""
-        size = sum(_size(arrays) for _, arrays in self._waiting) + more
+        size = sum(each for _, _, each in self._waiting) + more
         if time.monotonic() - self._since < size / self._bandwidth / SHARE:
             return False
         started = time.monotonic()
         self._since = started
         while self._waiting:
-            name, arrays = self._waiting[0]
-            if not self._write(name, lambda file, arrays=arrays: np.savez(file, **arrays)):
+            name, arrays, _ = self._waiting[0]
+            if not self._write(name, lambda file, arrays=arrays: np.savez(file, **arrays())):
                 break
             self._waiting.pop(0)
         if not self._waiting:

@@ -57,7 +57,7 @@ class Factor:
         try:
             return Factor(self.tiles.bordered(across, corner, TILE_ROWS))
         except NotPositiveDefinite as error:
-            raise _indefinite(system, error.row) from error
+            raise indefinite(system, error.row) from error
 
 
 def factorise(
@@ -89,7 +89,7 @@ def factorise(
             try:
                 matrix.factorise_column(j)
             except NotPositiveDefinite as error:
-                raise _indefinite(system, error.row) from error
+                raise indefinite(system, error.row) from error
             checkpoint.keep(f"factor_{j}", {str(i): matrix.tiles[i][j] for i in range(j, len(matrix.tiles))})
         progress("factorise", matrix.share_done(j))
     return Factor(matrix)
@@ -110,7 +110,7 @@ def require_memory(rows: int) -> None:
         )
 
 
-def _indefinite(system: LinearSystem, row: int) -> IndefiniteMatrix:
+def indefinite(system: LinearSystem, row: int) -> IndefiniteMatrix:
     scales = ", ".join(f"{np.min(radial.lengthscale):.4g}" for radial in system.kernel.radials)
     return IndefiniteMatrix(
         f"the kernel matrix is not positive definite at training frame {system.frame_of(row)} of "

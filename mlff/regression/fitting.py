@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,12 @@ from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import facts_of, start_geometry
 from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
 from mlff.regression.coefficients import constants_of, energies_of
+from mlff.regression.devices.mesh import Devices
+from mlff.regression.devices.shared_rows import SharedRows
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.features import compute_features
 from mlff.regression.linear_system import LinearSystem
-from mlff.regression.plan import Plan, plan_fit
+from mlff.regression.plan import Plan, accelerators, plan_fit
 from mlff.regression.requests import Request, operators_of
 from mlff.regression.slopes import warn_of_slopes
 from mlff.regression.solution import Solution, solve_iteratively, solve_system
@@ -63,6 +66,7 @@ def fit(
     method: str | None = None,
     memory=None,
     checkpoint=None,
+    devices=None,
 ) -> ForceField:
     """Fit a force field to reference frames, in closed form.
 
@@ -96,6 +100,9 @@ def fit(
             and time, without error bars), or with `inducing` "sparse". Without it the fastest that fits `memory`.
         memory: bytes that this process may take, or a text such as "8GB"; without it 80 % of what is free. `plan` tells beforehand
             what is taken.
+        devices: JAX devices that share matrix, products and factorisation: "all", how many, or the devices themselves. In
+            processes that `jax.distributed` joined each calls this with "all" and the same arguments, and each gets the model.
+            Without it GPUs, where JAX sees some, for large exact fits that their memory holds.
     Returns:
         the force field; its `record` tells units, labels, noise, length scales tried, indices, hash and versions.
     Raises:
@@ -107,9 +114,10 @@ def fit(
     request, baseline = _request(model, data, labels, noise, atomic_energies, group_noise, baseline)
     inducing = None if inducing is None else require_inducing(inducing, len(data))
     noise_stated = noise is not None or tuned is not None
-    about = "" if checkpoint is None else _about(request, seed, inducing, method, posterior)
+    devices = Devices.of(devices) or accelerators(request, inducing, method, posterior)
+    about = "" if checkpoint is None else _about(request, seed, inducing, method, posterior, str(devices))
     with begun(checkpoint, about) as kept:
-        planned = plan_fit(request, inducing, method, memory, posterior, seed, measured=False, checkpoint=kept)
+        planned = plan_fit(request, inducing, method, memory, posterior, seed, False, kept, devices)
         logger.info("%s", planned)
         frames = request.frames if baseline is None else LabelledFrames.of(data)  # with labels as they were given
         facts = facts_of(data, frames)
@@ -117,8 +125,8 @@ def fit(
             logger.warning("fit: a sparse model of %d functionals, %s", planned.unknowns, planned.reason)
             inducing = planned.unknowns
         if inducing is None:
-            search = _hyperparameters(request, planned, seed, progress, kept)
-            kernel, solution = _solve_or_shorten(request, search, planned, seed, progress, posterior, kept)
+            search = _hyperparameters(request, planned, seed, progress, kept, devices)
+            kernel, solution = _solve_or_shorten(request, search, planned, seed, progress, posterior, kept, devices)
         else:
             search = sparse_lengthscale(request, inducing, noise_stated, seed, progress, kept)
             kernel, solution = (
@@ -147,10 +155,10 @@ def fit(
         return fitted
 
 
-def _about(request: Request, seed: int, inducing, method, posterior: bool) -> str:
+def _about(request: Request, seed: int, inducing, method, posterior: bool, devices: str) -> str:
     """What tells this fit from others, of which nothing may be taken over."""
     batches = [(b.positions, b.numbers, b.cells, b.pbc, dict(b.labels), b.factors) for b in request.frames.batches]
-    stated = (request.noise, request.atomic_energies, seed, inducing, method, posterior)
+    stated = (request.noise, request.atomic_energies, seed, inducing, method, posterior, devices)
     return fingerprint(request.kernel, request.labels, batches, stated)
 
 
@@ -167,6 +175,7 @@ def plan(
     posterior: bool = False,
     method: str | None = None,
     memory=None,
+    devices=None,
 ) -> Plan:
     """How `fit` would go about the same arguments: by which method, in what memory and time, from a pilot on a few frames.
 
@@ -179,7 +188,8 @@ def plan(
     """
     request, _ = _request(model, data, labels, noise, atomic_energies, group_noise, baseline_of(baseline))
     inducing = None if inducing is None else require_inducing(inducing, len(data))
-    return plan_fit(request, inducing, method, memory, posterior, checked_seed(seed))
+    devices = Devices.of(devices) or accelerators(request, inducing, method, posterior)
+    return plan_fit(request, inducing, method, memory, posterior, checked_seed(seed), devices=devices)
 
 
 def _request(model, data, labels, noise, atomic_energies, group_noise, baseline) -> tuple[Request, ForceField | None]:
@@ -208,18 +218,33 @@ def _as_tuned(tuned: Tuned, labels, noise, baseline: ForceField | None) -> tuple
     return tuned.kernel, tuned.labels, tuned.noise, tuned.baseline
 
 
-def _hyperparameters(request: Request, planned: Plan, seed: int, progress: Progress, kept: Checkpoint) -> Search:
-    """The kernel with all its length scales, searched where one is missing."""
+def _hyperparameters(
+    request: Request, planned: Plan, seed: int, progress: Progress, kept: Checkpoint, devices: Devices | None
+) -> Search:
+    """The kernel with all its length scales, searched where one is missing; of several processes all take those of the first, as
+    rounding may lead others to another trial."""
     if not lacks_lengthscale(request.kernel):
         return Search(request.kernel, [])
     atoms = request.atomic_energies
-    return search_lengthscale(
+    search = search_lengthscale(
         request.kernel, request.frames, request.levels, seed, atoms, progress, planned.searched, kept
     )
+    if devices is None or devices.processes == 1:
+        return search
+    found = devices.agreed([np.asarray(radial.lengthscale).tolist() for radial in search.kernel.radials])
+    scales = [np.asarray(scale) if isinstance(scale, list) else scale for scale in found]
+    return dataclasses.replace(search, kernel=with_lengthscales(request.kernel, scales))
 
 
 def _solve_or_shorten(
-    request: Request, search: Search, planned: Plan, seed: int, progress: Progress, posterior: bool, kept: Checkpoint
+    request: Request,
+    search: Search,
+    planned: Plan,
+    seed: int,
+    progress: Progress,
+    posterior: bool,
+    kept: Checkpoint,
+    devices: Devices | None,
 ) -> tuple[Kernel, Solution]:
     """As planned. All frames may be too many for the length scale that some of them chose: take the next shorter one tried, or
     a step of the search less than the shortest."""
@@ -229,12 +254,13 @@ def _solve_or_shorten(
     while True:
         scaled = features.scaled(kernel)
         blocks = None if search.blocks is None else search.blocks.kept(scaled)
-        system = LinearSystem.of(kernel, scaled, request.levels, request.atomic_energies, blocks)
+        shared = None if devices is None else SharedRows.of(scaled, devices)
+        system = LinearSystem.of(kernel, scaled, request.levels, request.atomic_energies, blocks, shared)
         of_kernel = kept.beneath(fingerprint(kernel)[:16])
         try:
             if planned.method == "iterative":
                 return kernel, solve_iteratively(system, planned.rank, seed, progress, of_kernel)
-            return kernel, solve_system(system, progress, posterior, of_kernel)
+            return kernel, solve_system(system, progress, posterior, of_kernel, shared)
         except IndefiniteMatrix:
             kept.forget()
             shorter = _shorter(request.kernel, kernel, search.trials)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -23,6 +24,13 @@ from mlff.regression.observations import Noise
 from mlff.regression.rows import orders, strains_alone
 
 SHARE_FRAMES = 12  # on whose labels the terms of a sum are given equal shares
+
+
+class Products(Protocol):
+    """What multiplies the kernel between all labels with vectors."""
+
+    def product(self, shares: np.ndarray, vectors: Float[np.ndarray, "rows v"]) -> Float[np.ndarray, "rows v"]:
+        """The terms of the kernel times their shares, summed, times vectors."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +46,7 @@ class LinearSystem:
         design: what the labels would be of constant energies of 1, shape (rows, constants).
         elements: atomic numbers that the constants belong to; None for one molecule.
         given: the constants, where they are not found by least squares, eV.
+        products: with vectors, where others than the processors of this host make them.
     """
 
     kernel: Kernel
@@ -48,6 +57,7 @@ class LinearSystem:
     design: Float[np.ndarray, "rows constants"]
     elements: tuple[int, ...] | None
     given: Float[np.ndarray, " constants"] | None
+    products: Products | None = None
 
     @classmethod
     def of(
@@ -57,6 +67,7 @@ class LinearSystem:
         levels: Noise,
         atomic_energies: Mapping[int, float] | None = None,
         blocks: Blocks | None = None,
+        products: Products | None = None,
     ) -> LinearSystem:
         """Of frames in descriptor space.
 
@@ -64,13 +75,15 @@ class LinearSystem:
             levels: standard deviation of every kind of label that the features were computed of.
             atomic_energies: energies of isolated atoms by atomic number, eV, in place of constants from least squares.
             blocks: of the same frames, where they are known already; without them they are computed on demand.
+            products: of the same frames, where others than the processors of this host make them.
         """
         elements = constant_elements(kernel.parts)
         labels, design = features.labels, constants_design(features, elements)
         given = None if atomic_energies is None else np.array([atomic_energies[z] for z in elements])
         if given is not None:
             labels = labels - design @ given
-        return cls(kernel, features, levels, blocks or KernelBlocks(features), labels, design, elements, given)
+        blocks = blocks or KernelBlocks(features)
+        return cls(kernel, features, levels, blocks, labels, design, elements, given, products)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -149,7 +162,11 @@ class LinearSystem:
 
     def product(self, vectors: Float[np.ndarray, "rows v"]) -> Float[np.ndarray, "rows v"]:
         """C times vectors, without the matrix: there is never more of it than a block."""
-        return kernel_product(self.features, self.features, self.shares, vectors) + self.noise[:, None] * vectors
+        if self.products is None:
+            of_kernel = kernel_product(self.features, self.features, self.shares, vectors)
+        else:
+            of_kernel = self.products.product(self.shares, vectors)
+        return of_kernel + self.noise[:, None] * vectors
 
     def frame_of(self, row: int) -> int:
         """Which of all the frames a row belongs to."""

@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import psutil
 
 from mlff.arguments import bytes_of
 from mlff.batching import free_memory
+from mlff.potentials.record import ORDERS
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
+from mlff.regression.devices.mesh import Devices
+from mlff.regression.devices.sharded_tiles import Places
+from mlff.regression.devices.shared_rows import TILE_ROWS as DEVICE_ROWS
 from mlff.regression.exact import matrix_bytes
 from mlff.regression.inducing import CHUNK
 from mlff.regression.iterative import MOST, MOST_RANK, PIVOTS
@@ -38,6 +43,7 @@ PILOT = 0.3  # of the room that there is, which a pilot may take
 MATRICES = 8  # of m² numbers that a sparse model holds, beside those of its folds
 FACTORISED = 0.85  # of the speed of matrix products, that a factorisation reaches
 TRIALS = 9  # of a length scale
+WORTH = 4000  # labels, from which a factorisation is worth its compilation for a GPU
 LEFT = 10.0  # of the labels' variance over the noise's, from which more pivots cost more than the iterations that they spare
 STEP = 1.1  # between the ranks that a preconditioner may have
 QUICK = 300  # iterations, with which a large system is solved sooner than by its factor
@@ -135,6 +141,7 @@ def plan_fit(
     seed: int = 0,
     measured: bool = True,
     checkpoint: Checkpoint = NOWHERE,
+    devices: Devices | None = None,
 ) -> Plan:
     """The plan of a fit, and of one that goes on the one that it began with.
 
@@ -145,14 +152,37 @@ def plan_fit(
         posterior: whether error bars are asked for, which an iterative fit has none of.
         checkpoint: keeps the plan.
         measured: whether to run a pilot where the method is clear without.
+        devices: that share the fit; of several processes all take the plan of the first.
     Raises:
         ValueError: nothing fits the budget, or what was asked for does not; the message says what it takes.
     """
-    asked = (request, inducing, method, memory, posterior, seed, measured)
-    return Plan.of(checkpoint.plain("plan", lambda: _planned(*asked).summary()))
+    asked = (request, inducing, method, memory, posterior, seed, measured, devices)
+    planned = checkpoint.plain("plan", lambda: _planned(*asked).summary())
+    return Plan.of(planned if devices is None else devices.agreed(planned))
 
 
-def _planned(request: Request, inducing, method, memory, posterior: bool, seed: int, measured: bool) -> Plan:
+def accelerators(request: Request, inducing, method: str | None, posterior: bool) -> Devices | None:
+    """The GPUs that JAX sees, where the fit is one that they share well: exact, large, of labels of first order, and within
+    their memory."""
+    if jax.default_backend() == "cpu" or jax.process_count() > 1:
+        return None
+    if posterior or inducing is not None or method not in (None, "exact") or not set(request.labels) <= set(ORDERS):
+        return None
+    devices, labels = Devices.of("all"), Work.of(request.kernel, request.frames, request.labels).labels
+    fits = devices.memory is None or _tiles_bytes(labels, devices) <= SHARE * devices.memory
+    return devices if labels >= WORTH and fits else None
+
+
+def _planned(
+    request: Request,
+    inducing,
+    method: str | None,
+    memory,
+    posterior: bool,
+    seed: int,
+    measured: bool,
+    devices: Devices | None,
+) -> Plan:
     if method not in (None, *METHODS):
         raise ValueError(f"method={method!r:.40} is none of {', '.join(METHODS)}; leave it out to have one chosen")
     if method == "sparse" and inducing is None:
@@ -165,6 +195,13 @@ def _planned(request: Request, inducing, method, memory, posterior: bool, seed: 
         )
     budget, work = budget_of(memory), Work.of(request.kernel, request.frames, request.labels)
     base = _resident() + UNCOMPILED
+    if devices is not None and (posterior or inducing is not None):
+        what = "error bars need the factor" if posterior else "sparse models are fitted"
+        raise ValueError(
+            f"devices: {what} on one host; leave devices out, or {'error bars' if posterior else 'inducing'}"
+        )
+    if devices is not None and method in (None, "exact"):
+        return _require_room(_shared(request, work, base, budget, devices))
     if inducing is not None:
         plan = _sparse(request, work, base, budget, inducing, "asked for")
         return _require_room(plan)
@@ -308,6 +345,26 @@ def _largest_sparse(request: Request, work: Work, base: int, budget: int, exact:
             f"the {_text(base)} that the program takes; give more, or train on fewer frames"
         )
     return _sparse(request, work, base, budget, min(functionals, work.labels), reason)
+
+
+def _tiles_bytes(labels: int, devices: Devices) -> int:
+    """What a device takes for its tiles, and for the row of tiles that is sent to it."""
+    return Places(devices.count, -(-labels // DEVICE_ROWS), DEVICE_ROWS).nbytes + 2 * 8 * labels * DEVICE_ROWS
+
+
+def _shared(request: Request, work: Work, base: int, budget: int, devices: Devices) -> Plan:
+    """The exact fit, shared among devices."""
+    tiles, own = _tiles_bytes(work.labels, devices), devices.memory
+    if own is not None and tiles > own:
+        raise ValueError(
+            f"devices: {work.labels} unknowns take {_text(tiles)} of each of {devices}, which has {_text(own)}; take more devices, "
+            "method='iterative', or train on fewer frames"
+        )
+    images = max(1 if part.permutations_used is None else len(part.permutations_used) for part in request.kernel.parts)
+    sides = 8 * work.tangents * (1 + (images if images > 1 else 0)) * devices.here // devices.count
+    memory = base + 8 * work.tangents + (sides + tiles * devices.here if own is None else sides)
+    stage = Stage("factorise", memory, None)
+    return Plan("exact", work.frames, work.labels, None, budget, (stage,), f"on {devices}")
 
 
 def _require_room(plan: Plan) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +13,7 @@ from mlff.kernels.kernels import Kernel
 from mlff.potentials.expansion import Expansion
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.coefficients import Weights, expand, find_weights
+from mlff.regression.devices.shared_rows import SharedRows
 from mlff.regression.exact import Progress, factorise
 from mlff.regression.features import compute_features
 from mlff.regression.iterative import iterate
@@ -80,9 +82,18 @@ def solve_system(
     progress: Progress = lambda stage, fraction: None,
     posterior: bool = False,
     checkpoint: Checkpoint = NOWHERE,
+    shared: SharedRows | None = None,
 ) -> Solution:
-    """As `solve`, of a linear system."""
-    factor = factorise(system, progress, checkpoint)
+    """As `solve`, of a linear system.
+
+    Arguments:
+        checkpoint: keeps the columns of the factor that are done.
+        shared: its rows on devices, whose factor knows no posterior.
+    """
+    factorised = (
+        functools.partial(factorise, system) if shared is None else functools.partial(shared.factorised, system)
+    )
+    factor = factorised(progress, checkpoint)
     weights = find_weights(system, factor)
     kept = Posterior(system, factor, weights) if posterior else None
     checkpoint.forget()
