@@ -9,6 +9,7 @@ import typer
 
 from mlff.cli import terminal
 from mlff.cli.baselines import Baseline, BaselineFrames, Charge, Multiplicity, baseline_text, chosen_baseline
+from mlff.cli.machines import Coordinator, Devices, Process, Processes, joined
 from mlff.cli.options import (
     AsJSON,
     Data,
@@ -97,6 +98,10 @@ def fit(
     memory: Annotated[
         str | None, typer.Option(help="That this program may take, 8GB; 80 % of what is free without it.")
     ] = None,
+    devices: Devices = None,
+    coordinator: Coordinator = None,
+    process: Process = None,
+    processes: Processes = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how the fit would go, in what memory and time, and write nothing.")
     ] = False,
@@ -116,6 +121,8 @@ def fit(
     mlff fit silicon.extxyz --set cutoff=5.0 --inducing 2000
     mlff fit large.npz --units kcal/mol --memory 4GB --dry-run
     mlff fit large.npz --units kcal/mol --memory 4GB --resume
+    mlff fit large.npz --units kcal/mol --devices all
+    mlff fit large.npz --units kcal/mol --coordinator node0:4321 --process 1 --processes 4
     mlff fit train.npz --units kcal/mol --frames 0:200 --test test.npz --descriptor mine:descriptor
     """
     from mlff.files import made_folder, reserved
@@ -133,12 +140,15 @@ def fit(
     settings, factors = parse_settings(setting), parse_factors(group_noise)
     if recipe is not None and descriptor is not None:
         raise ValueError(f"--recipe {recipe} and --descriptor {descriptor}: two models are named; give one of them")
+    devices, which = joined(devices, coordinator, process, processes)
     target = None if dry_run else out or _default_target(data)
     outputs = {"--out": target, "--report": [] if report is None else [report / name for name in FILES]}
+    if which > 0:  # the first process writes
+        outputs, report = {}, None
     inputs = [path for path in (data, test) if path is not None]
     marks = {"--out": archive.MARK, **FILES}
     with made_folder("--report", report), reserved(outputs, inputs, marks), terminal.progress() as progress:
-        kept = None if dry_run else _checkpoint_folder(target, resume)
+        kept = None if dry_run else _checkpoint_folder(target, which, resume)
         progress("read", 0.0)
         everything, held = _read(data, test, frames, train, seed or 0, {"units": units, "keys": keys}, wanted)
         progress("read", 1.0)
@@ -161,19 +171,21 @@ def fit(
             require_disjoint(fingerprints_of(below.record), held)
         stated = {
             "labels": fitted_to, "seed": seed or 0, "inducing": points, "group_noise": factors, "baseline": below,
-            "posterior": error_bars, "method": method, "memory": memory,
+            "posterior": error_bars, "method": method, "memory": memory, "devices": devices,
         }  # fmt: skip
         if dry_run:
             progress("plan", 0.0)
             planned = plan_fit(model, everything, noise=levels, **stated)
             progress("plan", 1.0)
-            return _say_plan(planned, tune, as_json)
+            return _say_plan(planned, tune, as_json) if which == 0 else None
         if tune:
             model = tune_model(model, everything, fitted_to, levels, seed or 0, progress, None, factors, below)
             levels = None
         # until the model is written: where the disk has no room for it, what was reached stays
         with Checkpoint(kept).until_done() as checkpoint:
             fitted = fit_model(model, everything, noise=levels, progress=progress, checkpoint=checkpoint, **stated)
+            if which > 0:
+                return None
             # of the posterior what the file holds; the factor is as large as the matrix
             fitted = fitted.replace(posterior=fitted.committee)
             archive.save(fitted, target)  # at once: what follows may fail
@@ -204,9 +216,10 @@ def fit(
         terminal.say(f"wrote {path}")
 
 
-def _checkpoint_folder(target: pathlib.Path, resume: bool) -> pathlib.Path:
-    """The folder beside the model in which a fit is kept; that of an unfinished one is not gone on with unasked."""
-    folder = target.with_name(f"{target.name}.checkpoint")
+def _checkpoint_folder(target: pathlib.Path, process: int, resume: bool) -> pathlib.Path:
+    """The folder beside the model in which a fit is kept, one for each of several processes; that of an unfinished one is not gone
+    on with unasked."""
+    folder = target.with_name(f"{target.name}.checkpoint" + (f"-{process}" if process else ""))
     if folder.exists() and not resume:
         raise ValueError(
             f"{folder}: keeps a fit that was not finished; go on with it by --resume, or remove the folder"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -26,6 +26,7 @@ from mlff.regression.rows import orders, strains_alone
 SHARE_FRAMES = 12  # on whose labels the terms of a sum are given equal shares
 
 
+@runtime_checkable
 class Products(Protocol):
     """What multiplies the kernel between all labels with vectors."""
 

@@ -23,7 +23,7 @@ class Points(NamedTuple):
     tangents: Float[Array, "m e r D"]
 
 
-def block(radial: Radial, rows: Points, columns: Points, sizes: tuple[int, ...]) -> Float[Array, "m*r n*q"]:
+def block(radial: Radial, rows: Points, columns: Points, sizes: tuple[int, ...]) -> Float[Array, "rows columns"]:
     """The kernel matrix between the labels of m frames and those of n frames, summed over environments and points.
 
     Arguments:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ class Devices:
     mesh: Mesh
 
     @classmethod
-    def of(cls, asked: str | int | Sequence[jax.Device] | None) -> Devices | None:
+    def of(cls, asked) -> Devices | None:
         """Those asked for.
 
         Arguments:

@@ -1,0 +1,42 @@
+"""A fit on the devices that this process sees, as a process of its own: `shared_fit.py OUT [HOST:PORT PROCESS PROCESSES]`."""
+
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from test_linear_system import KERNELS, system_of
+
+import mlff
+from mlff.data.batches import LabelledFrames
+from mlff.regression.devices import shared_rows
+from mlff.regression.devices.mesh import Devices
+
+ROWS = 40  # of a tile, so that all devices have several
+NAMES = ("images computed anew", "sum")  # of kernels
+
+
+def solved(kernel, devices=None) -> np.ndarray:
+    """C⁻¹ y and C y, of molecules with energies and forces, of which some have energies alone."""
+    data = mlff.Dataset.read(pathlib.Path(__file__).parent.parent / "datasets" / "water.extxyz", index="::5")
+    bare = [mlff.Frame(frame.system, {"energy": frame.labels["energy"]}) for frame in data[60:64]]
+    system = system_of(kernel, LabelledFrames.of(mlff.Dataset([*data[:60], *bare])))
+    shared = shared_rows.SharedRows.of(system.features, Devices.of(devices))
+    labels = (system.labels - system.labels.mean())[:, None]
+    product = shared.product(system.shares, labels)
+    return np.column_stack([shared.factorised(system).solve(labels), product])
+
+
+def fitted() -> np.ndarray:
+    """Forces of a model whose length scale was searched."""
+    data = mlff.Dataset.read(pathlib.Path(__file__).parent.parent / "datasets" / "water.extxyz", index="::5")
+    force_field = mlff.fit(KERNELS["global"].replace(radial=mlff.Matern52()), data[:40], noise=1e-3, devices="all")
+    return force_field.forces(data[50].system.positions)
+
+
+if __name__ == "__main__":
+    if sys.argv[2:]:
+        jax.distributed.initialize(sys.argv[2], int(sys.argv[4]), int(sys.argv[3]))
+    shared_rows.TILE_ROWS = ROWS
+    found = {name: solved(KERNELS[name], "all") for name in NAMES}
+    np.savez(sys.argv[1], fit=fitted(), devices=len(jax.devices()), **found)
