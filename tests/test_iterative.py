@@ -347,3 +347,30 @@ def test_points_that_nearly_coincide_are_subtracted(rng, monkeypatch):
     others = np.concatenate([points[:4], rng.standard_normal((2, 5))])
     wanted = np.sum((points[:, None] - others) ** 2, axis=2)
     np.testing.assert_allclose(label_sums._squares(points, others), wanted, rtol=1e-12)
+
+
+def test_from_an_earlier_fit(water, monkeypatch):
+    """Fewer iterations to the same model; of other frames' weights none are taken."""
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=3.0), amplitude=1.0)
+    settings = {"noise": 1e-3, "method": "iterative"}
+    monkeypatch.setattr(iterative, "ENOUGH", 1e3)  # a preconditioner that leaves something to do
+    earlier = mlff.fit(kernel, water[:60], **settings)
+    anew, further = mlff.fit(kernel, water[:64], **settings), mlff.fit(kernel, water[:64], start=earlier, noise=1e-3)
+    counts = [each.record["iterations"]["iterations"] for each in (anew, further)]
+    assert counts[1] < 0.9 * counts[0]
+    again = mlff.fit(kernel, water[:60], start=earlier, **settings)
+    assert again.record["iterations"]["iterations"] == 0
+    x = water[80].system.positions
+    np.testing.assert_allclose(further.forces(x), anew.forces(x), atol=2e-3)
+    np.testing.assert_allclose(again.forces(x), earlier.forces(x), atol=1e-9)
+    others = mlff.fit(kernel, water[70:90], start=earlier, **settings)
+    np.testing.assert_array_equal(others.forces(x), mlff.fit(kernel, water[70:90], **settings).forces(x))
+
+
+def test_what_nothing_begins_from(water, water_model):
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=3.0))
+    with pytest.raises(ValueError, match="start: holds no weights; an iterative fit"):
+        mlff.fit(kernel, water[:5], start=water_model)
+    begun = mlff.fit(kernel, water[:5], method="iterative", noise=1e-2)
+    with pytest.raises(ValueError, match="start: method='exact' begins from nothing"):
+        mlff.fit(kernel, water[:5], start=begun, method="exact")

@@ -29,6 +29,7 @@ from mlff.potentials.compiled import Prepared, arrived, on_device
 from mlff.potentials.derivatives import symmetric_tensor, unordered_choices
 from mlff.potentials.energy_function import EnergyFunction
 from mlff.potentials.environmental import Environmental, Summed
+from mlff.potentials.label_weights import LabelWeights
 from mlff.potentials.potential import Potential
 from mlff.potentials.record import joined
 from mlff.potentials.sums import PotentialSum
@@ -55,6 +56,7 @@ class ForceField(Tree):
         record: how it came to be: units, labels, noise, training indices, data hash, errors, versions.
         posterior: what the fit left open, where it was asked to keep that; None without.
         calibration: what its error bars are multiplied by, from frames that were held out; None for 1.
+        weights: of its labels, where an iterative fit of more frames may begin; None of others, and of files.
     """
 
     model: Potential
@@ -63,6 +65,7 @@ class ForceField(Tree):
     record: dict[str, Any] = struct.field(pytree_node=False, default_factory=dict)
     posterior: Uncertainty | None = struct.field(pytree_node=False, default=None)
     calibration: Calibration | None = struct.field(pytree_node=False, default=None)
+    weights: LabelWeights | None = struct.field(pytree_node=False, default=None)
 
     @classmethod
     def of(

@@ -19,6 +19,7 @@ from mlff.potentials.differences import baseline_of, same_baseline
 from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion
 from mlff.potentials.force_field import ForceField
+from mlff.potentials.label_weights import LabelWeights
 from mlff.potentials.record import facts_of, start_geometry
 from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
 from mlff.regression.coefficients import constants_of, energies_of
@@ -67,6 +68,7 @@ def fit(
     memory=None,
     checkpoint=None,
     devices=None,
+    start: ForceField | None = None,
 ) -> ForceField:
     """Fit a force field to reference frames, in closed form.
 
@@ -103,6 +105,8 @@ def fit(
         devices: JAX devices that share matrix, products and factorisation: "all", how many, or the devices themselves. In
             processes that `jax.distributed` joined each calls this with "all" and the same arguments, and each gets the model.
             Without it GPUs, where JAX sees some, for large exact fits that their memory holds.
+        start: an iterative fit of this process to some of the frames, from whose weights the iterations begin: of the same model
+            to the same accuracy, sooner. The kernel should have its length scale, `start.kernel`.
     Returns:
         the force field; its `record` tells units, labels, noise, length scales tried, indices, hash and versions.
     Raises:
@@ -114,8 +118,10 @@ def fit(
     request, baseline = _request(model, data, labels, noise, atomic_energies, group_noise, baseline)
     inducing = None if inducing is None else require_inducing(inducing, len(data))
     noise_stated = noise is not None or tuned is not None
+    if start is not None:
+        start, method = _started(start, method), "iterative"
     devices = Devices.of(devices) or accelerators(request, inducing, method, posterior)
-    about = "" if checkpoint is None else _about(request, seed, inducing, method, posterior, str(devices))
+    about = "" if checkpoint is None else _about(request, seed, inducing, method, posterior, str(devices), start)
     with begun(checkpoint, about) as kept:
         planned = plan_fit(request, inducing, method, memory, posterior, seed, False, kept, devices)
         logger.info("%s", planned)
@@ -126,7 +132,9 @@ def fit(
             inducing = planned.unknowns
         if inducing is None:
             search = _hyperparameters(request, planned, seed, progress, kept, devices)
-            kernel, solution = _solve_or_shorten(request, search, planned, seed, progress, posterior, kept, devices)
+            kernel, solution = _solve_or_shorten(
+                request, search, planned, seed, progress, posterior, kept, devices, start
+            )
         else:
             search = sparse_lengthscale(request, inducing, noise_stated, seed, progress, kept)
             kernel, solution = (
@@ -139,6 +147,7 @@ def fit(
             model=with_constant(solution.model, request.frames, request.labels),
             numbers=request.frames.numbers,
             kernel=kernel.with_amplitudes(solution.amplitudes),
+            weights=solution.weights,
             record={
                 **record_of(request, facts, seed, search.trials, solution, time.perf_counter() - started),
                 **({} if tuned is None else {"tuned": tuned.summary}),
@@ -155,10 +164,26 @@ def fit(
         return fitted
 
 
-def _about(request: Request, seed: int, inducing, method, posterior: bool, devices: str) -> str:
+def _started(start: ForceField, method: str | None) -> LabelWeights:
+    """The weights that an iterative fit begins from.
+
+    Raises:
+        ValueError: there are none, or another method is asked for.
+    """
+    if not isinstance(start, ForceField) or start.weights is None:
+        raise ValueError("start: holds no weights; an iterative fit that this process made does (files do not)")
+    if method not in (None, "iterative"):
+        raise ValueError(f"start: method={method!r} begins from nothing; leave start out, or take method='iterative'")
+    return start.weights
+
+
+def _about(
+    request: Request, seed: int, inducing, method, posterior: bool, devices: str, start: LabelWeights | None
+) -> str:
     """What tells this fit from others, of which nothing may be taken over."""
     batches = [(b.positions, b.numbers, b.cells, b.pbc, dict(b.labels), b.factors) for b in request.frames.batches]
     stated = (request.noise, request.atomic_energies, seed, inducing, method, posterior, devices)
+    stated += () if start is None else (list(start.of_frames.values()),)
     return fingerprint(request.kernel, request.labels, batches, stated)
 
 
@@ -245,6 +270,7 @@ def _solve_or_shorten(
     posterior: bool,
     kept: Checkpoint,
     devices: Devices | None,
+    start: LabelWeights | None,
 ) -> tuple[Kernel, Solution]:
     """As planned. All frames may be too many for the length scale that some of them chose: take the next shorter one tried, or
     a step of the search less than the shortest."""
@@ -259,7 +285,7 @@ def _solve_or_shorten(
         of_kernel = kept.beneath(fingerprint(kernel)[:16])
         try:
             if planned.method == "iterative":
-                return kernel, solve_iteratively(system, planned.rank, seed, progress, of_kernel)
+                return kernel, solve_iteratively(system, planned.rank, seed, progress, of_kernel, start)
             return kernel, solve_system(system, progress, posterior, of_kernel, shared)
         except IndefiniteMatrix:
             kept.forget()

@@ -223,6 +223,7 @@ def iterate(
     seed: int = 0,
     progress: Progress = lambda stage, fraction: None,
     checkpoint: Checkpoint = NOWHERE,
+    start: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[Weights, dict]:
     """The weights of a linear system by conjugate gradients, and what the record says of the iterations.
 
@@ -232,13 +233,14 @@ def iterate(
         rank: of the preconditioner at most.
         seed: of its frames.
         checkpoint: keeps what was reached.
+        start: weights to begin with; none without.
     Raises:
         NotConverged: after 2000 iterations; the message says what to do.
         IndefiniteMatrix: labels follow from each other to rounding; likewise.
     """
     preconditioner = Preconditioner.of(system, rank, seed, progress, checkpoint)
     constants = Constants.of(system, preconditioner)
-    state = _converged(system, preconditioner, constants, progress, checkpoint)
+    state = _converged(system, preconditioner, constants, progress, checkpoint, start)
     found = np.zeros(system.design.shape[1]) if system.given is None else system.given
     if constants.basis.shape[1]:
         missed = system.labels - system.product(state.weights[:, None])[:, 0]
@@ -257,6 +259,7 @@ def _converged(
     constants: Constants,
     progress: Progress,
     checkpoint: Checkpoint,
+    start: Float[np.ndarray, " n"] | None,
 ) -> State:
     """The state in which the residual is small enough, or is what rounding leaves."""
     labels = constants.without(system.labels)
@@ -267,8 +270,12 @@ def _converged(
         return float(np.sqrt(np.mean((vector / noise) ** 2)))
 
     kept = checkpoint.read("iterations")
-    nothing = np.zeros_like(labels)
-    state = State(nothing, labels, nothing, 0.0, np.inf, (size(labels),)) if kept is None else State.of(kept)
+    if kept is not None:
+        state = State.of(kept)
+    else:
+        weights = np.zeros_like(labels) if start is None else constants.without(start)
+        residual = labels if start is None else constants.without(labels - system.product(weights[:, None])[:, 0])
+        state = State(weights, residual, np.zeros_like(labels), 0.0, np.inf, (size(residual),))
     while len(state.history) <= MOST:
         if state.history[-1] <= SHARE:  # carried on, residuals drift from what they are
             residual = constants.without(labels - system.product(state.weights[:, None])[:, 0])

@@ -11,6 +11,7 @@ import numpy as np
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
 from mlff.potentials.expansion import Expansion
+from mlff.potentials.label_weights import LabelWeights
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.coefficients import Weights, expand, find_weights
 from mlff.regression.devices.shared_rows import SharedRows
@@ -37,6 +38,7 @@ class Solution:
         noise: of every kind of label by name, where the solve found it.
         inducing: of a sparse model what the record says of its functionals.
         iterations: of an iterative fit what the record says of these.
+        weights: of its labels, where another may begin.
     """
 
     model: Expansion
@@ -48,6 +50,7 @@ class Solution:
     noise: dict[str, float] | None = None
     inducing: dict | None = None
     iterations: dict | None = None
+    weights: LabelWeights | None = None
 
 
 def solve(
@@ -107,20 +110,25 @@ def solve_iteratively(
     seed: int = 0,
     progress: Progress = lambda stage, fraction: None,
     checkpoint: Checkpoint = NOWHERE,
+    start: LabelWeights | None = None,
 ) -> Solution:
     """As `solve_system`, by preconditioned conjugate gradients.
 
     Arguments:
         rank: of the preconditioner at most.
         seed: of the frames that it is made of.
+        start: weights of an earlier fit with the same hyperparameters, of some of the frames.
     Raises:
         NotConverged, IndefiniteMatrix: the message says what to do.
     """
-    weights, summary = iterate(system, rank, seed, progress, checkpoint)
+    frames, counts = system.features.frames, system.features.row_counts
+    begun = None if start is None else start.at(frames, counts)
+    weights, summary = iterate(system, rank, seed, progress, checkpoint, begun)
     checkpoint.forget()
-    return _solution(system, weights, iterations=summary)
+    kept = LabelWeights.of(frames, counts, weights.rows)
+    return _solution(system, weights, iterations=summary, weights=kept)
 
 
-def _solution(system: LinearSystem, weights: Weights, **learnt) -> Solution:
+def _solution(system: LinearSystem, found: Weights, **learnt) -> Solution:
     unseen = float(np.mean([frame.unseen for frame in system.features.observations]))
-    return Solution(expand(system, weights), system.amplitudes, system.shape[0], unseen, **learnt)
+    return Solution(expand(system, found), system.amplitudes, system.shape[0], unseen, **learnt)
