@@ -33,6 +33,8 @@ def write_whole(path, content: bytes | Callable[[BinaryIO], None]) -> None:
 
     Arguments:
         content: its bytes, or what writes them to the file that it is given.
+    Raises:
+        OSError: it could not be written, with its name; what was there before is there still.
     """
     path = named_file(path)
     if not path.parent.is_dir():
@@ -46,8 +48,10 @@ def write_whole(path, content: bytes | Callable[[BinaryIO], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         _put_in_place(partial, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(partial)
+        if isinstance(error, OSError) and error.errno is not None:  # whose own name, if any, is that of the neighbour
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

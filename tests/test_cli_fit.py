@@ -1,5 +1,6 @@
 """`mlff fit` with recipes and with descriptors of one's own."""
 
+import errno
 import json
 import os
 import subprocess
@@ -7,6 +8,8 @@ import sys
 
 import pytest
 from test_cli import called
+
+import mlff
 
 MINE = """
 import jax.numpy as jnp
@@ -40,6 +43,36 @@ def test_recipes(recipe, tmp_path, datasets):
     assert found["forces_mae"] < 0.1
     assert found["permutations"] == (2 if recipe == "sfchl19" else 1)
     assert set(found["noise"]) == ({"energy", "forces"} if recipe == "fchl19-gpr" else {"forces"})
+
+
+def test_a_full_disk_in_the_report_leaves_the_model(tmp_path, datasets, monkeypatch):
+    sync = os.fsync
+
+    def full(descriptor):
+        if os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).startswith(".parity"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    command = (
+        "fit",
+        datasets / "water.extxyz",
+        "--train",
+        "20",
+        "--recipe",
+        "sgdml",
+        "--out",
+        "w.mlff",
+        "--report",
+        "r",
+    )
+    told = called(*command, cwd=tmp_path, code=2).stderr.splitlines()[-1]
+    assert (
+        told
+        == "error: r/parity.png: no space left on device; the model is written, w.mlff, and mlff test w.mlff tests it anew"
+    )
+    assert mlff.load(tmp_path / "w.mlff").record["n_train"] == 20
+    assert not list((tmp_path / "r").glob("*.partial"))
 
 
 def test_hyperparameters_are_tuned(tmp_path, datasets):

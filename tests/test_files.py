@@ -1,5 +1,6 @@
 """Output files: whole or not at all, kept for one process, never an input."""
 
+import errno
 import os
 import pathlib
 import signal
@@ -34,6 +35,19 @@ def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space"):
         write_whole(tmp_path / "m.mlff", b"new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_of_the_file_itself(tmp_path, monkeypatch):
+    """Not of its temporary neighbour."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_whole(tmp_path / "m.mlff", b"new")
+    assert raised.value.filename == str(tmp_path / "m.mlff")
     assert not list(tmp_path.iterdir())
 
 

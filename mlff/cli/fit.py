@@ -198,7 +198,12 @@ def fit(
         written = [target]
         if report is not None:
             progress("self-check", 0.0)
-            written += write_report(report, fitted, evaluation, _checks(fitted, everything))
+            checks = _checks(fitted, everything)
+            try:
+                written += write_report(report, fitted, evaluation, checks)
+            except OSError as error:
+                rest = f"{error.strerror}; the model is written, {target}, and mlff test {target} tests it anew"
+                raise OSError(error.errno, rest, error.filename) from error
             progress("self-check", 1.0)
     summary = {"recipe": descriptor or recipe.value, **fit_summary(fitted, evaluation)}
     if below is not None:

@@ -94,13 +94,20 @@ def _end(error: Exception, command, as_json: bool) -> None:
     if text is None and usage is not None:
         text = f"{_one_line(usage())}; mlff --help tells more"
     elif text is None and isinstance(error, (ValueError, OSError)):
-        text = _one_line(wording.as_typed(str(error), command))
+        text = _one_line(wording.as_typed(_said(error), command))
     if text is None:
         raise error
     if as_json:
         print_json({"error": text})
     typer.echo(f"error: {text}", err=True)
     sys.exit(2)
+
+
+def _said(error: Exception) -> str:
+    """What an error says, of a file that could not be read or written first its name."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    return str(error)
 
 
 def _no_device() -> str | None:
