@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from moments import moments
 
 import mlff
 from descriptors import inverse_distances
@@ -15,6 +16,7 @@ from mlff.regression import fitting, iterative, pilot, plan
 from mlff.regression.pilot import Pilot
 from mlff.regression.plan import Plan, budget_of, plan_fit
 from mlff.regression.requests import Request
+from mlff.regression.sparse_pilot import SparsePilot
 
 KERNEL = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=10.0))
 NOISE = 0.05
@@ -262,3 +264,15 @@ def test_what_fits_nothing_else_is_a_sparse_model(ethanol, monkeypatch, caplog):
         fitted = mlff.fit(KERNEL, ethanol[:30], noise=NOISE)
     assert "inducing" in fitted.record
     assert "a sparse model of 60 functionals, the exact fit takes 1000 TB" in caplog.text
+
+
+def test_time_of_a_sparse_fit(water):
+    """Of one that environments span; more frames and functionals take longer."""
+    kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=1.5))
+    planned = mlff.plan(kernel, water[:20], inducing=12)
+    assert planned.method == "sparse"
+    assert 0.0 < planned.seconds < 600.0
+    told = SparsePilot(compiled=1.0, chosen=0.1, frame=0.2, functional=1e-3, rows=60.0, speed=1e10)
+    assert told.seconds(10, 100) > 1.0 + 10 * (0.1 + 0.2 + 0.1)
+    assert told.seconds(20, 100) > told.seconds(10, 100)
+    assert told.seconds(10, 200) > told.seconds(10, 100)

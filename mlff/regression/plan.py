@@ -30,6 +30,7 @@ from mlff.regression.kernel_blocks import TILE_ROWS
 from mlff.regression.pilot import Pilot, Work
 from mlff.regression.requests import Request
 from mlff.regression.sparse import FOLDS
+from mlff.regression.sparse_pilot import SparsePilot
 from mlff.regression.validation import ENOUGH as ENOUGH_HELD
 from mlff.regression.validation import MAX_FIT, MAX_VALIDATION, lacks_lengthscale
 
@@ -203,8 +204,10 @@ def _planned(
     if devices is not None and method in (None, "exact"):
         return _require_room(_shared(request, work, base, budget, devices))
     if inducing is not None:
-        plan = _sparse(request, work, base, budget, inducing, "asked for")
-        return _require_room(plan)
+        plan = _require_room(_sparse(request, work, base, budget, inducing, "asked for"))
+        # of environments, of which recipes for crystals are made; those of labels are computed as for an exact fit
+        by_values = request.kernel.transferable and not np.iterable(inducing)
+        return _timed(plan, request, seed) if measured and by_values else plan
     needed = 8 * work.tangents + _exact_bytes(work.labels)
     if not measured and method in (None, "exact") and work.labels <= CERTAIN and needed < SHARE * (budget - base):
         return Plan("exact", work.frames, work.labels, None, budget, (Stage("solve", base + needed, None),), "small")
@@ -333,6 +336,12 @@ def _sparse(request: Request, work: Work, base: int, budget: int, inducing, reas
         inducing = each.labels
     stage = Stage("sparse", base + _sparse_bytes(int(inducing), len(request.labels)), None)
     return Plan("sparse", work.frames, int(inducing), None, budget, (stage,), reason)
+
+
+def _timed(plan: Plan, request: Request, seed: int) -> Plan:
+    """A sparse plan with its time, from a pilot."""
+    seconds = SparsePilot.of(request, plan.unknowns, seed).seconds(plan.frames, plan.unknowns)
+    return dataclasses.replace(plan, stages=(dataclasses.replace(plan.stages[0], seconds=seconds),))
 
 
 def _largest_sparse(request: Request, work: Work, base: int, budget: int, exact: Plan, reason: str) -> Plan:
