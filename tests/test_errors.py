@@ -418,7 +418,7 @@ CASES = {
     ),
     "noise of a group that is no number": (
         arguments("fit", "WATER", "--group-noise", "warm=much"),
-        r"error: --group-noise warm=much: write group=factor",
+        r"error: --group-noise warm=much: write group=factor or group:label=noise, for example",
     ),
     "noise of a group that is not there": (
         arguments("fit", "WATER", "--train", "20", "--group-noise", "warm=2.0"),

@@ -11,7 +11,9 @@ from moments import moments
 
 import mlff
 from mlff.data.batches import LabelledFrames
+from mlff.data.group_noise import GroupNoise
 from mlff.operators import ENERGY, FORCES
+from mlff.quality.report import noise_text
 from mlff.regression.features import compute_features
 from mlff.regression.linear_system import LinearSystem
 
@@ -94,30 +96,98 @@ def test_the_noise_of_a_group_is_multiplied(grouped, inducing):
     np.testing.assert_allclose(some, exact, atol=1e-5)
 
 
-def test_factors_stand_on_the_diagonal(grouped):
-    frames = LabelledFrames.of(grouped, {"warm": 3.0})
+@pytest.mark.parametrize("inducing", [None, range(8)], ids=["exact", "sparse"])
+def test_the_noise_of_one_kind_of_label_in_a_group_is_stated(grouped, inducing):
+    """Stated of all groups: as `noise` says it. Of forces very much: only the energies of these frames count."""
+    kernel = KERNEL.replace(amplitude=5.0)
+    where = alloy_frames(1, seed=4, rare=False)[0]
+    geometry = where.positions, where.cell, None, where.numbers
+
+    def forces(data, noise, groups):
+        return mlff.fit(kernel, data, tuple(NOISE), noise, inducing=inducing, group_noise=groups).forces(*geometry)
+
+    said = {"warm:energy": 1e-2, "strained:energy": 1e-2, "warm:forces": 3e-2, "strained:forces": 3e-2}
+    others = {"energy": 0.3, "forces": 0.5}
+    np.testing.assert_allclose(forces(grouped, others, said), forces(grouped, NOISE, None), atol=1e-8)
+    # what is stated goes before a factor of the whole group
+    both = {**said, "warm": 7.0}
+    np.testing.assert_allclose(forces(grouped, others, both), forces(grouped, NOISE, None), atol=1e-8)
+    bare = [
+        mlff.Frame(f.system, {k: v for k, v in f.labels.items() if f.group == "warm" or k == "energy"}, f.atoms)
+        for f in grouped
+    ]
+    some = forces(grouped, NOISE, {"strained:forces": 1e6})
+    known = grouped.atomic_energies
+    exact = mlff.fit(kernel, mlff.Dataset(bare, "bare"), tuple(NOISE), NOISE, atomic_energies=known).forces(*geometry)
+    np.testing.assert_allclose(some, exact, atol=1e-5)
+
+
+def test_what_is_stated_of_groups_stays_while_other_noise_is_found(grouped, tmp_path):
+    """In a sparse model, of an atom: with the rest of its noise as it was found, stated, it is the same model."""
+    groups = {"strained:energy": 4e-3, "warm": 2.0}
+    found = mlff.fit(KERNEL, grouped, tuple(NOISE), inducing=20, group_noise=groups)
+    assert found.record["group_noise"] == {"factors": {"warm": 2.0}, "stated": {"strained:energy": 4e-3}}
+    assert set(found.record["inducing"]["held_out_rmse"][-1][1]) == {"energy", "energy (stated)", "forces"}
+    levels, amplitude = found.record["noise"], found.kernel.amplitude
+    (atoms,) = {len(frame.numbers) for frame in grouped}
+    stated = {"energy": levels["energy"] * atoms**0.5, "forces": levels["forces"]}
+    of_frames = {"strained:energy": 4e-3 * atoms**0.5, "warm": 2.0}
+    kernel = found.kernel.replace(amplitude=amplitude)
+    again = mlff.fit(kernel, grouped, tuple(NOISE), stated, inducing=20, group_noise=of_frames)
+    where = grouped[0].positions, grouped[0].cell, None, grouped[0].numbers
+    np.testing.assert_allclose(again.forces(*where), found.forces(*where), atol=1e-7)
+    found.save(tmp_path / "groups.mlff")
+    record = mlff.load(tmp_path / "groups.mlff", trusted=("moments",)).record
+    assert "strained:energy 0.004 √n, warm times 2" in noise_text(record)
+
+
+def test_what_is_stated_of_every_group_leaves_nothing_to_find(grouped):
+    groups = {f"{group}:{label}": 1e-2 for group in ("warm", "strained") for label in NOISE}
+    found = mlff.fit(KERNEL, grouped, tuple(NOISE), inducing=20, group_noise=groups)
+    assert found.record["noise"] == {}
+    (atoms,) = {len(frame.numbers) for frame in grouped}
+    kernel = KERNEL.replace(amplitude=found.kernel.amplitude)
+    stated = mlff.fit(kernel, grouped, tuple(NOISE), {"energy": 1e-2 * atoms**0.5, "forces": 1e-2}, inducing=20)
+    where = grouped[0].positions, grouped[0].cell, None, grouped[0].numbers
+    np.testing.assert_allclose(stated.forces(*where), found.forces(*where), atol=1e-7)
+
+
+def test_factors_and_levels_stand_on_the_diagonal(grouped):
     noise, kernel = {ENERGY: 1e-2, FORCES: 3e-2}, KERNEL.completed(grouped[0].numbers)
+    frames = LabelledFrames.of(grouped, GroupNoise.of({"warm": 3.0, "strained:forces": 0.7}, grouped, tuple(NOISE)))
     system = LinearSystem.of(kernel, compute_features(kernel, frames, noise), noise)
     of_frames = np.split(system.features.noise, system.features.ends[:-1])
     for i, levels in zip(frames.index, of_frames, strict=True):
-        factor = 3.0 if i % 2 else 1.0
-        assert levels[0] == pytest.approx(1e-2 * factor)
-        assert levels[1:] == pytest.approx(3e-2 * factor)
+        assert levels[0] == pytest.approx(3e-2 if i % 2 else 1e-2)
+        assert levels[1:] == pytest.approx(9e-2 if i % 2 else 0.7)
 
 
 @pytest.mark.parametrize(
-    ("factors", "word"),
+    ("groups", "word"),
     [
         ({"cold": 2.0}, "no group 'cold'; there are strained, warm"),
+        ({"cold:energy": 2.0}, "no group 'cold'; there are strained, warm"),
+        ({"warm:virial": 2.0}, "'virial' is not fitted; write warm: and one of energy"),
+        ({"warm:hessian": 2.0}, "no frame of warm has hessian"),
+        ({"warm:energy": 0.0}, "must be positive and finite, the standard deviation of energy in warm"),
         ({"warm": 0.0}, "must be positive"),
         ([1.0], "by the name"),
     ],
 )
-def test_factors_of_no_group_are_refused(grouped, factors, word):
-    from mlff.regression.training_frames import labelled_frames
-
+def test_noise_of_no_group_or_label_is_refused(grouped, groups, word):
     with pytest.raises(ValueError, match=rf"group_noise.*{word}"):
-        labelled_frames(KERNEL, grouped, {"energy": ENERGY}, factors)
+        GroupNoise.of(groups, grouped, ("energy", "hessian"))
+
+
+def test_a_name_with_a_colon_is_a_group(grouped):
+    frames = [mlff.Frame(f.system, f.labels, atoms_of(f, "a:energy")) for f in grouped]
+    found = GroupNoise.of({"a:energy": 2.0, "a:energy:energy": 0.1}, mlff.Dataset(frames, "colons"), ("energy",))
+    assert found == GroupNoise({"a:energy": 2.0}, {("a:energy", "energy"): 0.1})
+
+
+def test_tuning_takes_factors_of_groups_alone(grouped):
+    with pytest.raises(ValueError, match=r"group_noise: states the noise .* that of the others is tuned; give factors"):
+        mlff.tune(KERNEL, grouped, tuple(NOISE), group_noise={"warm:energy": 1e-3})
 
 
 def test_errors_are_told_by_group(grouped):

@@ -77,7 +77,11 @@ def fit(
         list[str] | None, typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
     ] = None,
     group_noise: Annotated[
-        list[str] | None, typer.Option(help="Factor of the noise of a group of frames (config_type): Surface=2.0.")
+        list[str] | None,
+        typer.Option(
+            help="Of a group of frames (config_type): a factor of all noise, Surface=2.0, or the noise of one kind of label, "
+            "Surface:energy=0.002."
+        ),
     ] = None,
     reach: Annotated[
         Reach | None,

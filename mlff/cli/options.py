@@ -125,8 +125,8 @@ def parse_noise(given: list[str] | None) -> float | dict[str, float] | None:
 
 
 def parse_factors(pairs: list[str] | None) -> dict[str, float] | None:
-    """--group-noise Surface=2.0, repeated."""
-    form, example = "group=factor", "Surface=2.0"
+    """--group-noise Surface=2.0, --group-noise Surface:energy=0.002, repeated."""
+    form, example = "group=factor or group:label=noise", "Surface=2.0"
     texts = _pairs("--group-noise", pairs, form, example)
     try:
         return {group: float(text) for group, text in texts.items()} or None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from mlff.data.dataset import Dataset
+from mlff.data.group_noise import FrameNoise, GroupNoise
 from mlff.operators import Operator
 
 
@@ -16,8 +17,8 @@ class Batch:
     """Frames of one composition and one order of atoms, with the same labels.
 
     positions: (m, n, 3) Å; numbers: (n,); cells: (m, 3, 3) Å; pbc: (m, 3); labels: by name, energy (m,) eV,
-    forces (m, n, 3) eV/Å, …; index: which of all the frames these are, (m,); factors: of the noise of their labels, (m,), None
-    for 1.
+    forces (m, n, 3) eV/Å, …; index: which of all the frames these are, (m,); noise: by the names of labels, of groups of frames that
+    have their own; None where there are none.
     """
 
     positions: np.ndarray
@@ -26,7 +27,7 @@ class Batch:
     pbc: np.ndarray
     labels: dict[str, np.ndarray]
     index: np.ndarray
-    factors: np.ndarray | None = None
+    noise: dict[str, FrameNoise] | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -34,13 +35,17 @@ class Batch:
     def take(self, chosen) -> Batch:
         """The frames at some places of this batch."""
         labels = {name: values[chosen] for name, values in self.labels.items()}
-        index, factors = self.index[chosen], None if self.factors is None else self.factors[chosen]
-        return Batch(self.positions[chosen], self.numbers, self.cells[chosen], self.pbc[chosen], labels, index, factors)
+        index, noise = self.index[chosen], self.noise and {name: each.take(chosen) for name, each in self.noise.items()}
+        return Batch(self.positions[chosen], self.numbers, self.cells[chosen], self.pbc[chosen], labels, index, noise)
+
+    def noise_of(self, name: str) -> FrameNoise:
+        """What is said of the noise of one of the labels, frame by frame."""
+        return FrameNoise.plain(len(self)) if self.noise is None else self.noise[name]
 
     def alike(self, other: Batch) -> bool:
         """Whether the other has the same atoms and labels, so that both can be one batch."""
         shapes, others = ({name: v.shape[1:] for name, v in b.labels.items()} for b in (self, other))
-        unweighted = self.factors is None and other.factors is None
+        unweighted = self.noise is None and other.noise is None
         return np.array_equal(self.numbers, other.numbers) and shapes == others and unweighted
 
     def followed_by(self, other: Batch) -> Batch:
@@ -61,11 +66,11 @@ class LabelledFrames:
     batches: tuple[Batch, ...]
 
     @classmethod
-    def of(cls, data: Dataset, group_noise: Mapping[str, float] | None = None) -> LabelledFrames:
+    def of(cls, data: Dataset, group_noise: GroupNoise | None = None) -> LabelledFrames:
         """The frames of a data set with their labels.
 
         Arguments:
-            group_noise: what the noise of frames is multiplied by, by the name of their group.
+            group_noise: of groups that have their own.
         """
         members: dict[tuple, dict[tuple, list[int]]] = {}
         for i, frame in enumerate(data):
@@ -83,7 +88,7 @@ class LabelledFrames:
                     np.stack([np.asarray(frame.cell, dtype=np.float64) for frame in frames]),
                     np.stack([frame.system.pbc for frame in frames]),
                     {name: np.stack([frame.labels[name] for frame in frames]) for name in names}, np.array(index),
-                    np.array([group_noise.get(frame.group, 1.0) for frame in frames]) if group_noise else None,
+                    group_noise and group_noise.of_frames([frame.group for frame in frames], names),
                 )
             )  # fmt: skip
         return cls(tuple(batches))

@@ -44,7 +44,7 @@ RECORD = {
     "geometry_cell": several(several(NUMBER, 3), 3), "geometry_pbc": several(FLAG, 3),
     "indices": several(WHOLE), "seed": optional(WHOLE), "data_hash": TEXT, "fingerprints": several(TEXT),
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
-    "inducing": OBJECT, "iterations": OBJECT, "compressed": OBJECT, "tuned": OBJECT,
+    "inducing": OBJECT, "iterations": OBJECT, "compressed": OBJECT, "tuned": OBJECT, "group_noise": OBJECT,
     "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
 }  # fmt: skip
 MAY_LACK = (
@@ -53,6 +53,7 @@ MAY_LACK = (
     "iterations",
     "compressed",
     "tuned",
+    "group_noise",
     "unseen",
     "test",
     "charges",
@@ -68,6 +69,7 @@ EVALUATION = {
     "slope": optional(NUMBER), "n_test": COUNT, "forces_mae_by_element": named(LEVEL),
     "errors": named(OBJECT), "not_compared": named(TEXT), "groups": named(OBJECT),
 }  # fmt: skip
+GROUP_NOISE = {"factors": named(POSITIVE), "stated": named(POSITIVE)}
 ITERATIONS = {"rank": WHOLE, "iterations": WHOLE, "residual_of_noise": LEVEL}
 ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
 
@@ -200,6 +202,8 @@ def require_entries(where: str, record: Mapping) -> None:
             _require_evaluation(f"{where}.{stage}", record[stage])
     if "iterations" in record:
         require(f"{where}.iterations", record["iterations"], ITERATIONS)
+    if "group_noise" in record:
+        require(f"{where}.group_noise", record["group_noise"], GROUP_NOISE)
     for i, term in enumerate(record.get("terms", ())):
         require_known(f"{where}.terms.{i}", term, set(term) - {"terms"})
         require_entries(f"{where}.terms.{i}", term)

@@ -82,7 +82,7 @@ def _of_the_fit(force_field: ForceField) -> dict:
         "lengthscale": lengthscales[0] if len(lengthscales) == 1 else lengthscales,
         "lengthscales_tried": record["lengthscales_tried"],
         "noise": record["noise"],
-        **{name: record[name] for name in ("inducing", "iterations", "tuned") if name in record},
+        **{name: record[name] for name in ("group_noise", "inducing", "iterations", "tuned") if name in record},
         "amplitude": force_field.kernel.amplitude,
     }
 
@@ -366,8 +366,12 @@ def _seconds(record: dict) -> str:
 def noise_text(record: dict) -> str:
     """The standard deviations of the labels, for people; those of an atom with what they are multiplied by in a frame of n."""
     of_an_atom = record.get("inducing", {}).get("noise_of_an_atom", False)
-    factors = {"energy": " √n", "stress": " √n/V"} if of_an_atom else {}
-    return ", ".join(f"{name} {value:.2g}{factors.get(name, '')}" for name, value in record["noise"].items())
+    counts = {"energy": " √n", "stress": " √n/V"} if of_an_atom else {}
+    groups = record.get("group_noise", {"factors": {}, "stated": {}})
+    levels = [(name, name, value) for name, value in record["noise"].items()]
+    levels += [(name, name.rpartition(":")[2], value) for name, value in groups["stated"].items()]
+    texts = [f"{name} {value:.2g}{counts.get(label, '')}" for name, label, value in levels]
+    return ", ".join([*texts, *(f"{group} times {factor:.3g}" for group, factor in groups["factors"].items())])
 
 
 def amplitude_text(kernel) -> str:

@@ -93,8 +93,9 @@ def fit(
         inducing: for a sparse model, whose cost grows linearly with the frames: how many environments span it, chosen
             among those of the frames so that they differ as much as can be, with `seed` (for global kernels, how many labels
             of whole frames), or the indices of frames whose labels do. Its noise, where none is given, is found by validation.
-        group_noise: what the noise of all labels of a group of frames is multiplied by, {"Surface": 2.0}; groups are what frames
-            say under `config_type` or `group`.
+        group_noise: of groups of frames, which are what frames say under `config_type` or `group`: what the noise of all their labels
+            is multiplied by, {"Surface": 2.0}, or the standard deviation of one kind in its unit, {"Surface:energy": 0.002}; where a
+            sparse model finds its noise, that of an atom, σ√n of energies and σ√n/V of stresses, as GAP has it.
         baseline: to which a correction is fitted, E = E₀ + δ, labels less its own: a force field, a method by its name or with
             its charge ("gfn2", `Reference`), or one of ASE's calculators. Where the model was tuned with one, that.
         posterior: keep what the fit does not know, for error bars; of an exact fit that is a factor as large as its matrix.
@@ -181,7 +182,7 @@ def _about(
     request: Request, seed: int, inducing, method, posterior: bool, devices: str, start: LabelWeights | None
 ) -> str:
     """What tells this fit from others, of which nothing may be taken over."""
-    batches = [(b.positions, b.numbers, b.cells, b.pbc, dict(b.labels), b.factors) for b in request.frames.batches]
+    batches = [(b.positions, b.numbers, b.cells, b.pbc, dict(b.labels), b.noise) for b in request.frames.batches]
     stated = (request.noise, request.atomic_energies, seed, inducing, method, posterior, devices)
     stated += () if start is None else (list(start.of_frames.values()),)
     return fingerprint(request.kernel, request.labels, batches, stated)

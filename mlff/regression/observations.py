@@ -104,9 +104,9 @@ def _rows_of_operator(batch: Batch, operator: Operator, noise: float, coordinate
     for coefficients, piece in _coefficients(batch, operator, coordinates, batch.labels[operator.name][0].size):
         labels = batch.labels[operator.name][piece].reshape(len(coefficients.values), -1)
         _require_as_many(operator, coefficients, labels.shape[1], batch.index[piece])
+        deviations = batch.noise_of(operator.name).take(piece).deviations(noise)
         for k, of_frame in enumerate(labels):
-            factor = 1.0 if batch.factors is None else float(batch.factors[piece][k])
-            yield measured(coefficients, k, of_frame, factor * noise)
+            yield measured(coefficients, k, of_frame, float(deviations[k]))
 
 
 def _coefficients(batch: Batch, operator: Operator, coordinates: int, size: int) -> Iterator[tuple[Functionals, slice]]:

@@ -12,6 +12,7 @@ import numpy as np
 from mlff.arguments import LARGEST, is_number, unwrapped
 from mlff.data.batches import LabelledFrames, arguments_of
 from mlff.data.dataset import Dataset
+from mlff.data.group_noise import GroupNoise
 from mlff.data.hessian_checks import require_unprojected
 from mlff.kernels.exchange import check_symmetry
 from mlff.kernels.jets import require_unit_length
@@ -42,6 +43,7 @@ class Request:
         noise: standard deviation of every kind of label, by name.
         atomic_energies: constants that are given, by atomic number, eV; None where they are found.
         order: the highest derivative among the labels.
+        groups: the noise of groups of frames that have their own; None without.
     """
 
     kernel: Kernel
@@ -50,6 +52,7 @@ class Request:
     noise: dict[str, float]
     atomic_energies: dict[int, float] | None
     order: int
+    groups: GroupNoise | None = None
 
     @classmethod
     def of(cls, model, data, labels, noise, atomic_energies, group_noise=None, baseline=None) -> Request:
@@ -63,7 +66,8 @@ class Request:
         data.charges()  # refuses those that differ
         if baseline is not None:
             data = _less_baseline(data, baseline, operators, atomic_energies)
-        frames = labelled_frames(model, data, operators, group_noise)
+        groups = None if group_noise is None else GroupNoise.of(group_noise, data, tuple(operators))
+        frames = labelled_frames(model, data, operators, groups)
         kernel = model.completed(np.concatenate(frames.compositions))
         if atomic_energies is None:
             atomic_energies = _energies_in_data(kernel, data, operators)
@@ -78,7 +82,7 @@ class Request:
         for part in with_lengthscales(kernel, [1.0] * len(kernel.leaves)).parts:
             if part.permutations_used is not None:
                 check_symmetry(part, frames.batches[0])
-        return cls(kernel, frames, operators, levels, atoms, order)
+        return cls(kernel, frames, operators, levels, atoms, order, groups)
 
     @property
     def labels(self) -> tuple[str, ...]:

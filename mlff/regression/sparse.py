@@ -7,7 +7,8 @@ With K_uu = UᵀU between m inducing functionals and K_lu between labels of a ki
 Rows are whitened with U before they are multiplied with each other: the equations for a itself,
 (K_uu/A + Σ_l K_ul K_lu/σ_l²) a = Σ_l K_ul y_l/σ_l², would lose half the digits. What is kept of the labels of a kind is A_lᵀA_l,
 A_lᵀy_l and y_lᵀy_l, fold by fold. From that follow the models of any noise σ_l, of any amplitudes A and of fewer functionals, each
-with its errors on the folds that were left out. Memory grows with m² and a few frames, time with n m², and frames may be added.
+with its errors on the folds that were left out. Labels whose noise is stated while that of their kind is looked for are a kind of
+their own. Memory grows with m² and a few frames, time with n m², and frames may be added.
 
 Source: Quiñonero-Candela, Rasmussen, J. Mach. Learn. Res. 6, 1939 (2005) (subset of regressors); Foster et al., J. Mach. Learn.
     Res. 10, 857 (2009) (its stable solution); Bartók, Csányi, Int. J. Quantum Chem. 115, 1051 (2015), doi 10.1002/qua.24927.
@@ -132,6 +133,7 @@ class SparseSystem:
     Attributes:
         inducing: the functionals.
         folds: of every kind of label what is kept of it, fold by fold.
+        stated: noise of the kinds for which it is stated, and not looked for.
         reference: energies of atoms (of the molecule) that the energies are counted from, eV, shape (z,).
         given: whether these are the constants, or constants are found beside them.
         extensive: whether the noise of energies and of strain derivatives is that of one atom, σ√n of n.
@@ -141,6 +143,7 @@ class SparseSystem:
 
     inducing: Inducing
     folds: dict[str, list[Moments]]
+    stated: dict[str, float]
     reference: Float[np.ndarray, " z"]
     given: bool
     extensive: bool
@@ -163,9 +166,10 @@ class SparseSystem:
         """Look at all frames, one after another.
 
         Arguments:
-            operators: what labels are of, with any noise.
+            operators: what labels are of, with their noise; any, where it is to be looked for.
             fold_of: the fold of every frame, by its index.
             atomic_energies: by atomic number, eV, in place of constants that are found.
+            extensive: the noise is to be looked for.
             checkpoint: keeps the sums over the frames that were looked at.
         Raises:
             ValueError: what is to be kept would not fit into memory, or a descriptor is not finite.
@@ -176,9 +180,10 @@ class SparseSystem:
         reference = _reference(frames, compositions, ENERGY in operators) if given is None else given
         count = max(fold_of.values()) + 1
         m, constants = len(inducing.whitening), len(reference) if given is None else 0
-        _require_memory(m, count * len(operators))
-        sums = {operator.name: [_Sums(m + constants) for _ in range(count)] for operator in operators}
-        scales = _scales(frames, operators, extensive)
+        scales, stated = _scales(frames, operators, extensive)
+        kinds = list(dict.fromkeys(kind for kind, _ in scales.values()))
+        _require_memory(m, count * len(kinds))
+        sums = {kind: [_Sums(m + constants) for _ in range(count)] for kind in kinds}
         net, total = 0.0, 0.0
         seen = _taken_up(sums, checkpoint)
         progress("labels", 0.0)
@@ -188,8 +193,8 @@ class SparseSystem:
             for name, found in of_frame.items():
                 whitened = _finite(inducing.whitening.whitened(found.kernel), i, name)
                 labels, design = found.labels - found.design @ reference, found.design[:, :constants]
-                scale = scales[i, name]
-                sums[name][fold_of[i]].add(scale * np.concatenate([whitened, design], axis=1), scale * labels)
+                kind, scale = scales[i, name]
+                sums[kind][fold_of[i]].add(scale * np.concatenate([whitened, design], axis=1), scale * labels)
             progress("labels", done / len(frames))
             checkpoint.replace("labels", lambda done=done: _state(sums, done))
         rows = sum(each.count for of_folds in sums.values() for each in of_folds)
@@ -198,11 +203,17 @@ class SparseSystem:
             net += float(np.sum(forces.sum(axis=1) ** 2)) / forces.shape[1]
             total += float(np.sum(forces**2))
         folds = {name: [each.moments() for each in of_folds] for name, of_folds in sums.items()}
-        return cls(inducing, folds, reference, given is not None, extensive, rows, net / total if total else 0.0)
+        unseen = net / total if total else 0.0
+        return cls(inducing, folds, stated, reference, given is not None, extensive, rows, unseen)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         return tuple(self.folds)
+
+    @property
+    def labels(self) -> set[str]:
+        """Names of the labels that the kinds are of."""
+        return {label_of(kind) for kind in self.kinds}
 
     @functools.cached_property
     def whole(self) -> dict[str, Moments]:
@@ -218,7 +229,8 @@ class SparseSystem:
     def amplitudes(self) -> Float[np.ndarray, " p"]:
         """A of every part for which the prior variances of the forces (without any, of the first kind of labels) are equal
         shares of their mean square."""
-        moments = self.whole.get("forces") or next(iter(self.whole.values()))
+        forces = [moments for kind, moments in self.whole.items() if label_of(kind) == FORCES.name]
+        moments = functools.reduce(Moments.__add__, forces) if forces else next(iter(self.whole.values()))
         owners = self.inducing.owners
         traces = np.bincount(owners, np.diagonal(moments.matrix)[: len(owners)])
         return np.where(traces > 0.0, moments.square, 1.0) / (len(traces) * np.where(traces > 0.0, traces, 1.0))
@@ -229,7 +241,11 @@ class SparseSystem:
         Raises:
             ValueError: other functionals, kinds of label or reference energies.
         """
-        same = self.inducing is other.inducing and self.kinds == other.kinds and self.extensive == other.extensive
+        same = (
+            self.inducing is other.inducing
+            and set(self.kinds) == set(other.kinds)
+            and self.extensive == other.extensive
+        )
         if not same or not np.array_equal(self.reference, other.reference):
             raise ValueError("sparse systems: expected the same inducing functionals, labels and atomic energies")
         folds = {
@@ -237,7 +253,7 @@ class SparseSystem:
         }
         rows = self.rows + other.rows
         unseen = (self.rows * self.unseen + other.rows * other.unseen) / rows
-        return SparseSystem(self.inducing, folds, self.reference, self.given, self.extensive, rows, unseen)
+        return dataclasses.replace(self, folds=folds, rows=rows, unseen=unseen)
 
     def leading(self, functionals: int) -> SparseSystem:
         """Of the first functionals alone, to try what noise is worth; it gives no model."""
@@ -251,12 +267,13 @@ class SparseSystem:
         """The solution of all frames, or of those that are not in one fold.
 
         Arguments:
-            levels: noise of every kind, in its unit (of energies and strain derivatives an atom where `extensive`).
+            levels: noise of every kind for which it is not stated, in its unit (of energies and strain derivatives an atom where
+                `extensive`).
             amplitudes: A of every part of the kernel, eV².
         Raises:
             IndefiniteMatrix: the noise is so small that nothing is left of the prior.
         """
-        kept = self.whole
+        kept, levels = self.whole, {**levels, **self.stated}
         if without is not None:
             kept = {
                 name: Moments(all_.matrix - out.matrix, all_.right - out.right, all_.square, all_.count)
@@ -283,7 +300,7 @@ class SparseSystem:
             c = np.linalg.lstsq(normal, right[m:] - across.T @ w, rcond=RANK_CUTOFF)[0]
             w = w - responses @ c
         return SparseFactor(
-            self, dict(levels), np.asarray(amplitudes), roots, factor, np.concatenate([roots * w, c]), responses, normal
+            self, levels, np.asarray(amplitudes), roots, factor, np.concatenate([roots * w, c]), responses, normal
         )
 
     def errors(self, levels: Levels, amplitudes: Float[np.ndarray, " p"]) -> dict[str, float]:
@@ -383,19 +400,46 @@ def _reference(frames: LabelledFrames, compositions: Mapping[int, np.ndarray], f
     return np.linalg.lstsq(design, np.concatenate([batch.labels["energy"] for batch in having]), rcond=1e-10)[0]
 
 
+_STATED = " (stated)"  # behind the name of a kind of label whose noise is not looked for
+
+
+def label_of(kind: str) -> str:
+    """The name of the labels of a kind, whether their noise is stated or not."""
+    return kind.removesuffix(_STATED)
+
+
 def _scales(
     frames: LabelledFrames, operators: Mapping[Operator, float], extensive: bool
-) -> dict[tuple[int, str], float]:
-    """What labels of frames are multiplied by, so that one number is the noise of all of a kind: one over the factor of the
-    frame's group; where the noise is that of an atom, 1/√n of energies and V/√n of stresses too."""
+) -> tuple[dict[tuple[int, str], tuple[str, float]], dict[str, float]]:
+    """The kind that labels of frames are of, with what they are multiplied by, so that one number is the noise of all of a kind;
+    and the noise of the kinds for which it is stated.
+
+    One over the factor of the frame's group, or one over its noise in units of that number; where the noise is that of an atom,
+    1/√n of energies and V/√n of stresses too.
+    """
+    units = _smallest_stated(frames, operators) if extensive else {op.name: level for op, level in operators.items()}
     scales = {}
     for batch in frames.batches:
-        root, factors = np.sqrt(len(batch.numbers)), np.ones(len(batch)) if batch.factors is None else batch.factors
-        for i, cell, factor in zip(batch.index, batch.cells, factors, strict=True):
-            of_an_atom = {ENERGY: 1.0 / root, STRESS: volume(cell) / root} if extensive else {}
-            for operator in operators:
-                scales[int(i), operator.name] = of_an_atom.get(operator, 1.0) / float(factor)
-    return scales
+        root, volumes = np.sqrt(len(batch.numbers)), np.array([volume(cell) for cell in batch.cells])
+        of_an_atom = {ENERGY: 1.0 / root, STRESS: volumes / root} if extensive else {}
+        for operator in (op for op in operators if op.name in batch.labels):
+            noise, name = batch.noise_of(operator.name), operator.name
+            found = of_an_atom.get(operator, 1.0) / noise.relative(units.get(name, 1.0))
+            apart = extensive & ~np.isnan(noise.stated)
+            for i, scale, stated in zip(batch.index, found, apart, strict=True):
+                scales[int(i), name] = name + _STATED if stated else name, float(scale)
+    return scales, {name + _STATED: level for name, level in units.items()} if extensive else {}
+
+
+def _smallest_stated(frames: LabelledFrames, operators: Mapping[Operator, float]) -> dict[str, float]:
+    """The smallest noise that is stated of labels, by their names."""
+    found: dict[str, float] = {}
+    for batch in frames.batches:
+        for name in {operator.name for operator in operators} & set(batch.labels):
+            known = batch.noise_of(name).known
+            if len(known):
+                found[name] = min(float(known.min()), found.get(name, np.inf))
+    return found
 
 
 def _finite(rows: np.ndarray, frame: int, name: str) -> np.ndarray:

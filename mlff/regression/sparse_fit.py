@@ -71,7 +71,7 @@ def fit_sparse(
         summary |= {"noise_of_an_atom": True, "noise_tried": found.tried, "held_out_rmse": table}
     progress("factorise", 0.0)
     factor = system.solve(noise, amplitudes)
-    if not stated and kernel.amplitude is None:
+    if not stated and kernel.amplitude is None and not system.stated:  # all noise is looked for
         likely = factor.evidence_scale()
         noise, amplitudes = {name: level * likely**0.5 for name, level in noise.items()}, amplitudes * likely
         factor = system.solve(noise, amplitudes)

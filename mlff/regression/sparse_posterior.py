@@ -99,7 +99,7 @@ class SparsePosterior(Uncertainty):
             for k in range(len(batch)):
                 one, where = batch.take([k]), (batch.positions[k], batch.cells[k], batch.pbc[k])
                 for operator in (FORCES, ENERGY):
-                    if operator.name in factor.system.kinds and operator.name in batch.labels:
+                    if operator.name in factor.system.labels and operator.name in batch.labels:
                         variances = np.diagonal(others.covariance(operator, LabelledFrames((one,))))
                         error = one.labels[operator.name][0] - force_field.apply(operator, *where)
                         pair = np.sqrt(np.maximum(variances, 0.0)), np.ravel(error)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from mlff.arguments import require_positive
 from mlff.data.batches import LabelledFrames
 from mlff.data.cells import volume
 from mlff.data.dataset import Dataset
+from mlff.data.group_noise import GroupNoise
 from mlff.data.permutations import Permutations
 from mlff.kernels.kernels import Kernel
 from mlff.operators import STRESS, Operator
 
 
-def labelled_frames(model: Kernel, data: Dataset, operators: dict[str, Operator], group_noise=None) -> LabelledFrames:
+def labelled_frames(
+    model: Kernel, data: Dataset, operators: dict[str, Operator], group_noise: GroupNoise | None = None
+) -> LabelledFrames:
     """The frames with the labels that are fitted, which the kernel can take.
 
     Arguments:
-        group_noise: what the noise of a group of frames is multiplied by.
+        group_noise: of groups of frames that have their own.
     Raises:
         ValueError: labels that are missing or not finite, another composition, a cell that the descriptor does not take,
             permutations of other atoms.
@@ -31,7 +31,6 @@ def labelled_frames(model: Kernel, data: Dataset, operators: dict[str, Operator]
     if not model.transferable:
         data.uniform_numbers()
     require_seen_cells(model, data)
-    _require_groups(data, group_noise)
     frames = LabelledFrames.of(data, group_noise)
     if operators.get("stress") is STRESS:
         _require_stressed(data)
@@ -40,20 +39,6 @@ def labelled_frames(model: Kernel, data: Dataset, operators: dict[str, Operator]
     for leaf in model.leaves:
         _require_fitting_group(getattr(leaf, "permutations", None), frames.compositions[0], data.source)
     return frames
-
-
-def _require_groups(data: Dataset, group_noise) -> None:
-    """Refuse factors that are none, or of groups that no frame is of."""
-    if group_noise is None:
-        return
-    if not isinstance(group_noise, Mapping):
-        raise ValueError(f"group_noise={group_noise!r:.60} must be factors by the name of a group, {{'Surface': 2.0}}")
-    groups = sorted({frame.group for frame in data if frame.group is not None})
-    for group, factor in group_noise.items():
-        require_positive(f"group_noise of {group}", factor, ", what the noise of its frames is multiplied by")
-        if group not in groups:
-            there = f"there are {', '.join(groups)}" if groups else "no frame says config_type or group"
-            raise ValueError(f"group_noise: {data.source} has no group {group!r}; {there}")
 
 
 def _require_labels(data: Dataset, labels: tuple[str, ...]) -> None:

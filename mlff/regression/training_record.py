@@ -21,11 +21,13 @@ def record_of(
         facts: of the frames.
         seconds: what the fit took.
     """
-    said = {"inducing": solution.inducing, "iterations": solution.iterations}
+    groups = None if request.groups is None else request.groups.summary()
+    said = {"inducing": solution.inducing, "iterations": solution.iterations, "group_noise": groups}
     said = {name: learnt for name, learnt in said.items() if learnt is not None}
+    noise = request.noise if solution.noise is None else solution.noise
     users = [name for name, operator in request.operators.items() if OPERATORS.get(name) is not operator]
     return {
-        **facts, "labels": list(request.labels), "own_operators": users, "noise": solution.noise or request.noise, **said,
+        **facts, "labels": list(request.labels), "own_operators": users, "noise": noise, **said,
         "rows": solution.rows, "unseen": solution.unseen, "seed": seed,
         "lengthscales_tried": [
             [trial.lengthscale, trial.error if np.isfinite(trial.error) else None] for trial in trials

@@ -94,6 +94,7 @@ def tune(
     started = time.perf_counter()
     baseline = baseline_of(baseline)
     request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
+    _require_factors(request, noise)
     chosen = _drawn(request, len(data), checked_seed(seed))
     problem = Problem.of(dataclasses.replace(request, frames=request.frames.take(chosen)), noise is None, progress)
     found = [_minimised(problem, start, functools.partial(_told, progress, k)) for k, start in enumerate(STARTS)]
@@ -110,6 +111,15 @@ def tune(
         "seconds": time.perf_counter() - started,
     }
     return Tuned(tuned.kernel, tuned.noise, tuple(request.operators.values()), summary, baseline)
+
+
+def _require_factors(request: Request, noise) -> None:
+    """Refuse noise of groups that is stated, where that of the others is looked for."""
+    if noise is None and any(len(b.noise_of(name).known) for b in request.frames.batches for name in b.labels):
+        raise ValueError(
+            "group_noise: states the noise of a label in a group, and that of the others is tuned; give factors, {'Surface': 2.0}, or "
+            "noise"
+        )
 
 
 def _told(progress: Progress, k: int, evaluations: int) -> None:

@@ -121,5 +121,5 @@ def _require_continued(force_field: ForceField, data: Dataset) -> None:
         raise ValueError(
             f"data: the first {count} frames of {data.source} are not those of the fit, in their order; write data = old + new"
         )
-    if any(batch.factors is not None for batch in force_field.posterior.system.features.frames.batches):
+    if any(batch.noise is not None for batch in force_field.posterior.system.features.frames.batches):
         raise ValueError("force_field: was fitted with group_noise; fit all frames anew")

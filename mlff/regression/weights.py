@@ -14,7 +14,7 @@ import numpy as np
 
 from mlff.data.batches import LabelledFrames
 from mlff.regression.exact import IndefiniteMatrix, Progress
-from mlff.regression.sparse import FOLDS, Levels, SparseSystem
+from mlff.regression.sparse import FOLDS, Levels, SparseSystem, label_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ def find_levels(
     levels = {
         name: STARTS.get(name, OTHERS) * float(np.sqrt(moments.square / moments.count)) or 1.0
         for name, moments in system.whole.items()
+        if name not in system.stated
     }
     parts = range(len(amplitudes)) if len(amplitudes) > 1 else ()
     place, tried = dict.fromkeys((*levels, *parts), 0), {}
@@ -116,8 +117,9 @@ def _with_all(system: SparseSystem, levels: Levels, amplitudes: np.ndarray) -> t
 
 
 def mean_error(errors: Mapping[str, float]) -> float:
-    """The geometric mean of the errors of all kinds of labels, by their importance."""
-    weights = [IMPORTANCE.get(name, MINOR) for name in errors]
+    """The geometric mean of the errors of all kinds of labels, by their importance; kinds of the same labels share it."""
+    labels = [label_of(kind) for kind in errors]
+    weights = [IMPORTANCE.get(label, MINOR) / labels.count(label) for label in labels]
     return float(np.exp(np.average(np.log(np.maximum(list(errors.values()), 1e-300)), weights=weights)))
 
 
