@@ -16,7 +16,9 @@ from descriptors import inverse_distances, soap
 from mlff.data.batches import LabelledFrames
 from mlff.operators import find_operator
 from mlff.potentials.expansion import Expansion
+from mlff.quality.report import sparse_text
 from mlff.regression import checkpoint
+from mlff.regression.cur import cur_points, leverage
 from mlff.regression.features import compute_features
 from mlff.regression.inducing import EnvironmentValues, FrameLabels, LabelRows
 from mlff.regression.kernel_blocks import kernel_between
@@ -329,6 +331,56 @@ def test_a_number_of_labels_spans_a_global_model(water):
     exact = mlff.evaluate(mlff.fit(kernel, train, ("energy", "forces")), test)
     errors = mlff.evaluate(some, test)
     assert exact.forces_rmse < errors.forces_rmse < 20 * exact.forces_rmse
+
+
+def test_draws_by_leverage_are_nested_and_of_every_species(alloy):
+    """As often as their share of the span, the first as told, none twice; of a species with few dimensions few."""
+    generator = np.random.default_rng(0)
+    wide, flat = generator.standard_normal((60, 5)), np.zeros((200, 5))
+    flat[:, 1] = generator.standard_normal(200)
+    wide[10] = wide[3]
+    np.testing.assert_allclose([leverage(wide).sum(), leverage(flat).sum()], [5.0, 1.0])
+    np.testing.assert_allclose(leverage(wide), np.diagonal(wide @ np.linalg.pinv(wide)), atol=1e-12)
+    draw = functools.partial(cur_points, [wide, np.zeros((0, 5)), flat], first=[3, None, 7])
+    counts = np.zeros(2)
+    for seed in range(50):
+        few, more = (draw(count, generator=np.random.default_rng(seed)).places for count in (10, 20))
+        assert [len(places) for places in more][1] == 0
+        assert (more[0][0], more[2][0]) == (3, 7)
+        for some, all_ in zip(few, more, strict=True):
+            np.testing.assert_array_equal(some, all_[: len(some)])
+        assert len(set(more[0])) == len(more[0])
+        assert 10 not in more[0]
+        counts += [len(more[0]) - 1, len(more[2]) - 1]
+    assert counts[0] > 2.5 * counts[1]
+    assert draw(20, generator=np.random.default_rng(1)).same == 1
+    everything = draw(10**6, generator=np.random.default_rng(1)).places
+    assert [len(places) for places in everything] == [59, 0, 200]
+
+
+def test_points_drawn_by_leverage_span_a_model(alloy):
+    fit = functools.partial(mlff.fit, LOCAL, alloy, ALL, NOISE, inducing=40)
+    drawn, again, other, farthest = fit(selection="cur"), fit(selection="cur"), fit(selection="cur", seed=1), fit()
+    assert (drawn.record["inducing"]["selection"], farthest.record["inducing"]["selection"]) == ("cur", "farthest")
+    assert "drawn by leverage" in sparse_text(drawn.record)
+    where = alloy[0].positions, alloy[0].cell, None, alloy[0].numbers
+    np.testing.assert_array_equal(drawn.forces(*where), again.forces(*where))
+    assert np.abs(drawn.forces(*where) - other.forces(*where)).max() > 1e-3
+    assert drawn.record["training"]["forces_rmse"] < 2.0 * farthest.record["training"]["forces_rmse"]
+
+
+@pytest.mark.parametrize(
+    ("inducing", "selection", "word"),
+    [
+        (20, "nearest", "must be 'farthest' or 'cur'"),
+        (None, "cur", "leave selection"),
+        ([0, 1], "cur", "local kernels"),
+    ],
+)
+def test_a_selection_of_nothing_is_refused(alloy, inducing, selection, word):
+    for call in (mlff.fit, mlff.plan):
+        with pytest.raises(ValueError, match=rf"selection=.*{word}"):
+            call(LOCAL, alloy, ALL, NOISE, inducing=inducing, selection=selection)
 
 
 @pytest.mark.parametrize(

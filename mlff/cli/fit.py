@@ -18,6 +18,7 @@ from mlff.cli.options import (
     Radial,
     Reach,
     Recipe,
+    Selection,
     Units,
     parse_factors,
     parse_keys,
@@ -59,6 +60,10 @@ def fit(
     ] = None,
     inducing: Annotated[
         int | None, typer.Option(help="Environments that span a sparse model; else the recipe's, or an exact model.")
+    ] = None,
+    selection: Annotated[
+        Selection | None,
+        typer.Option(help="How these are chosen: farthest points (without it), or cur, drawn by leverage with --seed."),
     ] = None,
     tune: Annotated[
         bool | None,
@@ -175,7 +180,7 @@ def fit(
             require_disjoint(fingerprints_of(below.record), held)
         stated = {
             "labels": fitted_to, "seed": seed or 0, "inducing": points, "group_noise": factors, "baseline": below,
-            "posterior": error_bars, "method": method, "memory": memory, "devices": devices,
+            "posterior": error_bars, "method": method, "memory": memory, "devices": devices, "selection": selection,
         }  # fmt: skip
         if dry_run:
             progress("plan", 0.0)

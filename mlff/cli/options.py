@@ -18,6 +18,13 @@ class Method(StrEnum):
     iterative = "iterative"
 
 
+class Selection(StrEnum):
+    """How environments that span a sparse model are chosen."""
+
+    farthest = "farthest"
+    cur = "cur"
+
+
 class Radial(StrEnum):
     """Radial functions by the names of the command line."""
 

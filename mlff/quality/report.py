@@ -238,7 +238,8 @@ def sparse_text(record: dict) -> str:
     said = record["inducing"]
     points = ", ".join(f"{count} {symbol}" for symbol, count in said.get("points", {}).items())
     left = f"; {said['dependent']} more follow from these to rounding" if said["dependent"] else ""
-    return f"{said['functionals']} {said['kind']}" + (f" ({points})" if points else "") + left
+    drawn = ", drawn by leverage" if said.get("selection") == "cur" else ""
+    return f"{said['functionals']} {said['kind']}" + (f" ({points})" if points else "") + drawn + left
 
 
 def iterations_text(record: dict) -> str:

@@ -30,6 +30,50 @@ class Chosen(NamedTuple):
     same: int
 
 
+class Choice:
+    """Points as they are chosen, and how far all candidates are from them.
+
+    Arguments:
+        candidates: features of every channel, (e, D) each; a channel may have none.
+        first: the first choice of every channel, None where it has no candidate.
+    """
+
+    def __init__(self, candidates: Sequence[Float[np.ndarray, "_ D"]], first: Sequence[int | None]):
+        self._candidates = candidates
+        self._squares = [np.sum(seen**2, axis=1) for seen in candidates]
+        self._smallest = [SAME**2 * (norms.max(initial=0.0) or 1.0) for norms in self._squares]
+        self._apart = [np.full(len(seen), np.inf) for seen in candidates]
+        self._places: list[list[int]] = [[] for _ in candidates]
+        self._present = [channel for channel, seen in enumerate(candidates) if len(seen)]
+        for channel in self._present:
+            self.take(channel, first[channel])
+
+    def __len__(self) -> int:
+        return sum(map(len, self._places))
+
+    def take(self, channel: int, place: int) -> None:
+        """Choose a candidate."""
+        seen, norms, away = self._candidates[channel], self._squares[channel], self._apart[channel]
+        np.minimum(away, np.maximum(norms + norms[place] - 2.0 * (seen @ seen[place]), 0.0), out=away)
+        away[place] = -1.0  # chosen
+        self._places[channel].append(place)
+
+    def is_new(self, channel: int, place: int) -> bool:
+        """Whether a candidate is not chosen, nor the same as a chosen one to rounding."""
+        return bool(self._apart[channel][place] > self._smallest[channel])
+
+    def farthest(self) -> tuple[int, int]:
+        """Channel and place of the candidate that is farthest from all that are chosen."""
+        channel = max(self._present, key=lambda c: self._apart[c].max())
+        return channel, int(np.argmax(self._apart[channel]))
+
+    def chosen(self) -> Chosen:
+        """What was chosen so far."""
+        pairs = zip(self._apart, self._smallest, strict=True)
+        same = sum(int(np.sum((away >= 0.0) & (away <= limit))) for away, limit in pairs)
+        return Chosen([np.array(found, dtype=int) for found in self._places], same)
+
+
 def farthest_points(
     candidates: Sequence[Float[np.ndarray, "_ D"]],
     count: int,
@@ -42,26 +86,8 @@ def farthest_points(
         candidates: features of every channel, (e, D) each; a channel may have none.
         first: the first choice of every channel, None where it has no candidate.
     """
-    squares = [np.sum(seen**2, axis=1) for seen in candidates]
-    smallest = [SAME**2 * (norms.max(initial=0.0) or 1.0) for norms in squares]
-    apart = [np.full(len(seen), np.inf) for seen in candidates]
-    places: list[list[int]] = [[] for _ in candidates]
-
-    def take(channel: int, place: int) -> None:
-        seen, norms, away = candidates[channel], squares[channel], apart[channel]
-        np.minimum(away, np.maximum(norms + norms[place] - 2.0 * (seen @ seen[place]), 0.0), out=away)
-        away[place] = -1.0  # chosen
-        places[channel].append(place)
-
-    present = [channel for channel, seen in enumerate(candidates) if len(seen)]
-    for channel in present:
-        take(channel, first[channel])
-    while (taken := sum(map(len, places))) < count:
-        channel = max(present, key=lambda c: apart[c].max())
-        place = int(np.argmax(apart[channel]))
-        if apart[channel][place] <= smallest[channel]:
-            break
-        take(channel, place)
-        progress(taken / count)
-    same = sum(int(np.sum((away >= 0.0) & (away <= limit))) for away, limit in zip(apart, smallest, strict=True))
-    return Chosen([np.array(found, dtype=int) for found in places], same)
+    choice = Choice(candidates, first)
+    while len(choice) < count and choice.is_new(*(following := choice.farthest())):
+        choice.take(*following)
+        progress(len(choice) / count)
+    return choice.chosen()

@@ -32,7 +32,7 @@ from mlff.regression.plan import Plan, accelerators, plan_fit
 from mlff.regression.requests import Request, operators_of
 from mlff.regression.slopes import warn_of_slopes
 from mlff.regression.solution import Solution, solve_iteratively, solve_system
-from mlff.regression.sparse_fit import fit_sparse, require_inducing, sparse_lengthscale
+from mlff.regression.sparse_fit import fit_sparse, require_inducing, require_selection, sparse_lengthscale
 from mlff.regression.training_record import record_of
 from mlff.regression.tuning import Tuned
 from mlff.regression.validation import (
@@ -67,6 +67,7 @@ def fit(
     method: str | None = None,
     memory=None,
     checkpoint=None,
+    selection: str | None = None,
     devices=None,
     start: ForceField | None = None,
 ) -> ForceField:
@@ -91,8 +92,8 @@ def fit(
         atomic_energies: energies of isolated atoms by symbol, {"H": -13.6, …}, eV, for local kernels with energies among the
             labels; without them those that the file holds (`data.atomic_energies`), or constants found by least squares.
         inducing: for a sparse model, whose cost grows linearly with the frames: how many environments span it, chosen
-            among those of the frames so that they differ as much as can be, with `seed` (for global kernels, how many labels
-            of whole frames), or the indices of frames whose labels do. Its noise, where none is given, is found by validation.
+            among those of the frames by `selection` (for global kernels, how many labels of whole frames), or the indices of frames
+            whose labels do. Its noise, where none is given, is found by validation.
         group_noise: of groups of frames, which are what frames say under `config_type` or `group`: what the noise of all their labels
             is multiplied by, {"Surface": 2.0}, or the standard deviation of one kind in its unit, {"Surface:energy": 0.002}; where a
             sparse model finds its noise, that of an atom, σ√n of energies and σ√n/V of stresses, as GAP has it.
@@ -103,6 +104,9 @@ def fit(
             and time, without error bars), or with `inducing` "sparse". Without it the fastest that fits `memory`.
         memory: bytes that this process may take, or a text such as "8GB"; without it 80 % of what is free. `plan` tells beforehand
             what is taken.
+        selection: "farthest", environments that differ as much as can be (without it), or "cur", drawn by their leverage with `seed`:
+            better on average with few points, by 2 % of the forces' errors with 300 to 500 of molybdenum or silicon; farthest points
+            cover what is rare.
         devices: JAX devices that share matrix, products and factorisation: "all", how many, or the devices themselves. In
             processes that `jax.distributed` joined each calls this with "all" and the same arguments, and each gets the model.
             Without it GPUs, where JAX sees some, for large exact fits that their memory holds.
@@ -118,6 +122,7 @@ def fit(
     tuned = model if isinstance(model, Tuned) else None
     request, baseline = _request(model, data, labels, noise, atomic_energies, group_noise, baseline)
     inducing = None if inducing is None else require_inducing(inducing, len(data))
+    request = dataclasses.replace(request, selection=require_selection(selection, request.kernel, inducing))
     noise_stated = noise is not None or tuned is not None
     if start is not None:
         start, method = _started(start, method), "iterative"
@@ -183,7 +188,7 @@ def _about(
 ) -> str:
     """What tells this fit from others, of which nothing may be taken over."""
     batches = [(b.positions, b.numbers, b.cells, b.pbc, dict(b.labels), b.noise) for b in request.frames.batches]
-    stated = (request.noise, request.atomic_energies, seed, inducing, method, posterior, devices)
+    stated = (request.noise, request.atomic_energies, seed, inducing, request.selection, method, posterior, devices)
     stated += () if start is None else (list(start.of_frames.values()),)
     return fingerprint(request.kernel, request.labels, batches, stated)
 
@@ -201,6 +206,7 @@ def plan(
     posterior: bool = False,
     method: str | None = None,
     memory=None,
+    selection: str | None = None,
     devices=None,
 ) -> Plan:
     """How `fit` would go about the same arguments: by which method, in what memory and time, from a pilot on a few frames.
@@ -214,6 +220,7 @@ def plan(
     """
     request, _ = _request(model, data, labels, noise, atomic_energies, group_noise, baseline_of(baseline))
     inducing = None if inducing is None else require_inducing(inducing, len(data))
+    require_selection(selection, request.kernel, inducing)
     devices = Devices.of(devices) or accelerators(request, inducing, method, posterior)
     return plan_fit(request, inducing, method, memory, posterior, checked_seed(seed), devices=devices)
 

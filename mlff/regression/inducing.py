@@ -24,6 +24,7 @@ from mlff.potentials.expansion import Channel, Part, composition, constant_eleme
 from mlff.potentials.record import LABELS, VALUES, start_frame
 from mlff.potentials.waves import RandomFunction
 from mlff.regression.coefficients import Weights, expand, highest_order
+from mlff.regression.cur import cur_points
 from mlff.regression.environment_rows import TAKEN, VOIGT, Points, kernel_rows
 from mlff.regression.farthest import SAME, farthest_points
 from mlff.regression.features import Features, compute_features
@@ -36,6 +37,7 @@ from mlff.regression.whitening import Whitening
 from mlff.units import symbols
 
 Progress = Callable[[str, float], None]
+FARTHEST, CUR = "farthest", "cur"  # ways to choose environments
 CHUNK = 64 * 2**20  # bytes of Jacobians of frames that are looked at together, where these are taken whole
 SYMMETRIC = np.sqrt([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])  # of the entries of a symmetric matrix, of which six are two
 
@@ -78,8 +80,9 @@ class EnvironmentValues:
         count: int,
         seed: int,
         progress: Progress = lambda stage, share: None,
+        selection: str = FARTHEST,
     ) -> EnvironmentValues:
-        """Farthest points among the environments of frames, as many for every part of the kernel.
+        """Some of the environments of frames, as many for every part of the kernel: farthest points, or CUR points.
 
         The first is one of the frame that simulations start from: when a model is read, its descriptors are held against it.
         Where all environments would not fit into memory, points are chosen from some that are drawn.
@@ -97,7 +100,10 @@ class EnvironmentValues:
             started = environments_by_element(part, LabelledFrames((start_frame(frames),)), alone, generator)
             pairs = zip(started, candidates, strict=True)
             candidates, first = zip(*(_beginning_with(own, seen, generator) for own, seen in pairs), strict=True)
-            found = farthest_points(candidates, share, first, tell)
+            if selection == CUR:
+                found = cur_points(candidates, share, first, generator, tell)
+            else:
+                found = farthest_points(candidates, share, first, tell)
             chosen = [seen[places] for seen, places in zip(candidates, found.places, strict=True)]
             points.append(Points(part, chosen, block_sizes(part, frames.batches[0])))
             same += found.same

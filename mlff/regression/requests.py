@@ -22,6 +22,7 @@ from mlff.operators import FORCES, HESSIAN, Operator, find_operator, order_of
 from mlff.potentials.differences import remaining
 from mlff.potentials.expansion import composition, constant_elements
 from mlff.potentials.force_field import ForceField
+from mlff.regression.inducing import FARTHEST
 from mlff.regression.training_frames import labelled_frames
 from mlff.regression.validation import with_lengthscales
 from mlff.units import atomic_numbers, symbols
@@ -44,6 +45,7 @@ class Request:
         atomic_energies: constants that are given, by atomic number, eV; None where they are found.
         order: the highest derivative among the labels.
         groups: the noise of groups of frames that have their own; None without.
+        selection: how environments that span a sparse model are chosen.
     """
 
     kernel: Kernel
@@ -53,6 +55,7 @@ class Request:
     atomic_energies: dict[int, float] | None
     order: int
     groups: GroupNoise | None = None
+    selection: str = FARTHEST
 
     @classmethod
     def of(cls, model, data, labels, noise, atomic_energies, group_noise=None, baseline=None) -> Request:

@@ -11,7 +11,7 @@ from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.exact import IndefiniteMatrix, Progress
-from mlff.regression.inducing import EnvironmentValues, FrameLabels, Inducing, farthest_frames
+from mlff.regression.inducing import CUR, FARTHEST, EnvironmentValues, FrameLabels, Inducing, farthest_frames
 from mlff.regression.requests import Request
 from mlff.regression.solution import Solution
 from mlff.regression.sparse import FOLDS, SparseSystem
@@ -63,7 +63,7 @@ def fit_sparse(
         folds = dict.fromkeys(folds, 0)
     system = _system(request, functionals, kernel, request.frames, folds, stated, progress, checkpoint)
     amplitudes = _amplitudes(system, kernel)
-    noise, summary = request.noise, _summary(functionals)
+    noise, summary = request.noise, _summary(functionals, request.selection)
     if not stated:
         found = find_levels(system, amplitudes, progress)
         noise, amplitudes = found.levels, found.amplitudes
@@ -116,6 +116,24 @@ def require_inducing(inducing, frames: int) -> int | list[int]:
     return chosen
 
 
+def require_selection(selection: str | None, kernel: Kernel, inducing: int | list[int] | None) -> str:
+    """How environments are chosen, where they are.
+
+    Raises:
+        ValueError: no way to choose them, or nothing to choose.
+    """
+    if selection is None:
+        return FARTHEST
+    if selection not in (FARTHEST, CUR):
+        raise ValueError(f"selection={selection!r:.60} must be {FARTHEST!r} or {CUR!r}")
+    if inducing is None or not _by_values(kernel, inducing):
+        raise ValueError(
+            f"selection={selection!r}: says how environments are chosen, of a sparse model of local kernels with inducing, their number; "
+            "leave selection out"
+        )
+    return selection
+
+
 def sparse_lengthscale(
     request: Request,
     inducing: int | list[int],
@@ -148,7 +166,9 @@ def sparse_lengthscale(
         return tried[k].error
 
     def trial(scaled: Kernel) -> float:
-        functionals = EnvironmentValues.choose(scaled, frames, min(inducing, SEARCH_POINTS), seed)
+        functionals = EnvironmentValues.choose(
+            scaled, frames, min(inducing, SEARCH_POINTS), seed, selection=request.selection
+        )
         system = _system(request, functionals, scaled, frames, folds_of(frames, seed), stated)
         return float(_held_out(system, request, kernel, stated))
 
@@ -196,15 +216,17 @@ def _by_values(kernel: Kernel, inducing: int | list[int]) -> bool:
 
 def _functionals(request: Request, kernel: Kernel, inducing, seed: int, progress: Progress) -> Inducing:
     if _by_values(kernel, inducing):
-        return EnvironmentValues.choose(kernel, request.frames, inducing, seed, progress)
+        return EnvironmentValues.choose(kernel, request.frames, inducing, seed, progress, request.selection)
     if isinstance(inducing, int):
         inducing = farthest_frames(kernel, request.frames, inducing, seed)
     return FrameLabels.of(kernel, request.frames.take(inducing), request.levels, progress)
 
 
-def _summary(functionals: Inducing) -> dict:
+def _summary(functionals: Inducing, selection: str) -> dict:
+    chosen = {"selection": selection} if isinstance(functionals, EnvironmentValues) else {}
     return {
         "functionals": len(functionals.whitening),
         "dependent": functionals.whitening.count - len(functionals.whitening),
         **functionals.summary(),
+        **chosen,
     }
