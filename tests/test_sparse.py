@@ -22,6 +22,7 @@ from mlff.regression.cur import cur_points, leverage
 from mlff.regression.features import compute_features
 from mlff.regression.inducing import EnvironmentValues, FrameLabels, LabelRows
 from mlff.regression.kernel_blocks import kernel_between
+from mlff.regression.orthogonal import CONDITION, solve_orthogonally, solved
 from mlff.regression.solution import solve
 from mlff.regression.sparse import SparseSystem
 from mlff.regression.sparse_fit import require_inducing
@@ -367,6 +368,57 @@ def test_points_drawn_by_leverage_span_a_model(alloy):
     np.testing.assert_array_equal(drawn.forces(*where), again.forces(*where))
     assert np.abs(drawn.forces(*where) - other.forces(*where)).max() > 1e-3
     assert drawn.record["training"]["forces_rmse"] < 2.0 * farthest.record["training"]["forces_rmse"]
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "found"])
+def test_orthogonal_matrices_give_the_solution_of_the_normal_equations(alloy, given):
+    """Where these have their digits: weights, constants, and what error bars are made of."""
+    frames = LabelledFrames.of(alloy)
+    inducing = EnvironmentValues.choose(completed(LOCAL, frames), frames, 25, seed=2)
+    atoms = {29: -1.0, 47: -2.0, 79: -3.0} if given else None
+    asked = {find_operator(name): level for name, level in NOISE.items()}
+    system = SparseSystem.of(inducing, inducing.kernel, frames, asked, dict.fromkeys(range(12), 0), atoms)
+    normal = system.solve(NOISE, np.array([3.0]))
+    stages = []
+    known = system, frames, asked, NOISE, np.array([3.0]), lambda stage, share: stages.append(stage)
+    found = solve_orthogonally(*known)
+    assert stages.count("orthogonal") == len(frames)
+    np.testing.assert_allclose(found.weights, normal.weights, atol=1e-9 * np.abs(normal.weights).max())
+    np.testing.assert_allclose(found.factor[0], np.triu(normal.factor[0]), atol=1e-9 * np.abs(found.factor[0]).max())
+    assert found.condition == pytest.approx(normal.condition, rel=1e-6)
+    if not given:
+        np.testing.assert_allclose(found.responses, normal.responses, atol=1e-9 * np.abs(normal.responses).max())
+        np.testing.assert_allclose(found.normal, normal.normal, rtol=1e-7)
+    np.testing.assert_array_equal(solved(*known).weights, normal.weights)
+    assert stages.count("orthogonal") == len(frames)  # they have their digits: not again
+
+
+@pytest.mark.parametrize("level", [1e-5, 1e-7, 1e-9])
+def test_noise_that_is_too_small_for_the_normal_equations(alloy, level):
+    """Fewer energies than functionals, and next to no noise: interpolation, the solution of least norm in exact arithmetic."""
+    force_field = mlff.fit(LOCAL.replace(amplitude=1.0), alloy, "energy", level, inducing=60)
+    for frame in alloy:
+        energy = force_field.energy(frame.positions, frame.cell, None, frame.numbers)
+        assert energy == pytest.approx(float(frame.labels["energy"]), abs=1e-8)
+    frames = LabelledFrames.of(alloy)
+    inducing = EnvironmentValues.choose(completed(LOCAL, frames), frames, 60, seed=0)
+    asked = {find_operator("energy"): level}
+    system = SparseSystem.of(inducing, inducing.kernel, frames, asked, dict.fromkeys(range(12), 0))
+    found = solved(system, frames, asked, {"energy": level}, np.ones(1), lambda stage, share: None)
+    assert found.condition > CONDITION
+    ((rows, labels, design),) = gathered(inducing, frames, ("energy",)).values()
+    whitened, labels = inducing.whitening.whitened(rows), labels - design @ system.reference
+    rest = np.eye(12) - design @ np.linalg.pinv(design)  # what constants leave
+    exact = np.linalg.lstsq(rest @ whitened, rest @ labels, rcond=1e-10)[0]
+    np.testing.assert_allclose(found.weights[:-3], exact, atol=1e-5 * np.abs(exact).max())
+
+
+def test_error_bars_of_next_to_no_noise(alloy):
+    """Frames that are left out are predicted by orthogonal matrices too."""
+    force_field = mlff.fit(LOCAL.replace(amplitude=1.0), alloy, "energy", 1e-8, inducing=60, posterior=True)
+    variance = force_field.posterior.covariance(find_operator("energy"), LabelledFrames.of(alloy).take([0]))
+    assert abs(variance[0, 0]) < 1e-7
+    assert force_field.record["error_bars"]["energy"]["rmse"] > 1e-4
 
 
 @pytest.mark.parametrize(

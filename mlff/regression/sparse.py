@@ -22,105 +22,20 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, lapack, solve_triangular
 
 from mlff.batching import machine_memory
 from mlff.data.batches import LabelledFrames
-from mlff.data.cells import volume
-from mlff.operators import ENERGY, FORCES, STRESS, Operator
+from mlff.operators import ENERGY, FORCES, Operator
 from mlff.potentials.expansion import Expansion, composition, constant_elements
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.coefficients import RANK_CUTOFF
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.inducing import Inducing, LabelRows
+from mlff.regression.label_kinds import LabelKinds, label_of, ungrouped
+from mlff.regression.row_moments import Moments, Sums, state_of, taken_up
 
-ROWS = 512  # multiplied with each other at once
 FOLDS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Moments:
-    """What is kept of labels of one kind: sums over their rows.
-
-    Attributes:
-        matrix: [A H]ᵀ[A H] of whitened rows A and the columns H of the constants, shape (m + z, m + z).
-        right: [A H]ᵀ y, shape (m + z,).
-        square: yᵀ y.
-        count: of labels.
-    """
-
-    matrix: Float[np.ndarray, "c c"]
-    right: Float[np.ndarray, " c"]
-    square: float
-    count: int
-
-    def __add__(self, other: Moments) -> Moments:
-        square, count = self.square + other.square, self.count + other.count
-        return Moments(self.matrix + other.matrix, self.right + other.right, square, count)
-
-    def mean_square(self, weights: Float[np.ndarray, " c"]) -> float:
-        """Mean squared error of a solution."""
-        total = self.square - 2.0 * weights @ self.right + weights @ (self.matrix @ weights)
-        return max(float(total), 0.0) / self.count
-
-    def leading(self, functionals: int, constants: int) -> Moments:
-        """Of the first functionals alone."""
-        chosen = np.r_[:functionals, len(self.right) - constants : len(self.right)]
-        return Moments(self.matrix[np.ix_(chosen, chosen)], self.right[chosen], self.square, self.count)
-
-
-_FIELDS = ("matrix", "right", "square", "count")
-
-
-class _Sums:
-    """Moments as they come about; rows are collected until a product of them is worth its call."""
-
-    def __init__(self, columns: int):
-        self.matrix, self.right = np.zeros((columns, columns)), np.zeros(columns)
-        self.square, self.count = 0.0, 0
-        self._waiting: list[np.ndarray] = []
-
-    def add(self, rows: Float[np.ndarray, "r c"], labels: Float[np.ndarray, " r"]) -> None:
-        self.right += labels @ rows
-        self.square += float(labels @ labels)
-        self.count += len(labels)
-        self._waiting.append(rows)
-        if sum(map(len, self._waiting)) >= ROWS:
-            self._multiply()
-
-    def _multiply(self) -> None:
-        if self._waiting:
-            rows = np.concatenate(self._waiting)
-            self.matrix += (
-                rows.T @ rows.copy()
-            )  # of an array with itself NumPy calls `dsyrk`, which crashes when threaded
-            self._waiting.clear()
-
-    def moments(self) -> Moments:
-        self._multiply()
-        return Moments(self.matrix, self.right, self.square, self.count)
-
-
-def _state(sums: dict[str, list[_Sums]], done: int) -> dict[str, np.ndarray]:
-    """Sums over the frames that were looked at, as arrays by name."""
-    arrays = {"done": np.array(done)}
-    for name, of_folds in sums.items():
-        for fold, each in enumerate(of_folds):
-            kept = each.moments()
-            arrays |= {f"{name}.{fold}.{field}": np.asarray(getattr(kept, field)) for field in _FIELDS}
-    return arrays
-
-
-def _taken_up(sums: dict[str, list[_Sums]], checkpoint: Checkpoint) -> int:
-    """Go on from sums that were kept: how many frames these are of."""
-    kept = checkpoint.read("labels")
-    if kept is None:
-        return 0
-    for name, of_folds in sums.items():
-        for fold, each in enumerate(of_folds):
-            each.matrix, each.right, square, count = (kept[f"{name}.{fold}.{field}"] for field in _FIELDS)
-            each.square, each.count = float(square), int(count)
-    return int(kept["done"])
 
 
 Levels = Mapping[str, float]  # the standard deviation of labels, by their kind
@@ -133,7 +48,7 @@ class SparseSystem:
     Attributes:
         inducing: the functionals.
         folds: of every kind of label what is kept of it, fold by fold.
-        stated: noise of the kinds for which it is stated, and not looked for.
+        units: kinds of the labels of every frame, and the units in which they are taken.
         reference: energies of atoms (of the molecule) that the energies are counted from, eV, shape (z,).
         given: whether these are the constants, or constants are found beside them.
         extensive: whether the noise of energies and of strain derivatives is that of one atom, σ√n of n.
@@ -143,7 +58,7 @@ class SparseSystem:
 
     inducing: Inducing
     folds: dict[str, list[Moments]]
-    stated: dict[str, float]
+    units: LabelKinds
     reference: Float[np.ndarray, " z"]
     given: bool
     extensive: bool
@@ -162,6 +77,7 @@ class SparseSystem:
         extensive: bool = False,
         progress: Progress = lambda stage, fraction: None,
         checkpoint: Checkpoint = NOWHERE,
+        groups: Mapping[int, str] | None = None,
     ) -> SparseSystem:
         """Look at all frames, one after another.
 
@@ -171,6 +87,7 @@ class SparseSystem:
             atomic_energies: by atomic number, eV, in place of constants that are found.
             extensive: the noise is to be looked for.
             checkpoint: keeps the sums over the frames that were looked at.
+            groups: of frames whose labels are kinds of their own, by index.
         Raises:
             ValueError: what is to be kept would not fit into memory, or a descriptor is not finite.
         """
@@ -180,23 +97,19 @@ class SparseSystem:
         reference = _reference(frames, compositions, ENERGY in operators) if given is None else given
         count = max(fold_of.values()) + 1
         m, constants = len(inducing.whitening), len(reference) if given is None else 0
-        scales, stated = _scales(frames, operators, extensive)
-        kinds = list(dict.fromkeys(kind for kind, _ in scales.values()))
-        _require_memory(m, count * len(kinds))
-        sums = {kind: [_Sums(m + constants) for _ in range(count)] for kind in kinds}
+        kinds = LabelKinds.of(frames, operators, extensive, groups)
+        _require_memory(m, count * len(kinds.names))
+        sums = {kind: [Sums(m + constants) for _ in range(count)] for kind in kinds.names}
         net, total = 0.0, 0.0
-        seen = _taken_up(sums, checkpoint)
+        seen = taken_up(sums, checkpoint)
         progress("labels", 0.0)
         left = frames.take(np.concatenate([batch.index for batch in frames.batches])[seen:]) if seen else frames
-        looked_at = inducing.rows(left, operators) if seen < len(frames) else ()
+        looked_at = kinds.rows(inducing, left, operators, reference, constants) if seen < len(frames) else ()
         for done, (i, of_frame) in enumerate(looked_at, start=seen + 1):
-            for name, found in of_frame.items():
-                whitened = _finite(inducing.whitening.whitened(found.kernel), i, name)
-                labels, design = found.labels - found.design @ reference, found.design[:, :constants]
-                kind, scale = scales[i, name]
-                sums[kind][fold_of[i]].add(scale * np.concatenate([whitened, design], axis=1), scale * labels)
+            for kind, rows, labels in of_frame:
+                sums[kind][fold_of[i]].add(rows, labels)
             progress("labels", done / len(frames))
-            checkpoint.replace("labels", lambda done=done: _state(sums, done))
+            checkpoint.replace("labels", lambda done=done: state_of(sums, done))
         rows = sum(each.count for of_folds in sums.values() for each in of_folds)
         for batch in frames.having("forces").batches if FORCES in operators else ():
             forces = batch.labels["forces"]
@@ -204,11 +117,16 @@ class SparseSystem:
             total += float(np.sum(forces**2))
         folds = {name: [each.moments() for each in of_folds] for name, of_folds in sums.items()}
         unseen = net / total if total else 0.0
-        return cls(inducing, folds, stated, reference, given is not None, extensive, rows, unseen)
+        return cls(inducing, folds, kinds, reference, given is not None, extensive, rows, unseen)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         return tuple(self.folds)
+
+    @property
+    def stated(self) -> dict[str, float]:
+        """Noise of the kinds for which it is stated, and not looked for."""
+        return self.units.stated
 
     @property
     def labels(self) -> set[str]:
@@ -253,7 +171,7 @@ class SparseSystem:
         }
         rows = self.rows + other.rows
         unseen = (self.rows * self.unseen + other.rows * other.unseen) / rows
-        return dataclasses.replace(self, folds=folds, rows=rows, unseen=unseen)
+        return dataclasses.replace(self, folds=folds, units=self.units + other.units, rows=rows, unseen=unseen)
 
     def leading(self, functionals: int) -> SparseSystem:
         """Of the first functionals alone, to try what noise is worth; it gives no model."""
@@ -262,6 +180,26 @@ class SparseSystem:
             for name, of_folds in self.folds.items()
         }
         return dataclasses.replace(self, folds=folds)
+
+    def levels_of(self, levels: Levels) -> dict[str, float]:
+        """The noise of every kind: what is stated, its own, or that of its labels."""
+        others = {
+            kind: levels[kind if kind in levels else label_of(kind)] for kind in self.kinds if kind not in self.stated
+        }
+        return {**others, **self.stated}
+
+    def merged(self, factors: Mapping[str, float]) -> SparseSystem:
+        """With the kinds of groups in one with those of the others, in units of some factors: their noise is that of all times these.
+
+        Arguments:
+            factors: by kind, 1 without.
+        """
+        folds: dict[str, list[Moments]] = {}
+        for kind, of_folds in self.folds.items():
+            scaled = [moments.scaled(1.0 / factors.get(kind, 1.0)) for moments in of_folds]
+            name = ungrouped(kind)
+            folds[name] = [a + b for a, b in zip(folds[name], scaled, strict=True)] if name in folds else scaled
+        return dataclasses.replace(self, folds=folds, units=self.units.merged(factors))
 
     def solve(self, levels: Levels, amplitudes: Float[np.ndarray, " p"], without: int | None = None) -> SparseFactor:
         """The solution of all frames, or of those that are not in one fold.
@@ -273,7 +211,7 @@ class SparseSystem:
         Raises:
             IndefiniteMatrix: the noise is so small that nothing is left of the prior.
         """
-        kept, levels = self.whole, {**levels, **self.stated}
+        kept, levels = self.whole, self.levels_of(levels)
         if without is not None:
             kept = {
                 name: Moments(all_.matrix - out.matrix, all_.right - out.right, all_.square, all_.count)
@@ -339,6 +277,13 @@ class SparseFactor:
     responses: Float[np.ndarray, "m z"] | None
     normal: Float[np.ndarray, "z z"] | None
 
+    @property
+    def condition(self) -> float:
+        """About the condition number of B."""
+        upper, _ = self.factor
+        reciprocal, _ = lapack.dtrcon(upper, norm="1", uplo="U")
+        return np.inf if reciprocal == 0.0 else float(reciprocal) ** -2
+
     def model(self, kernel) -> Expansion:
         """The energy as a function of a geometry."""
         inducing, m = self.system.inducing, len(self.roots)
@@ -398,57 +343,6 @@ def _reference(frames: LabelledFrames, compositions: Mapping[int, np.ndarray], f
         return np.zeros(sizes)
     design = np.array([compositions[int(i)] for batch in having for i in batch.index])
     return np.linalg.lstsq(design, np.concatenate([batch.labels["energy"] for batch in having]), rcond=1e-10)[0]
-
-
-_STATED = " (stated)"  # behind the name of a kind of label whose noise is not looked for
-
-
-def label_of(kind: str) -> str:
-    """The name of the labels of a kind, whether their noise is stated or not."""
-    return kind.removesuffix(_STATED)
-
-
-def _scales(
-    frames: LabelledFrames, operators: Mapping[Operator, float], extensive: bool
-) -> tuple[dict[tuple[int, str], tuple[str, float]], dict[str, float]]:
-    """The kind that labels of frames are of, with what they are multiplied by, so that one number is the noise of all of a kind;
-    and the noise of the kinds for which it is stated.
-
-    One over the factor of the frame's group, or one over its noise in units of that number; where the noise is that of an atom,
-    1/√n of energies and V/√n of stresses too.
-    """
-    units = _smallest_stated(frames, operators) if extensive else {op.name: level for op, level in operators.items()}
-    scales = {}
-    for batch in frames.batches:
-        root, volumes = np.sqrt(len(batch.numbers)), np.array([volume(cell) for cell in batch.cells])
-        of_an_atom = {ENERGY: 1.0 / root, STRESS: volumes / root} if extensive else {}
-        for operator in (op for op in operators if op.name in batch.labels):
-            noise, name = batch.noise_of(operator.name), operator.name
-            found = of_an_atom.get(operator, 1.0) / noise.relative(units.get(name, 1.0))
-            apart = extensive & ~np.isnan(noise.stated)
-            for i, scale, stated in zip(batch.index, found, apart, strict=True):
-                scales[int(i), name] = name + _STATED if stated else name, float(scale)
-    return scales, {name + _STATED: level for name, level in units.items()} if extensive else {}
-
-
-def _smallest_stated(frames: LabelledFrames, operators: Mapping[Operator, float]) -> dict[str, float]:
-    """The smallest noise that is stated of labels, by their names."""
-    found: dict[str, float] = {}
-    for batch in frames.batches:
-        for name in {operator.name for operator in operators} & set(batch.labels):
-            known = batch.noise_of(name).known
-            if len(known):
-                found[name] = min(float(known.min()), found.get(name, np.inf))
-    return found
-
-
-def _finite(rows: np.ndarray, frame: int, name: str) -> np.ndarray:
-    if not np.isfinite(rows).all():
-        raise ValueError(
-            f"the descriptor or its first derivative is not finite at training frame {frame} ({name}); guard its square roots, "
-            "norms and divisions there"
-        )
-    return rows
 
 
 def _require_memory(functionals: int, kept: int) -> None:

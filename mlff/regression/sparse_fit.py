@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from mlff.kernels.kernels import Kernel
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.inducing import CUR, FARTHEST, EnvironmentValues, FrameLabels, Inducing, farthest_frames
+from mlff.regression.orthogonal import solved
 from mlff.regression.requests import Request
 from mlff.regression.solution import Solution
 from mlff.regression.sparse import FOLDS, SparseSystem
@@ -70,11 +72,12 @@ def fit_sparse(
         table = errors_by_size(system, noise, amplitudes)
         summary |= {"noise_of_an_atom": True, "noise_tried": found.tried, "held_out_rmse": table}
     progress("factorise", 0.0)
-    factor = system.solve(noise, amplitudes)
+    solve = functools.partial(solved, system, operators=request.levels, progress=progress)
+    factor = solve(request.frames, levels=noise, amplitudes=amplitudes)
     if not stated and kernel.amplitude is None and not system.stated:  # all noise is looked for
         likely = factor.evidence_scale()
         noise, amplitudes = {name: level * likely**0.5 for name, level in noise.items()}, amplitudes * likely
-        factor = system.solve(noise, amplitudes)
+        factor = solve(request.frames, levels=noise, amplitudes=amplitudes)
     progress("factorise", 1.0)
     of_terms = functionals.amplitudes(amplitudes)
     kept = left_out = None
@@ -83,7 +86,9 @@ def fit_sparse(
         found_later = not known and "energy" in request.frames.names
         having = request.frames.having("energy") if found_later else None
         kept = SparsePosterior(kernel, of_terms, factor, known, having)
-        left_out = kept.left_out(request.frames, folds, LOOKED_AT, progress)
+        others = request.frames.take([i for i, fold in folds.items() if fold])
+        without_first = solve(others, levels=noise, amplitudes=amplitudes, without=0)
+        left_out = kept.left_out(without_first, request.frames, folds, LOOKED_AT, progress)
     return Solution(
         factor.model(kernel),
         of_terms,

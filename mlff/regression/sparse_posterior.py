@@ -81,15 +81,15 @@ class SparsePosterior(Uncertainty):
         return samples
 
     def left_out(
-        self, frames: LabelledFrames, fold_of: Mapping[int, int], count: int, progress: Progress
+        self, factor: SparseFactor, frames: LabelledFrames, fold_of: Mapping[int, int], count: int, progress: Progress
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Standard deviations, without noise, and errors of labels of frames of the first fold, by the model of all others.
 
         Arguments:
+            factor: of all frames but those of the first fold.
             frames: of the fit, with their folds by index.
             count: how many are looked at.
         """
-        factor = self.factor.system.solve(self.factor.levels, self.factor.amplitudes, without=0)
         others, model = dataclasses.replace(self, factor=factor), factor.model(self.kernel)
         found: dict[str, list] = {}
         chosen, done = frames.take([i for i, fold in fold_of.items() if fold == 0][:count]), 0

@@ -14,7 +14,8 @@ import numpy as np
 
 from mlff.data.batches import LabelledFrames
 from mlff.regression.exact import IndefiniteMatrix, Progress
-from mlff.regression.sparse import FOLDS, Levels, SparseSystem, label_of
+from mlff.regression.label_kinds import label_of
+from mlff.regression.sparse import FOLDS, Levels, SparseSystem
 
 logger = logging.getLogger(__name__)
 
