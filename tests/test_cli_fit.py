@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -95,6 +96,20 @@ def test_hyperparameters_are_tuned(tmp_path, datasets):
     assert "tuned: lengthscale of inverse_distances" in called("show", "w.mlff", cwd=tmp_path).stdout
     refused = called(*arguments, "--inducing", "20", cwd=tmp_path, code=2)
     assert "--tune: sparse models" in refused.stderr
+    argument = ("--tune-argument", "soap.width")
+    refused = called(*arguments[:-2], "--out", "v.mlff", *argument, cwd=tmp_path, code=2)
+    assert "--tune-argument: 'soap.width' names no real number of a descriptor; there are none" in refused.stderr
+    untuned = [word for word in arguments[:-2] if word != "--tune"]
+    refused = called(*untuned, "--out", "v.mlff", "--objective", "folds", cwd=tmp_path, code=2)
+    assert "--objective: nothing is tuned here; add --tune" in refused.stderr
+
+
+def test_arguments_of_descriptors_are_tuned(tmp_path, datasets):
+    (tmp_path / "mine.py").write_text(MINE)
+    arguments = ("--frames", "0:40", "--train", "8", "--descriptor", "mine:screened", "--tune", "--objective", "folds")
+    written = ("--tune-argument", "*", "--out", "w.mlff")
+    said = called("fit", datasets / "water.extxyz", *arguments, *written, cwd=tmp_path).stdout
+    assert re.search(r"tuned: .*, decay of screened [\d.]+ → [\d.]+", said)
 
 
 def test_a_descriptor_of_ones_own(tmp_path, datasets):

@@ -9,7 +9,7 @@ import pytest
 import mlff
 from descriptors import acsf, inverse_distances
 from mlff.data.batches import LabelledFrames
-from mlff.kernels.jets import _column_bytes, bends, image_tangents, jets
+from mlff.kernels.jets import bends, column_bytes, image_tangents, jets
 from mlff.kernels.surroundings import surroundings
 
 KERNEL = mlff.GlobalKernel(
@@ -119,7 +119,7 @@ def test_jacobians_in_columns_are_the_same(water, monkeypatch):
     kernel = mlff.LocalKernel(functools.partial(acsf, cutoff=5.0), mlff.RBF(lengthscale=1.0)).completed([8, 1, 1])
     whole = [jacobians[0] for _, (_, jacobians) in jets(kernel, batch)]
     monkeypatch.setattr(
-        "mlff.kernels.jets._COLUMNS_MEMORY", 2 * _column_bytes((kernel.bare(),), *first_of(kernel, batch))
+        "mlff.kernels.jets._COLUMNS_MEMORY", 2 * column_bytes((kernel.bare(),), *first_of(kernel, batch))
     )
     pieces = [(piece, jacobians[0]) for piece, (_, jacobians) in jets(kernel, batch)]
     assert [piece.stop - piece.start for piece, _ in pieces] == [1, 1, 1]

@@ -2,20 +2,47 @@
 
 import functools
 
+import ase.build
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.stats
 
 import mlff
-from descriptors import fchl19, inverse_distances, soap
+from descriptors import fchl19, inverse_distances, powered_distances, soap
+from descriptors.geometry import pair_distances
+from mlff.quality.report import tuned_text
+from mlff.regression.descent import descend
 from mlff.regression.requests import Request
-from mlff.regression.tuning import Problem
+from mlff.regression.tuning import STARTS
+from mlff.regression.tuning_problem import Problem
 
 COARSE = functools.partial(soap, cutoff=3.0, n_max=3, l_max=2)
 LABELS = ("energy", "forces")
 
 
+def cosines(positions, numbers, *, widths, shifts, elements):
+    """A descriptor as a user may write one, with arguments in arrays and dictionaries, below zero and zero."""
+    r = jnp.sqrt(jnp.sum((positions[:, None] - positions) ** 2, axis=-1) + jnp.eye(len(positions)))
+    species = numbers[None, :, None] == jnp.asarray(elements, numbers.dtype)
+    waves = jnp.cos(r[..., None] / widths + shifts["far"] + shifts["none"])
+    return jnp.einsum("ijw,ijz->iwz", waves, species.astype(r.dtype) + jnp.zeros((len(r), 1, 1))).reshape(len(r), -1)
+
+
+def flat(positions, *, width=3.0):
+    """One distance of three."""
+    return jnp.exp(-jnp.sum((positions[1] - positions[2]) ** 2, keepdims=True) / width)
+
+
+def unlisted(positions, cell, *, cutoff):
+    """Distances in a cell, of nearest images."""
+    return jnp.exp(-pair_distances(positions, cell) / cutoff)
+
+
 def models(data):
-    group = mlff.find_permutations(data)
+    group = mlff.find_permutations(data, reach="graph")
+    assert len(group) == 2
     distances = mlff.GlobalKernel(inverse_distances, mlff.Matern52(), group)
     return {
         "sgdml": distances,
@@ -24,27 +51,63 @@ def models(data):
         "product": mlff.ProductKernel(
             (mlff.LocalKernel(COARSE, mlff.RBF()), mlff.LocalKernel(fchl19, mlff.Matern72()))
         ),
+        "powers": mlff.GlobalKernel(functools.partial(powered_distances, power=-1.3), mlff.RBF(), group),
+        "own": mlff.LocalKernel(
+            functools.partial(cosines, widths=(1.5, 2.5), shifts={"far": -0.4, "none": 0.0}), mlff.RBF()
+        ),
         "scales": mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=np.linspace(2.0, 3.0, 3))),
     }
 
 
-def problem_of(name, water, noise=None):
+@pytest.fixture(scope="module")
+def crystal():
+    """Eight atoms of silicon in a cell, with labels that some function of distances and chance made."""
+    atoms = ase.build.bulk("Si", "diamond", a=5.4, cubic=True)
+    frames, rng = [], np.random.default_rng(0)
+    for _ in range(6):
+        moved = atoms.copy()
+        moved.positions += 0.1 * rng.standard_normal(moved.positions.shape)
+        distances = moved.get_all_distances(mic=True)
+        energy = float(np.sum(np.exp(-distances)))
+        frames.append(
+            mlff.Frame(mlff.System.from_ase(moved), {"energy": energy, "forces": rng.standard_normal((8, 3))})
+        )
+    return mlff.Dataset(frames)
+
+
+def problem_of(name, water, noise=None, **stated):
     data = water[:7]
     request = Request.of(models(data)[name], data, LABELS, noise, None)
-    return Problem.of(request, noise is None, lambda stage, fraction: None)
+    return Problem.of(request, noise is None, **stated)
 
 
-@pytest.mark.parametrize("name", ["sgdml", "local", "sum", "product", "scales"])
-def test_gradients_are_those_of_differences(name, water):
-    problem = problem_of(name, water)
+@pytest.mark.parametrize(
+    ("name", "objective", "arguments"),
+    [
+        ("sgdml", "left-out", ()),
+        ("local", "left-out", ()),
+        ("sum", "folds", ()),
+        ("product", "evidence", ()),
+        ("scales", "left-out", ()),
+        ("powers", "left-out", ("power",)),
+        ("local", "left-out", ("fchl19.[!l]*",)),  # no angle of water is almost straight
+        ("sum", "folds", ("soap.*",)),
+        ("sum", "evidence", ("sigma",)),
+        ("product", "left-out", ("cutoff", "eta2")),
+        ("own", "folds", ("*",)),
+    ],
+)
+def test_gradients_are_those_of_differences(name, objective, arguments, water):
+    problem = problem_of(name, water, objective=objective, arguments=arguments)
     model = problem.started(2.0, 0.7, 3e-2)
-    numbers = model.hyperparameters(problem.sizes)
-    _, gradient = problem.objective(model, numbers)
+    numbers = model.hyperparameters(problem.sizes, problem.limits)
+    assert len([h for h in numbers if h.kind == "argument"]) >= len(arguments)
+    _, gradient = problem.with_gradient(model, numbers)
     assert np.abs(gradient).min() > 1e-6
 
     def value(step):
         moved = model.replaced(numbers, np.exp(step) * [h.start for h in numbers])
-        return problem.objective(moved, numbers)[0].objective
+        return problem.assessed(moved)[0].value
 
     steps = 3e-4 * np.eye(len(numbers))
     # two differences together cancel the third derivative
@@ -52,21 +115,43 @@ def test_gradients_are_those_of_differences(name, water):
     np.testing.assert_allclose(gradient, (4 * near - far) / 3, rtol=1e-5, atol=5e-6 * np.abs(gradient).max())
 
 
-@pytest.mark.parametrize("name", ["sgdml", "sum"])
-def test_errors_left_out_are_those_of_fits_without_the_frame(name, water):
-    problem = problem_of(name, water, {"energy": 1e-3, "forces": 1e-2})
+@pytest.mark.parametrize(("name", "objective"), [("sgdml", "left-out"), ("sum", "folds"), ("sum", "evidence")])
+def test_errors_left_out_are_those_of_fits_without_the_frames(name, objective, water):
+    problem = problem_of(name, water, {"energy": 1e-3, "forces": 1e-2}, objective=objective)
     model = problem.started(2.0, None, 1.0)
-    result, _ = problem.objective(model, [])
+    result, _ = problem.assessed(model)
     data, squares = water[:7], {"energy": [], "forces": []}
-    for i in range(len(data)):
-        others = mlff.Dataset([data[k] for k in range(len(data)) if k != i])
+    folds = problem.folds or [[i] for i in range(len(data))]
+    assert sorted(np.concatenate(folds)) == list(range(len(data)))
+    for fold in folds:
+        others = mlff.Dataset([data[k] for k in range(len(data)) if k not in fold])
         fitted = mlff.fit(model.kernel, others, LABELS, model.noise)
-        energy, forces = fitted.energy_and_forces(data[i].positions)
-        squares["energy"].append((energy - data[i].labels["energy"]) ** 2)
-        squares["forces"].append(np.sum((forces - data[i].labels["forces"]) ** 2))
+        for i in fold:
+            energy, forces = fitted.energy_and_forces(data[int(i)].positions)
+            squares["energy"].append((energy - data[int(i)].labels["energy"]) ** 2)
+            squares["forces"].append(np.sum((forces - data[int(i)].labels["forces"]) ** 2))
     # a molecule of three atoms has three internal motions, of which rows are
-    assert result.errors["energy"] == pytest.approx(np.sqrt(np.mean(squares["energy"])), rel=1e-5)
-    assert result.errors["forces"] == pytest.approx(np.sqrt(np.mean(squares["forces"]) / 3), rel=1e-5)
+    assert result.errors["energy"] == pytest.approx(np.sqrt(np.mean(squares["energy"])), rel=1e-8)
+    assert result.errors["forces"] == pytest.approx(np.sqrt(np.mean(squares["forces"]) / 3), rel=1e-8)
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_evidence_is_the_density_of_what_constants_leave(free, water):
+    """Of labels in an orthonormal basis without the constants' columns; with a scale of its own where noise is tuned."""
+    problem = problem_of("sgdml", water, None if free else {"energy": 1e-3, "forces": 1e-2}, objective="evidence")
+    model = problem.started(2.0, 0.7, 3e-2 if free else 1.0)
+    found, system = problem.assessed(model)
+    matrix = system.product(np.eye(len(system.labels)))
+    rest = scipy.linalg.null_space(system.design.T)
+    labels = rest.T @ system.labels
+    covariance = rest.T @ matrix @ rest
+    if free:
+        covariance *= labels @ np.linalg.solve(covariance, labels) / len(labels)
+    density = scipy.stats.multivariate_normal(cov=covariance, allow_singular=True).logpdf(labels)
+    # how long the constants' column is, is not the labels' to say
+    expected = -(density - 0.5 * np.log(np.sum(system.design**2))) / len(labels)
+    assert system.design.shape[1] == 1
+    assert found.value == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.thorough
@@ -96,8 +181,8 @@ def test_scale_of_variances_is_that_of_the_labels(water):
     """yᵀPy/(n − constants) is 1 of the model that is found."""
     tuned = mlff.tune(mlff.GlobalKernel(inverse_distances, mlff.RBF()), water[:10])
     request = Request.of(tuned.kernel, water[:10], LABELS, tuned.noise, None)
-    problem = Problem.of(request, False, lambda stage, fraction: None)
-    result, _ = problem.objective(problem.started(1.0, None, 1.0), [])
+    problem = Problem.of(request, False)
+    result, _ = problem.assessed(problem.started(1.0, None, 1.0))
     assert result.scale == pytest.approx(1.0, rel=1e-6)
 
 
@@ -109,6 +194,105 @@ def test_what_is_tuned_on_smooth_data_can_be_fitted(count, datasets):
     kernel, labels = mlff.recipe("sgdml+soap", train)
     tuned = mlff.tune(kernel, train, labels)
     assert mlff.evaluate(mlff.fit(tuned, train), test).forces_mae < 0.05
+
+
+def test_a_cutoff_changes_no_shape_and_stops_where_nearest_images_are_not_all(crystal):
+    """Neighbour lists are those of the largest cutoff from the beginning; without lists half of the cell is the limit."""
+    listed = mlff.LocalKernel(functools.partial(soap, cutoff=3.0, n_max=3, l_max=2), mlff.RBF())
+    problem = Problem.of(Request.of(listed, crystal, LABELS, None, None), True, arguments=("soap.cutoff",))
+    ((place, largest),) = problem.limits.items()
+    assert place == (0, "cutoff")
+    assert problem.reach == largest == pytest.approx(4.5)
+    model = problem.started(2.0, None, 5e-2)
+    numbers = model.hyperparameters(problem.sizes, problem.limits)
+    _, gradient = problem.with_gradient(model, numbers)
+
+    def value(step):
+        start = np.array([h.start * (np.exp(step) if h.kind == "argument" else 1.0) for h in numbers])
+        return problem.assessed(model.replaced(numbers, start))[0].value
+
+    at = [h.kind for h in numbers].index("argument")
+    near, far = ((value(k * 3e-4) - value(-k * 3e-4)) / (k * 6e-4) for k in (1, 2))
+    assert gradient[at] == pytest.approx((4 * near - far) / 3, rel=1e-5)
+    nearest = mlff.GlobalKernel(functools.partial(unlisted, cutoff=1.8), mlff.RBF())
+    problem = Problem.of(Request.of(nearest, crystal, "forces", None, None), True, arguments=("cutoff",))
+    assert list(problem.limits.values()) == [pytest.approx(min(crystal[0].cell.diagonal()) / 2.0)]
+
+
+def test_arguments_that_end_at_a_bound_are_named(water, caplog):
+    kernel = mlff.GlobalKernel(functools.partial(powered_distances, power=-0.2), mlff.RBF())
+    tuned = mlff.tune(kernel, water[:10], "forces", arguments=("power",))
+    (power,) = [number for number in tuned.summary["hyperparameters"] if number["name"].startswith("power")]
+    assert (power["from"], power["to"]) == (-0.2, tuned.kernel.descriptor.arguments["power"])
+    assert -0.8 <= power["to"] <= -0.05
+    assert power["at_bound"] == ("power of powered_distances ended at" in caplog.text)
+    fitted = mlff.fit(tuned, water[:10])
+    assert fitted.kernel.descriptor.arguments == tuned.kernel.descriptor.arguments
+
+
+def test_the_search_halves_its_step_before_a_singular_matrix(water, monkeypatch):
+    """Beyond a length scale there is no matrix: steps there are halved, and the best model lies before it."""
+    problem = problem_of("sgdml", water)
+    whole, tried = Problem.with_gradient, []
+    limit = problem.started(*STARTS[0]).kernel.radial.lengthscale * 1.05
+
+    def guarded(self, model, hyperparameters):
+        tried.append(np.log(model.kernel.radial.lengthscale))
+        if model.kernel.radial.lengthscale > limit:
+            raise np.linalg.LinAlgError("beyond")
+        return whole(self, model, hyperparameters)
+
+    monkeypatch.setattr(Problem, "with_gradient", guarded)
+    best = descend(problem, STARTS[0], lambda evaluations: None)
+    assert best.model.kernel.radial.lengthscale <= limit
+    assert best.value < best.first.value
+    beyond = next(k for k, value in enumerate(tried) if value > np.log(limit))
+    assert tried[beyond + 1] - tried[beyond - 1] == pytest.approx((tried[beyond] - tried[beyond - 1]) / 2.0, rel=1e-2)
+
+
+def test_a_start_without_a_matrix_is_given_more_noise(water, monkeypatch):
+    problem = problem_of("sgdml", water)
+    whole = Problem.with_gradient
+
+    def guarded(self, model, hyperparameters):
+        if model.noise["forces"] < 5e-3 * self.sizes["forces"]:
+            raise np.linalg.LinAlgError("too little noise")
+        return whole(self, model, hyperparameters)
+
+    monkeypatch.setattr(Problem, "with_gradient", guarded)
+    best = descend(problem, STARTS[1], lambda evaluations: None)
+    assert best.start.noise["forces"] == pytest.approx(1e-2 * problem.sizes["forces"])
+    assert best.value < best.first.value
+
+
+def test_a_term_that_brings_nothing_can_be_dropped(water):
+    """Twice the same kernel: either can go, and its amplitude is found to be the other's."""
+    kernel = mlff.SumKernel(tuple(mlff.GlobalKernel(f, mlff.RBF()) for f in (inverse_distances, flat)))
+    fitted = mlff.fit(mlff.tune(kernel, water[:12]), water[:12])
+    said = fitted.record["tuned"]
+    assert said["terms"] == ["inverse_distances", "flat"]
+    assert said["can_be_dropped"] == ["flat"]
+    first, second = said["errors_without"]
+    assert first["forces"] > 3.0 * said["errors"]["forces"]
+    assert second["forces"] < 1.01 * said["errors"]["forces"]
+    assert "; term flat can be dropped: energy " in tuned_text(fitted.record)
+    assert "inverse_distances can be dropped" not in tuned_text(fitted.record)
+
+
+def test_refusals_of_arguments(water, datasets):
+    local = mlff.LocalKernel(COARSE, mlff.RBF())
+    with pytest.raises(
+        ValueError, match=r"arguments: 'width' names no real number .* there are soap.sigma, soap.cutoff"
+    ):
+        mlff.tune(local, water[:5], arguments=("width",))
+    with pytest.raises(ValueError, match="objective='likelihood' is not known; choose from left-out, folds, evidence"):
+        mlff.tune(local, water[:5], objective="likelihood")
+    with pytest.raises(
+        ValueError, match=r"arguments: those of descriptors.soap:soap are tuned by labels of first order"
+    ):
+        mlff.tune(
+            local, mlff.Dataset.read(datasets / "ethanol_hessians.extxyz", index=":3"), "hessian", arguments=("sigma",)
+        )
 
 
 def test_refusals(water):

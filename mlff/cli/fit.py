@@ -15,6 +15,7 @@ from mlff.cli.options import (
     Data,
     Key,
     Method,
+    Objective,
     Radial,
     Reach,
     Recipe,
@@ -73,6 +74,18 @@ def fit(
             "was not named.",
         ),
     ] = None,
+    objective: Annotated[
+        Objective | None,
+        typer.Option(
+            help="What --tune minimises: errors of single frames left out (without it), of fifths of the frames, or -log p of the labels."
+        ),
+    ] = None,
+    tune_argument: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Arguments of descriptors that --tune finds too: soap.sigma, cutoff, or 'fchl19.*'; repeat for several."
+        ),
+    ] = None,
     baseline: Baseline = None,
     baseline_frames: BaselineFrames = None,
     charge: Charge = None,
@@ -125,6 +138,7 @@ def fit(
     mlff fit datasets/ethanol.extxyz --train 200 --report report
     mlff fit datasets/ethanol.extxyz --train 200 --recipe fchl19-gpr
     mlff fit datasets/ethanol.extxyz --train 50 --recipe sgdml+soap+fchl19 --tune
+    mlff fit datasets/ethanol.extxyz --train 50 --recipe soap-gpr --tune --objective folds --tune-argument soap.sigma
     mlff fit ethanol.npz --units kcal/mol --train 50 --baseline gfn2 --tune
     mlff fit datasets/ethanol.extxyz --train 200 --error-bars
     mlff fit silicon.extxyz --set cutoff=5.0 --inducing 2000
@@ -172,6 +186,7 @@ def fit(
         draws = train is not None or points is not None or tune or baseline is not None
         _require_drawn(seed, draws, model, recipe)
         _require_exact(tune, points)
+        _require_tuned(tune, objective, tune_argument)
         if held is not None:
             _require_comparable(model, everything, held)
         fitted_to = wanted or chosen
@@ -188,7 +203,10 @@ def fit(
             progress("plan", 1.0)
             return _say_plan(planned, tune, as_json) if which == 0 else None
         if tune:
-            model = tune_model(model, everything, fitted_to, levels, seed or 0, progress, None, factors, below)
+            model = tune_model(
+                model, everything, fitted_to, levels, seed or 0, progress, None, factors, below,
+                (objective or Objective.left_out).value, tuple(tune_argument or ()),
+            )  # fmt: skip
             levels = None
         # until the model is written: where the disk has no room for it, what was reached stays
         with Checkpoint(kept).until_done() as checkpoint:
@@ -346,6 +364,13 @@ def _require_exact(tune: bool, points: int | None) -> None:
         raise ValueError(
             "--tune: sparse models find their noise and keep their length scale; leave --tune or --inducing out"
         )
+
+
+def _require_tuned(tune: bool, objective: Objective | None, arguments: list[str] | None) -> None:
+    """Refuse to say how to tune what is not tuned."""
+    for option, value in (("--objective", objective), ("--tune-argument", arguments)):
+        if value and not tune:
+            raise ValueError(f"{option}: nothing is tuned here; add --tune, or leave {option} out")
 
 
 def _require_comparable(model, training, held) -> None:

@@ -25,6 +25,14 @@ class Selection(StrEnum):
     cur = "cur"
 
 
+class Objective(StrEnum):
+    """What tuning minimises."""
+
+    left_out = "left-out"
+    folds = "folds"
+    evidence = "evidence"
+
+
 class Radial(StrEnum):
     """Radial functions by the names of the command line."""
 

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 
 from typer.core import TyperCommand
 
-ARGUMENTS = {"keys": "key", "index": "frames"}  # arguments of the library whose options have another name
+ARGUMENTS = {
+    "keys": "key",
+    "index": "frames",
+    "arguments": "tune_argument",
+}  # arguments of the library whose options have another name
 VALUE = r"'[^']*'|\{[^{}]*\}|[^\s,;:(){}'\"]*[^\s,;:.(){}'\"]|"
 
 

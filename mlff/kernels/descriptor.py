@@ -8,7 +8,7 @@ import importlib
 import inspect
 import itertools
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,21 @@ class Descriptor(Tree):
         """The atomic numbers that have channels of their own; None where the function knows no elements, or none yet."""
         return dict(self.settings).get(COMPLETED)
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Arguments by name, those in dictionaries by all names on the way to them, "layer.weights"."""
+        return dict(_named(self.arguments))
+
+    def with_numbers(self, numbers: Mapping[str, Any]) -> Descriptor:
+        """With some of these replaced."""
+        return self.replace(arguments=_renumbered(self.arguments, numbers))
+
+    def spelled_out(self) -> Descriptor:
+        """With every default that is a real number among its arguments."""
+        known = {*self.arguments, *dict(self.settings)}
+        defaults = {name: parameter.default for name, parameter in self.parameters.items() if name not in known}
+        return self.replace(arguments={**{k: v for k, v in defaults.items() if _is_real(v)}, **self.arguments})
+
     def completed(self, numbers) -> Descriptor:
         """With `elements` filled in from atomic numbers, where the function takes them and they are not given.
 
@@ -176,6 +191,20 @@ def _tuples(value):
 
 def _leaves(value):
     return itertools.chain.from_iterable(map(_leaves, value)) if isinstance(value, tuple) else (value,)
+
+
+def _named(arguments: Mapping, before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in arguments.items():
+        yield from _named(value, f"{before}{key}.") if isinstance(value, Mapping) else [(before + str(key), value)]
+
+
+def _renumbered(arguments: Mapping, numbers: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    return {
+        key: _renumbered(value, numbers, f"{before}{key}.")
+        if isinstance(value, Mapping)
+        else numbers.get(f"{before}{key}", value)
+        for key, value in arguments.items()
+    }
 
 
 def _is_real(value) -> bool:

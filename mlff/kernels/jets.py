@@ -62,7 +62,7 @@ def block_sizes(part, batch: Batch) -> tuple[int, ...]:
     return tuple(shape[1] for shape in _shapes(part, one.numbers, one.positions, surroundings(part.descriptors, one)))
 
 
-def _displaced(part, numbers, x, around: Surroundings, q, permutation=None):
+def displaced(part, numbers, x, around: Surroundings, q, permutation=None):
     """Features at the coordinates q of a frame, of its image where a permutation is given."""
     moved = x + q[: x.size].reshape(x.shape)
     if q.size > x.size:
@@ -82,7 +82,7 @@ def feature_values(kernel: Kernel, batch: Batch) -> tuple[Float[np.ndarray, "m e
     """Features φ/ℓ of all frames of a batch, without derivatives: an array for every part of the kernel."""
     parts = tuple(part.bare() for part in kernel.parts)
     around = surroundings(kernel.descriptors, batch)
-    size = chunk_size(_column_bytes(parts, batch.numbers, batch.positions[0], around.frame(0)), _MEMORY)
+    size = chunk_size(column_bytes(parts, batch.numbers, batch.positions[0], around.frame(0)), _MEMORY)
     function = functools.partial(_values, parts, batch.numbers)
     pieces = [piece for _, piece in map_chunks(function, (batch.positions, around), size)]
     return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
@@ -110,7 +110,7 @@ def require_unit_length(kernel: Kernel, batch: Batch) -> None:
 def _jets(parts, numbers, positions, around, coordinates: int, forward: bool, at_once: int):
     def single(x, a):
         def features(q):
-            return tuple(_displaced(part, numbers, x, a, q) for part in parts)
+            return tuple(displaced(part, numbers, x, a, q) for part in parts)
 
         origin = jnp.zeros(coordinates, x.dtype)
         if forward and at_once < coordinates:
@@ -130,7 +130,7 @@ def _by_columns(features, origin, at_once: int):
     return tuple(jnp.moveaxis(part, 0, -1) for part in columns)
 
 
-def _column_bytes(parts, numbers, x, around) -> int:
+def column_bytes(parts, numbers, x, around) -> int:
     """Of the arrays between the coordinates of a frame and its features' derivatives along one of them."""
     return _traced_column_bytes(*_abstract((parts, numbers, x, around)))
 
@@ -142,30 +142,31 @@ def _traced_column_bytes(structure, leaves: tuple) -> int:
         parts, numbers, x, around = jax.tree.unflatten(structure, arrays)
 
         def features(q):
-            return tuple(_displaced(part, numbers, x, around, q) for part in parts)
+            return tuple(displaced(part, numbers, x, around, q) for part in parts)
 
         return jax.jvp(features, (jnp.zeros(x.size),), (jnp.ones(x.size),))
 
     return working_bytes(column, *leaves)
 
 
-def jets(kernel: Kernel, batch: Batch, coordinates: int | None = None) -> Iterator:
+def jets(kernel: Kernel, batch: Batch, coordinates: int | None = None, reach: float = 0.0) -> Iterator:
     """Features and Jacobians of frames, chunk by chunk, by whichever mode of differentiation costs less.
 
     Arguments:
         coordinates: 3n (without it), or 3n + 9 with the strain.
+        reach: of the neighbour lists, where they are to hold more than the descriptors see, Å.
     Yields:
         (slice of frames, (φ/ℓ of shape (frames, e, D), ∂φ/∂q/ℓ of shape (frames, e, D, coordinates)), each a tuple over
         the parts of the kernel with its e environments).
     """
     parts = tuple(part.bare() for part in kernel.parts)
-    around = surroundings(kernel.descriptors, batch)
+    around = surroundings(kernel.descriptors, batch, reach)
     coordinates = coordinates or batch.positions[0].size
     shapes = [_shapes(part, batch.numbers, batch.positions, around) for part in parts]
     outputs = sum(e * size for part in shapes for e, size in part)
     forward = coordinates <= outputs
     first = around.frame(0)
-    at_once = chunk_size(_column_bytes(parts, batch.numbers, batch.positions[0], first), _COLUMNS_MEMORY)
+    at_once = chunk_size(column_bytes(parts, batch.numbers, batch.positions[0], first), _COLUMNS_MEMORY)
     size = chunk_size(8 * 4 * outputs * coordinates, _MEMORY) if at_once >= coordinates else 1
     function = functools.partial(
         _jets, parts, batch.numbers, coordinates=coordinates, forward=forward, at_once=min(at_once, coordinates)
@@ -177,7 +178,7 @@ def jets(kernel: Kernel, batch: Batch, coordinates: int | None = None) -> Iterat
 def _image_tangents(part, group, numbers, positions, around, directions):
     def image(permutation, x, a, displacements):
         def features(q):
-            return _displaced(part, numbers, x, a, q, permutation)[0]
+            return displaced(part, numbers, x, a, q, permutation)[0]
 
         origin = jnp.zeros(displacements.shape[-1], x.dtype)
         along = jax.vmap(lambda displacement: jax.jvp(features, (origin,), (displacement,))[1])
@@ -212,7 +213,7 @@ def image_tangents(
 @functools.partial(jit, static_argnames="at_once")
 def _bends(part, numbers, x, around, basis, first, second, permutation, at_once: int):
     def features(q):
-        return _displaced(part, numbers, x, around, q, permutation)
+        return displaced(part, numbers, x, around, q, permutation)
 
     def bend(pair):
         def slope(q):

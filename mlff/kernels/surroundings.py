@@ -61,14 +61,16 @@ def first_blind(functions: Sequence[Descriptor]) -> Descriptor | None:
     return next((function for function in functions if "cell" not in function.uses), None)
 
 
-def surroundings(functions: Sequence[Descriptor], batch: Batch) -> Surroundings:
+def surroundings(functions: Sequence[Descriptor], batch: Batch, reach: float = 0.0) -> Surroundings:
     """What some functions are given beside positions and numbers, an entry for every frame of a batch.
 
+    Arguments:
+        reach: of the neighbour lists, where they are to hold more than these functions see, Å.
     Raises:
         ValueError: cell vectors of periodic directions that are none, or too short for the nearest images that a descriptor
             without a neighbour list takes.
     """
-    around = surrounded(batch, reach_of(functions))
+    around = surrounded(batch, max(reach, reach_of(functions)))
     require_nearest_images(functions, batch)
     return around
 
@@ -96,6 +98,18 @@ def require_nearest_images(functions: Sequence[Descriptor], batch: Batch) -> Non
             _require_nearest_image(function, batch)
 
 
+def nearest_images_within(function: Descriptor, batch: Batch) -> float:
+    """The largest cutoff, Å, with which a function misses no image in the cells of some frames; infinite with a neighbour list."""
+    if "neighbors" in function.uses or not batch.pbc.any():
+        return np.inf
+    cells = batch.cells[batch.pbc.all(axis=1)]
+    return float(_heights(cells).min() / 2.0) if len(cells) else np.inf
+
+
+def _heights(cells: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarray, "*batch 3"]:
+    return 1.0 / np.linalg.norm(np.linalg.inv(cells), axis=-2)
+
+
 def _require_nearest_image(descriptor: Descriptor, batch: Batch) -> None:
     """Refuse cells in which a descriptor without a neighbour list would miss images within its cutoff."""
     for i, (cell, pbc) in enumerate(zip(batch.cells, batch.pbc, strict=True)):
@@ -112,7 +126,7 @@ def _require_nearest_image(descriptor: Descriptor, batch: Batch) -> None:
                 f"{batch.index[i]} is large enough for its nearest images is not known; give it one: how far it sees, Å, or "
                 "cutoff=0.0 where it takes no nearest images, as waves of the whole cell do not"
             )
-        heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+        heights = _heights(cell)
         if heights.min() < 2.0 * descriptor.cutoff:
             raise ValueError(
                 f"cell of frame {batch.index[i]} is too small for descriptor {descriptor.name}: its smallest height is "

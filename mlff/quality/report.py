@@ -289,15 +289,27 @@ def tuned_text(record: dict) -> str:
     numbers = ", ".join(
         f"{number['name']} {number['from']:.3g} → {number['to']:.3g}" for number in said["hyperparameters"]
     )
-    errors = []
-    for name, after in said["errors"].items():
-        unit = OPERATORS[name].unit if name in OPERATORS else ""
-        factor, decimals, shown = SHOWN.get(unit, (1.0, 4, unit))
-        before, now = (short(factor * error, decimals) for error in (said["errors_before"][name], after))
-        errors.append(f"{name} {before} → {now} {shown}".rstrip())
+    errors = [_change(name, said["errors_before"][name], after) for name, after in said["errors"].items()]
     shares = ", ".join(f"{share:.1%}" for share in said["shares"])
     of_terms = f"; shares of the prior variance {shares}" if len(said["shares"]) > 1 else ""
-    return f"{numbers}; RMSE of frames left out: {', '.join(errors)}{of_terms}"
+    return f"{numbers}; RMSE of frames left out: {', '.join(errors)}{of_terms}{_dropped_text(said)}"
+
+
+def _dropped_text(said: dict) -> str:
+    """Which terms of a sum can be dropped, with the errors of frames left out with and without each, nothing else tuned anew."""
+    texts = []
+    for term, without in zip(said.get("terms", ()), said.get("errors_without", ()), strict=False):
+        if term in said["can_be_dropped"]:
+            errors = ", ".join(_change(name, said["errors"][name], after) for name, after in without.items())
+            texts.append(f"; term {term} can be dropped: {errors} without it")
+    return "".join(texts)
+
+
+def _change(name: str, before: float, after: float) -> str:
+    """An error of a kind of label before and after something, in the unit that people read."""
+    unit = OPERATORS[name].unit if name in OPERATORS else ""
+    factor, decimals, shown = SHOWN.get(unit, (1.0, 4, unit))
+    return f"{name} {short(factor * before, decimals)} → {short(factor * after, decimals)} {shown}".rstrip()
 
 
 def _sparse(record: dict) -> str:

@@ -1,6 +1,10 @@
-"""The kernel under which labels are most likely: what a handful of frames, of which none can be held out, say of length scales.
+"""How likely labels are under a kernel: of several, what a handful of frames, of which none can be held out, say of length scales.
 
     log p(y) = −n/2 log A − ½ log|C| − ½ (y − Hc)ᵀ C⁻¹ (y − Hc)/A + …,     A = (y − Hc)ᵀ C⁻¹ (y − Hc)/n
+
+Where it is tuned, the constants c are integrated out (n less their number, and − ½ log|HᵀC⁻¹H| in addition): with P as in `projected`
+
+    ∂ log p = ⟨G, ∂C⟩,   G = ½ (P y yᵀP/A − P)
 
 Source: Rasmussen, Williams, Gaussian Processes for Machine Learning (2006), section 5.4.
 """
@@ -15,8 +19,10 @@ from mlff.kernels.kernels import Kernel
 from mlff.regression.coefficients import find_weights
 from mlff.regression.exact import IndefiniteMatrix, factorise
 from mlff.regression.features import compute_features
+from mlff.regression.left_out import Assessment
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.observations import Noise
+from mlff.regression.projected import Projected
 from mlff.regression.validation import with_lengthscales
 
 
@@ -49,3 +55,16 @@ def most_likely(kernel: Kernel, frames: LabelledFrames, noise: Noise, scales: Fl
     if best is None:
         raise refused
     return best
+
+
+def unlikeliness(known: Projected, errors: dict[str, float], amplitude: float) -> Assessment:
+    """−log p(y) a label.
+
+    Arguments:
+        errors: of frames left out, which are told beside it.
+        amplitude: A, which the kernel and the noise are multiplied by; `known.scale` is the most likely one.
+    """
+    squares = known.scale * known.free / amplitude
+    value = 0.5 * (known.free * np.log(2.0 * np.pi * amplitude) + known.volume + squares)
+    cotangent = known.inverse - np.outer(known.weights, known.weights / amplitude)
+    return Assessment(float(value) / known.free, errors, known.scale, (0.5 / known.free) * cotangent)

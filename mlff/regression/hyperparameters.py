@@ -1,12 +1,14 @@
-"""The numbers of a model that are tuned: amplitudes of its terms, numbers of its radial functions, noise of its labels.
+"""The numbers of a model that are tuned: amplitudes of its terms, numbers of its radial functions, noise of its labels, and those
+arguments of its descriptors that were named.
 
-All are positive, so it is their logarithms that are tuned; a length scale for every feature is stretched as a whole.
+All are positive, so it is their logarithms that are tuned; arrays, and arguments below zero, are stretched as a whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +21,11 @@ WIDEST = 1e3  # of other numbers
 # of the labels' root mean square: less is lost in the rounding of the matrix, and with more they are not fitted
 NOISE = (RELATIVE_NOISE, 0.05)
 SMOOTHED = 1.0  # the least length scale of a kernel on the unit sphere
+WIDE_ARGUMENT, WIDE_CUTOFF = 4.0, 1.5  # of arguments of descriptors, and of those that say how far they see
+
+
+Argument = tuple[int, str]  # of which leaf of a kernel, and the name that `Descriptor.numbers` has
+NONE: Mapping[Argument, float] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +33,15 @@ class Hyperparameter:
     """One number of a model.
 
     Attributes:
-        kind: "amplitude" of a term, "noise" of a kind of label, or the name of a number of a radial function.
-        place: which term, which leaf, or the name of the label.
-        start: its value at the start; of an array, 1: what it is multiplied by.
+        kind: "amplitude" of a term, "noise" of a kind of label, "argument" of a descriptor, or the name of a number of a radial
+            function.
+        place: which term, which leaf, the name of the label, or which leaf and the name of the argument.
+        start: its value at the start; of an array or a number below zero, 1: what it is multiplied by.
         bounds: between which it is looked for.
     """
 
     kind: str
-    place: int | str
+    place: int | str | Argument
     start: float
     bounds: tuple[float, float]
 
@@ -45,10 +53,13 @@ class Model:
     kernel: Kernel
     noise: dict[str, float]
 
-    def hyperparameters(self, sizes: Mapping[str, float] | None) -> list[Hyperparameter]:
+    def hyperparameters(
+        self, sizes: Mapping[str, float] | None, limits: Mapping[Argument, float] = NONE
+    ) -> list[Hyperparameter]:
         """All that are tuned.
 
         Arguments:
+            limits: the arguments of descriptors that are, each with the largest value that it may have.
             sizes: root mean squares of the labels whose noise is tuned; the first amplitude is not then: only ratios change errors.
                 None where noise stays.
         """
@@ -59,8 +70,14 @@ class Model:
             for number in tunable(leaf.radial):
                 value = getattr(leaf.radial, number)
                 found.append(_around(number, i, 1.0 if np.ndim(value) else float(value), leaf.radial))
+        found += [_argument(place, self.argument(place), limit) for place, limit in limits.items()]
         bounds = {name: (NOISE[0] * size, NOISE[1] * size) for name, size in (sizes or {}).items()}
         return found + [Hyperparameter("noise", name, self.noise[name], bounds[name]) for name in bounds]
+
+    def argument(self, place: Argument) -> float | np.ndarray:
+        """The value of an argument of a descriptor."""
+        leaf, name = place
+        return self.kernel.leaves[leaf].descriptor.numbers[name]
 
     def replaced(self, hyperparameters: list[Hyperparameter], values: np.ndarray) -> Model:
         """With other values."""
@@ -71,6 +88,12 @@ class Model:
                 noise[h.place] = float(value)
             elif h.kind == "amplitude":
                 amplitudes[h.place] = float(value)
+            elif h.kind == "argument":
+                leaf, name = h.place
+                described = leaves[leaf].descriptor
+                now = described.numbers[name]
+                changed = now * value if _is_stretched(now) else float(value)
+                leaves[leaf] = leaves[leaf].replace(descriptor=described.with_numbers({name: changed}))
             else:
                 radial = leaves[h.place].radial
                 now = getattr(radial, h.kind)
@@ -82,6 +105,33 @@ class Model:
         """With all variances, of energies and of noise, times a factor: the same predictions."""
         kernel = self.kernel.with_amplitudes([part.amplitude * factor for part in self.kernel.parts])
         return Model(kernel, {name: level * factor**0.5 for name, level in self.noise.items()})
+
+
+def named_arguments(kernel: Kernel, patterns: Sequence[str]) -> tuple[Kernel, list[Argument]]:
+    """The arguments of descriptors that some patterns name, "soap.sigma", "sigma" or "soap.*", and the kernel with all of them spelled
+    out.
+
+    Raises:
+        ValueError: a pattern that names none; with what there is.
+    """
+    if isinstance(patterns, str):
+        patterns = (patterns,)
+    leaves, found, missing, present = list(kernel.leaves), [], list(patterns), []
+    for i, leaf in enumerate(leaves):
+        described = leaf.descriptor.spelled_out()
+        title = described.function.__name__
+        for name, value in described.numbers.items():
+            present.append(f"{title}.{name}")
+            naming = [each for each in patterns if any(fnmatch.fnmatchcase(text, each) for text in (name, present[-1]))]
+            missing = [each for each in missing if each not in naming]
+            if naming and np.any(np.asarray(value) != 0.0):
+                found.append((i, name))
+                leaves[i] = leaf.replace(descriptor=described)
+    if missing:
+        raise ValueError(
+            f"arguments: {missing[0]!r} names no real number of a descriptor; there are {', '.join(present) or 'none'}"
+        )
+    return kernel.with_leaves(leaves), found
 
 
 def tunable(radial) -> tuple[str, ...]:
@@ -99,6 +149,21 @@ def sensitive(part: Kernel, leaf: int, number: str) -> Kernel:
     radial = leaves[leaf].radial
     leaves[leaf] = leaves[leaf].replace(radial=Sensitivity(radial.lengthscale, radial, number))
     return part.with_leaves(leaves)
+
+
+def _is_stretched(value) -> bool:
+    return bool(np.ndim(value)) or value < 0.0
+
+
+def _argument(place: Argument, value, limit: float) -> Hyperparameter:
+    start = 1.0 if _is_stretched(value) else float(value)
+    wide = WIDE_CUTOFF if is_cutoff(place) else WIDE_ARGUMENT
+    return Hyperparameter("argument", place, start, (start / wide, min(start * wide, max(limit, start))))
+
+
+def is_cutoff(place: Argument) -> bool:
+    """Whether an argument says how far a descriptor sees."""
+    return place[1] == "cutoff"
 
 
 def _around(kind: str, place: int | str, value: float, radial=None) -> Hyperparameter:

@@ -1,0 +1,116 @@
+"""Downhill from a model: L-BFGS on the logarithms of its hyperparameters, within their bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import scipy.optimize
+
+from mlff.regression.hyperparameters import Hyperparameter, Model
+from mlff.regression.left_out import Assessment
+from mlff.regression.tuning_problem import Problem
+
+logger = logging.getLogger(__name__)
+
+EVALUATIONS = 40  # of the objective, from one start
+NOISIER = (3e-3, 1e-2, 3e-2)  # over the labels' root mean square, for a start whose matrix is not positive definite
+
+
+@dataclasses.dataclass(frozen=True)
+class Minimum:
+    """Where the descent from one start ended.
+
+    Attributes:
+        start, model: where it began, and the best model.
+        hyperparameters: with values at the start, and bounds.
+        first, last: what the objective says of both; None where no matrix was positive definite.
+        evaluations: how many there were.
+    """
+
+    start: Model
+    model: Model
+    hyperparameters: list[Hyperparameter]
+    first: Assessment | None
+    last: Assessment | None
+    evaluations: int
+
+    @property
+    def value(self) -> float:
+        """Of the objective."""
+        return np.inf if self.last is None else self.last.value
+
+
+class _Seen:
+    """What was evaluated, and what stands for a matrix that is not positive definite.
+
+    There the function is continued as the mirror image of its descent: the value of the iterate that the line search began at, and
+    its slope reversed. The line search then halves its step.
+    """
+
+    def __init__(
+        self, problem: Problem, model: Model, hyperparameters: list[Hyperparameter], told: Callable[[int], None]
+    ):
+        self.problem, self.model, self.hyperparameters, self.told = problem, model, hyperparameters, told
+        self.found: list[tuple[np.ndarray, Assessment, np.ndarray]] = []
+        self.iterate: tuple[float, np.ndarray] | None = None
+        self.calls = 0
+
+    def at(self, logarithms: np.ndarray) -> Model:
+        """The model with these hyperparameters."""
+        return self.model.replaced(self.hyperparameters, np.exp(logarithms))
+
+    def __call__(self, logarithms: np.ndarray) -> tuple[float, np.ndarray]:
+        self.told(self.calls)
+        self.calls += 1
+        try:
+            result, gradient = self.problem.with_gradient(self.at(logarithms), self.hyperparameters)
+        except (np.linalg.LinAlgError, FloatingPointError):
+            if self.iterate is None:
+                raise
+            value, slope = self.iterate
+            return value, -slope
+        self.found.append((logarithms.copy(), dataclasses.replace(result, cotangent=None), gradient))
+        logger.info("tune: %s", ", ".join(f"{name} {value:.4g}" for name, value in result.errors.items()))
+        if self.iterate is None:
+            self.iterate = result.value, gradient
+        return result.value, gradient
+
+    def reached(self, logarithms: np.ndarray) -> None:
+        """The next iterate."""
+        for place, result, gradient in reversed(self.found):
+            if np.array_equal(place, logarithms):
+                self.iterate = result.value, gradient
+                return
+
+
+def descend(problem: Problem, start: tuple, told: Callable[[int], None]) -> Minimum:
+    """Downhill from one start; from more noise, where its matrix is not positive definite.
+
+    Arguments:
+        start: of `Problem.started`.
+        told: called with the number of evaluations.
+    """
+    stretch, share, noise = start
+    noises = [noise] if problem.sizes is None else [noise, *(more for more in NOISIER if more > noise)]
+    for tried in noises:
+        model = problem.started(stretch, share, tried)
+        hyperparameters = model.hyperparameters(problem.sizes, problem.limits)
+        seen = _Seen(problem, model, hyperparameters, told)
+        try:
+            _minimise(seen)
+        except (np.linalg.LinAlgError, FloatingPointError):
+            continue  # of the start alone
+        place, last, _ = min(seen.found, key=lambda each: each[1].value)
+        return Minimum(model, seen.at(place), hyperparameters, seen.found[0][1], last, seen.calls)
+    return Minimum(model, model, hyperparameters, None, None, len(noises))
+
+
+def _minimise(seen: _Seen) -> None:
+    scipy.optimize.minimize(
+        seen, np.log([h.start for h in seen.hyperparameters]), jac=True, method="L-BFGS-B", callback=seen.reached,
+        bounds=[tuple(np.log(h.bounds)) for h in seen.hyperparameters],
+        options={"maxfun": EVALUATIONS, "maxiter": EVALUATIONS, "ftol": 1e-4, "maxls": 12},
+    )  # fmt: skip
