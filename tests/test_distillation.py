@@ -72,7 +72,7 @@ def test_the_command(water, baseline, datasets, tmp_path, monkeypatch):
     file = ["--baseline", "s.mlff"]
     called(*data, "--frames", "50:60", *file, "--out", "t.mlff", cwd=tmp_path)
     for typed, said in (
-        (["--baseline", "gfn9"], "--baseline gfn9: no such method (gfn2, gfn1, emt), and no such model file"),
+        (["--baseline", "gfn9"], "--baseline gfn9: no such method (gfn2, gfn1, emt, gfnff, d3-pbe, "),
         (["--charge", 1], "--charge 1: there is no --baseline that it is about"),
         ([*file, "--charge", 1], "--charge 1: --baseline s.mlff is a model file"),
         (["--baseline", "emt", "--charge", 1], "effective medium theory knows no charge (+1)"),

@@ -11,7 +11,11 @@ FRAMES = 500  # of a method, that a first model is fitted to
 SHARE = 1 / 3  # of the errors of forces, from which on those of the baseline are worth a remark
 
 Baseline = Annotated[
-    str | None, typer.Option(help="What a correction is fitted to: gfn2, gfn1 or emt, or a model file.", metavar="NAME")
+    str | None,
+    typer.Option(
+        help="What a correction is fitted to: gfn2, gfn1, gfnff, emt, d3-pbe (d4-, -pbe0, -b3lyp, -r2scan), or a file.",
+        metavar="NAME",
+    ),
 ]
 BaselineFrames = Annotated[
     int | None,

@@ -25,7 +25,7 @@ def learn(
     method: Annotated[
         str,
         typer.Option(
-            help="What is asked for labels: gfn2, gfn1, emt, or package.module:function, which makes an ASE calculator for each label."
+            help="What is asked for labels: gfn2, gfn1, gfnff, emt, or package.module:function, which makes an ASE calculator each time."
         ),
     ] = "gfn2",
     charge: Annotated[int, typer.Option(help="Of the method.")] = 0,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import BaseCalculator
+from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 
 from mlff.threads import few_threads
 from mlff.units import formula
@@ -23,6 +23,41 @@ def _tblite(method: str) -> Callable[[int, int, float], Any]:
         return TBLite(method=method, charge=charge, multiplicity=multiplicity, accuracy=accuracy, verbosity=0)
 
     return make
+
+
+def _dispersion(package: str, functional: str) -> Callable[[int, int, float], Any]:
+    def make(charge: int, multiplicity: int, accuracy: float):
+        if package == "dftd3":
+            from dftd3.ase import DFTD3
+
+            return DFTD3(method=functional, damping="d3bj")
+        from dftd4.ase import DFTD4
+
+        return DFTD4(method=functional)
+
+    return make
+
+
+class _EachAlone(Calculator):
+    """A calculator made anew for each geometry: one that takes bonds from the first would answer by what it was asked before."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def __init__(self, make: Callable[[], BaseCalculator]):
+        super().__init__()
+        self._make = make
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        inner = self._make()
+        inner.calculate(self.atoms, list(self.implemented_properties), all_changes)
+        self.results = {name: inner.results[name] for name in self.implemented_properties}
+
+
+def _gfnff(charge: int, multiplicity: int, accuracy: float):
+    from gfnff import GFNFF
+
+    return _EachAlone(GFNFF)
 
 
 def _emt(charge: int, multiplicity: int, accuracy: float):
@@ -51,11 +86,21 @@ class Method:
 
 
 _TO_RADON = tuple(range(1, 87))
+_FUNCTIONALS = ("pbe", "pbe0", "b3lyp", "r2scan")  # of which there are corrections by name
 METHODS = {
     "gfn2": Method("GFN2-xTB", _tblite("GFN2-xTB"), "tblite", _TO_RADON),
     "gfn1": Method("GFN1-xTB", _tblite("GFN1-xTB"), "tblite", _TO_RADON),
     "emt": Method("effective medium theory", _emt, "ase", (1, 6, 7, 8, 13, 28, 29, 46, 47, 78, 79), charged=False),
-}
+    # bonds are found in each geometry: where one is broken, energies jump
+    "gfnff": Method("GFN-FF of neutral molecules", _gfnff, "gfnff", _TO_RADON, charged=False),
+    **{
+        f"d{version}-{functional}": Method(
+            f"D{version} dispersion for {functional.upper()}", _dispersion(f"dftd{version}", functional), f"dftd{version}", _TO_RADON, False
+        )
+        for version in (3, 4)
+        for functional in _FUNCTIONALS
+    },
+}  # fmt: skip
 
 
 def require_method(method: str, charge=0, multiplicity=1) -> None:

@@ -50,7 +50,8 @@ class Reference(Potential):
     makes a model of.
 
     Attributes:
-        method: "gfn2" or "gfn1" (GFN2-xTB and GFN1-xTB, by tblite), "emt", or one of ASE's calculators.
+        method: "gfn2" or "gfn1" (GFN2-xTB and GFN1-xTB, by tblite), "gfnff" (by gfnff), "d3-pbe", "d4-pbe" and so on (dispersion alone, by
+            dftd3 and dftd4), "emt", or one of ASE's calculators.
         charge: total charge, e, of a named method; a calculator has its own.
         multiplicity: 2S + 1, of a named method.
 
