@@ -55,6 +55,8 @@ _PUBLIC = {
     "load_export": "potentials.exported",
     "audit": "quality.audit.audit",
     "evaluate": "potentials.errors",
+    "compare": "quality.trials",
+    "Comparison": "quality.comparison",
     "Evaluation": "potentials.errors",
     "reliability": "quality.reliability",
     "calibrated": "quality.reliability",

@@ -55,11 +55,13 @@ from mlff.properties.thermochemistry import ideal_gas as ideal_gas
 from mlff.properties.vibrations import frequencies as frequencies
 from mlff.properties.vibrations import normal_modes as normal_modes
 from mlff.quality.audit.audit import audit as audit
+from mlff.quality.comparison import Comparison as Comparison
 from mlff.quality.influence import influence as influence
 from mlff.quality.inspection import inspect as inspect
 from mlff.quality.reliability import calibrated as calibrated
 from mlff.quality.reliability import reliability as reliability
 from mlff.quality.self_check import self_check as self_check
+from mlff.quality.trials import compare as compare
 from mlff.regression.compression import compressed as compressed
 from mlff.regression.differential_equations import Condition as Condition
 from mlff.regression.differential_equations import fit_function as fit_function

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import mlff
+from descriptors import inverse_distances
 from mlff.cli import compare as cli_compare
 from mlff.cli.main import app
 from mlff.quality.comparison import (
@@ -211,3 +212,51 @@ def test_failures_are_told(tmp_path):
     result = CliRunner().invoke(app, ["compare", str(tmp_path / "bare.xyz"), "--recipe", "sgdml"])
     assert result.exit_code != 0
     assert "forces" in str(result.exception)
+
+
+def test_kernels_are_compared_with_recipes(water):
+    """The best one's error is that of the same fit."""
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=3.0))
+    stages = []
+    found = mlff.compare(
+        {"mine": kernel, "blind": mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1e-3)), "gdml": "gdml"},
+        water[:25], test=water[25:45], progress=lambda stage, share: stages.append(stage),
+    )  # fmt: skip
+    by_name = {str(outcome.candidate): outcome for outcome in found.outcomes}
+    assert set(by_name) == {"mine", "blind", "gdml"} == {stage.partition(",")[0] for stage in stages}
+    train, *_ = water[:25].split(25, seed=0)
+    expected = mlff.evaluate(mlff.fit(kernel, train, ("energy", "forces")), water[25:45])
+    assert by_name["mine"].forces == pytest.approx(expected.forces_mae, rel=1e-9)
+    assert by_name["mine"].energy == pytest.approx(expected.energy_mae_per_atom, rel=1e-9)
+    assert by_name["blind"].forces > 10.0 * by_name["mine"].forces
+    header, *rows = str(found).splitlines()
+    assert header.split()[:2] == ["frames", "model"]
+    assert [row.split()[:2] for row in rows] == [["25", str(outcome.candidate)] for outcome in found.outcomes]
+    assert sum(row.endswith("best") for row in rows) == 1
+
+
+def test_a_kernel_that_cannot_be_fitted_is_said_in_the_table(water):
+    stated = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=np.array([1.0, 2.0])))
+    found = mlff.compare({"broken": stated}, water[:20], labels=("forces",))
+    assert "lengthscale: 2 are given" in str(found)
+    with pytest.raises(ValueError, match="no model could be fitted; broken"):
+        found.best  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("models", "frames", "stated", "match"),
+    [
+        (["sgdml2"], 20, {}, "models: there is no recipe 'sgdml2'; choose from"),
+        (
+            [mlff.GlobalKernel(inverse_distances, mlff.RBF())],
+            20,
+            {},
+            "kernels by name, {'mine': kernel}; received a GlobalKernel",
+        ),
+        (["gdml"], 4, {}, "4 frames are too few to compare models on"),
+        (["gdml"], 20, {"budget": 0.0}, "budget=0.0 must be a positive number"),
+    ],
+)
+def test_refusals_of_comparisons(models, frames, stated, match, water):
+    with pytest.raises(ValueError, match=match):
+        mlff.compare(models, water[:frames], **stated)

@@ -174,18 +174,7 @@ def _described(outcome, command: str) -> dict:
 def _say(outcome, command: str) -> None:
     from mlff.potentials.errors import short
 
-    header = ("frames", "model", "energy, meV/atom", "forces, meV/Å", "training, s", "memory, MB", "a geometry, ms", "")
-    rows = []
-    for each in outcome.outcomes:
-        named = [str(each.frames), str(each.candidate)]
-        if each.failure is not None:
-            rows.append([*named, "", "", "", "", "", each.failure])
-            continue
-        energy = "" if each.energy is None else short(1e3 * each.energy)
-        memory = "" if each.memory is None else f"{each.memory:.0f}"
-        costs = [f"{each.seconds:.0f}", memory, short(1e3 * each.geometry)]
-        mark = "best" if each is outcome.best else "front" if outcome.on_front(each) else ""
-        rows.append([*named, energy, short(1e3 * each.forces), *costs, mark])
+    header, *rows = outcome.rows
     terminal.table(header, rows)
     if any(each.late for each in outcome.outcomes):
         terminal.say("not everything was fitted in this time; with a larger --budget it would be")

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from mlff.data.dataset import Dataset
+from mlff.kernels.kernels import Kernel
+from mlff.potentials.errors import short
 from mlff.potentials.force_field import ForceField
 from mlff.regression.recipes import RECIPES, default_recipe, fitting
 
@@ -27,11 +29,12 @@ AGAIN = 20  # evaluations that the time of one is the median of
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A model that may be the best: a recipe, as it is, tuned, or sparse."""
+    """A model that may be the best: a recipe, as it is, tuned, or sparse; or a kernel that is called by some name in place of one."""
 
     recipe: str
     tuned: bool = False
     inducing: int | None = None
+    kernel: Kernel | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -117,6 +120,40 @@ class Comparison:
         others = (_costs(other) for other in self.succeeded if other.frames == outcome.frames and other is not outcome)
         return not any((other <= own).all() and (other < own).any() for other in others)
 
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """A table for people, its header first."""
+        found = [
+            ("frames", "model", "energy, meV/atom", "forces, meV/Å", "training, s", "memory, MB", "a geometry, ms", "")
+        ]
+        best = self.best if self.succeeded else None
+        for each in self.outcomes:
+            named = (str(each.frames), str(each.candidate))
+            if each.failure is not None:
+                found.append((*named, "", "", "", "", "", each.failure))
+                continue
+            energy = "" if each.energy is None else short(1e3 * each.energy)
+            memory = "" if each.memory is None else f"{each.memory:.0f}"
+            mark = "best" if each is best else "front" if self.on_front(each) else ""
+            found.append(
+                (
+                    *named,
+                    energy,
+                    short(1e3 * each.forces),
+                    f"{each.seconds:.0f}",
+                    memory,
+                    short(1e3 * each.geometry),
+                    mark,
+                )
+            )
+        return found
+
+    def __str__(self) -> str:
+        widths = [max(map(len, column)) for column in zip(*self.rows, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in self.rows
+        )
+
 
 def _costs(outcome: Outcome) -> np.ndarray:
     return np.array([outcome.forces, outcome.seconds, outcome.geometry])
@@ -130,7 +167,8 @@ def sizes(most: int, data: Dataset, models: Sequence[Candidate]) -> list[int]:
         models: that are compared.
     """
     atoms = sum(len(frame.numbers) for frame in data) / len(data)
-    sparse = any((model.inducing or RECIPES[model.recipe].inducing) is not None for model in models)
+    recipes = [model for model in models if model.kernel is None]
+    sparse = any((model.inducing or RECIPES[model.recipe].inducing) is not None for model in recipes)
     found = [most]
     while found[-1] // STEP * atoms >= (LEAST_SPARSE if sparse else LEAST):
         found.append(found[-1] // STEP)

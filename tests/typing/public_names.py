@@ -66,8 +66,9 @@ def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:
     print(mlff.compressed(force_field, train, points=500), evaluation, evaluation.errors["laplacian"].mae)
     kernel, labels = mlff.recipe("sgdml", train, radial=mlff.Matern52())
     cheap = mlff.sampled(mlff.Calculator(force_field), train, frames=10)
+    comparison: mlff.Comparison = mlff.compare({"mine": kernel, "sgdml": "sgdml"}, train, budget=60.0, test=test)
     tuned: mlff.Tuned = mlff.tune(kernel, train, labels, baseline=mlff.fit(kernel, cheap))
-    print(tuned.summary["errors"], tuned.noise)
+    print(tuned.summary["errors"], tuned.noise, comparison.best)
     return mlff.fit(tuned, train)
 
 
