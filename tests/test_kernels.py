@@ -13,21 +13,21 @@ from mlff.data.batches import LabelledFrames
 from mlff.kernels.exchange import feature_permutations
 
 
-def with_numbers(positions, *, numbers, power=1.0, kind="plain"):
+def with_arguments(positions, *, numbers, power=1.0, kind="plain"):
     """A descriptor that takes what the kernel supplies, a real and a static argument."""
     del kind
     return inverse_distances(positions) ** power * numbers.sum().astype(float)
 
 
 def test_supplied_keywords_and_arguments():
-    descriptor = mlff.Descriptor.wrap(functools.partial(with_numbers, power=2.0, kind="other"))
+    descriptor = mlff.Descriptor.wrap(functools.partial(with_arguments, power=2.0, kind="other"))
     assert descriptor.uses == {"numbers"}
     assert descriptor.arguments == {"power": 2.0}
     assert descriptor.settings == (("kind", "other"),)
     x = np.array([[0.0, 0, 0], [0, 0, 2.0]])
     with jax.enable_x64(True):
         np.testing.assert_allclose(descriptor(x, np.array([1, 8]), None), [9 / 4])
-    assert descriptor.name == "test_kernels:with_numbers"
+    assert descriptor.name == "test_kernels:with_arguments"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_features_that_tie_are_no_rearrangement(ethanol):
 @pytest.mark.parametrize("value", [np.array([0, 1]), {"a": 1}, print])
 def test_arguments_that_a_file_could_not_hold(value):
     with pytest.raises(ValueError, match="must be real numbers"):
-        mlff.Descriptor.wrap(functools.partial(with_numbers, kind=value))
+        mlff.Descriptor.wrap(functools.partial(with_arguments, kind=value))
 
 
 def test_sums_and_products_are_written_with_plus_and_times():

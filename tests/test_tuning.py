@@ -14,6 +14,7 @@ from descriptors import fchl19, inverse_distances, powered_distances, soap
 from descriptors.geometry import pair_distances
 from mlff.quality.report import tuned_text
 from mlff.regression.descent import descend
+from mlff.regression.hyperparameters import named_arguments
 from mlff.regression.requests import Request
 from mlff.regression.tuning import STARTS
 from mlff.regression.tuning_problem import Problem
@@ -201,7 +202,7 @@ def test_a_cutoff_changes_no_shape_and_stops_where_nearest_images_are_not_all(cr
     listed = mlff.LocalKernel(functools.partial(soap, cutoff=3.0, n_max=3, l_max=2), mlff.RBF())
     problem = Problem.of(Request.of(listed, crystal, LABELS, None, None), True, arguments=("soap.cutoff",))
     ((place, largest),) = problem.limits.items()
-    assert place == (0, "cutoff")
+    assert place == (0, "cutoff", None)
     assert problem.reach == largest == pytest.approx(4.5)
     model = problem.started(2.0, None, 5e-2)
     numbers = model.hyperparameters(problem.sizes, problem.limits)
@@ -277,6 +278,17 @@ def test_a_term_that_brings_nothing_can_be_dropped(water):
     assert second["forces"] < 1.01 * said["errors"]["forces"]
     assert "; term flat can be dropped: energy " in tuned_text(fitted.record)
     assert "inverse_distances can be dropped" not in tuned_text(fitted.record)
+
+
+def test_each_number_of_an_argument_is_its_own_and_zero_is_none(water):
+    kernel = models(water[:7])["own"]
+    _, found = named_arguments(kernel, ("*",))
+    assert found == [(0, "widths", 0), (0, "widths", 1), (0, "shifts.far", None)]
+    _, found = named_arguments(kernel, "shifts.*")
+    assert found == [(0, "shifts.far", None)]
+    many = mlff.LocalKernel(functools.partial(cosines, widths=np.ones(500), shifts={"far": 0.1}), mlff.RBF())
+    with pytest.raises(ValueError, match=r"cosines\.widths is an array of 500 numbers; at most 200 are tuned"):
+        named_arguments(many, ("widths",))
 
 
 def test_refusals_of_arguments(water, datasets):

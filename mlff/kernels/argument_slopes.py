@@ -33,13 +33,13 @@ def argument_slopes(
 
     Arguments:
         part: of a kernel, a term of the sum.
-        names: of the arguments: which leaf of the part, and the name that `Descriptor.numbers` has.
+        names: of the arguments: which leaf of the part, and the name that `Descriptor.named_arguments` has.
         directions: d in the coordinates of the frames.
         points, tangents: the number's derivatives by φ/ℓ and by d·∂φ/∂q/ℓ.
         reach: as of `jets`.
     """
     bare, around = part.bare(), surroundings(part.descriptors, batch, reach)
-    values = tuple(bare.leaves[leaf].descriptor.numbers[name] for leaf, name in names)
+    values = tuple(bare.leaves[leaf].descriptor.named_arguments[name] for leaf, name in names)
     column = REVERSED * column_bytes((bare,), batch.numbers, batch.positions[0], around.frame(0))
     at_once = min(chunk_size(column, COLUMNS_MEMORY), 1 << (directions.shape[1] - 1).bit_length())
     size = chunk_size(column * directions.shape[1], FRAMES_MEMORY)
@@ -55,7 +55,7 @@ def argument_slopes(
 def _argument_slopes(part, names, values, numbers, positions, around, directions, points, tangents, at_once: int):
     def number(values, x, a, bar, few, bars):
         """Of some of the directions."""
-        replaced = _with_numbers(part, names, values)
+        replaced = _with_arguments(part, names, values)
         origin = jnp.zeros(few.shape[-1], x.dtype)
 
         def features(q):
@@ -78,9 +78,9 @@ def _argument_slopes(part, names, values, numbers, positions, around, directions
     return jax.vmap(single)(positions, around, directions, points, tangents)
 
 
-def _with_numbers(part, names: tuple[tuple[int, str], ...], values: tuple):
+def _with_arguments(part, names: tuple[tuple[int, str], ...], values: tuple):
     """The part with other values of arguments of its descriptors."""
     leaves = list(part.leaves)
     for (leaf, name), value in zip(names, values, strict=True):
-        leaves[leaf] = leaves[leaf].replace(descriptor=leaves[leaf].descriptor.with_numbers({name: value}))
+        leaves[leaf] = leaves[leaf].replace(descriptor=leaves[leaf].descriptor.with_arguments({name: value}))
     return part.with_leaves(leaves)

@@ -114,13 +114,13 @@ class Descriptor(Tree):
         return dict(self.settings).get(COMPLETED)
 
     @property
-    def numbers(self) -> dict[str, Any]:
+    def named_arguments(self) -> dict[str, Any]:
         """Arguments by name, those in dictionaries by all names on the way to them, "layer.weights"."""
         return dict(_named(self.arguments))
 
-    def with_numbers(self, numbers: Mapping[str, Any]) -> Descriptor:
+    def with_arguments(self, values: Mapping[str, Any]) -> Descriptor:
         """With some of these replaced."""
-        return self.replace(arguments=_renumbered(self.arguments, numbers))
+        return self.replace(arguments=_replaced(self.arguments, values))
 
     def spelled_out(self) -> Descriptor:
         """With every default that is a real number among its arguments."""
@@ -198,11 +198,11 @@ def _named(arguments: Mapping, before: str = "") -> Iterator[tuple[str, Any]]:
         yield from _named(value, f"{before}{key}.") if isinstance(value, Mapping) else [(before + str(key), value)]
 
 
-def _renumbered(arguments: Mapping, numbers: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def _replaced(arguments: Mapping, values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return {
-        key: _renumbered(value, numbers, f"{before}{key}.")
+        key: _replaced(value, values, f"{before}{key}.")
         if isinstance(value, Mapping)
-        else numbers.get(f"{before}{key}", value)
+        else values.get(f"{before}{key}", value)
         for key, value in arguments.items()
     }
 

@@ -1,7 +1,8 @@
 """The numbers of a model that are tuned: amplitudes of its terms, numbers of its radial functions, noise of its labels, and those
 arguments of its descriptors that were named.
 
-All are positive, so it is their logarithms that are tuned; arrays, and arguments below zero, are stretched as a whole.
+All are positive, so it is their logarithms that are tuned; a length scale for every feature is stretched as a whole, an argument below
+zero by a factor, and of an array of arguments each number that is not zero is one of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ SMOOTHED = 1.0  # the least length scale of a kernel on the unit sphere
 WIDE_ARGUMENT, WIDE_CUTOFF = 4.0, 1.5  # of arguments of descriptors, and of those that say how far they see
 
 
-Argument = tuple[int, str]  # of which leaf of a kernel, and the name that `Descriptor.numbers` has
+MOST_NUMBERS = 200  # of one array: more are weights that are trained, not tuned
+
+# of which leaf of a kernel, the name that `Descriptor.named_arguments` has, and which number of an array, or None
+Argument = tuple[int, str, int | None]
 NONE: Mapping[Argument, float] = {}
 
 
@@ -35,8 +39,8 @@ class Hyperparameter:
     Attributes:
         kind: "amplitude" of a term, "noise" of a kind of label, "argument" of a descriptor, or the name of a number of a radial
             function.
-        place: which term, which leaf, the name of the label, or which leaf and the name of the argument.
-        start: its value at the start; of an array or a number below zero, 1: what it is multiplied by.
+        place: which term, which leaf, the name of the label, or the argument.
+        start: its value at the start; of an array of length scales or an argument below zero, 1: what it is multiplied by.
         bounds: between which it is looked for.
     """
 
@@ -74,10 +78,11 @@ class Model:
         bounds = {name: (NOISE[0] * size, NOISE[1] * size) for name, size in (sizes or {}).items()}
         return found + [Hyperparameter("noise", name, self.noise[name], bounds[name]) for name in bounds]
 
-    def argument(self, place: Argument) -> float | np.ndarray:
+    def argument(self, place: Argument) -> float:
         """The value of an argument of a descriptor."""
-        leaf, name = place
-        return self.kernel.leaves[leaf].descriptor.numbers[name]
+        leaf, name, k = place
+        value = self.kernel.leaves[leaf].descriptor.named_arguments[name]
+        return float(value if k is None else np.ravel(value)[k])
 
     def replaced(self, hyperparameters: list[Hyperparameter], values: np.ndarray) -> Model:
         """With other values."""
@@ -89,11 +94,14 @@ class Model:
             elif h.kind == "amplitude":
                 amplitudes[h.place] = float(value)
             elif h.kind == "argument":
-                leaf, name = h.place
-                described = leaves[leaf].descriptor
-                now = described.numbers[name]
-                changed = now * value if _is_stretched(now) else float(value)
-                leaves[leaf] = leaves[leaf].replace(descriptor=described.with_numbers({name: changed}))
+                leaf, name, k = h.place
+                described, now = leaves[leaf].descriptor, self.argument(h.place)
+                changed = float(now * value if now < 0.0 else value)
+                if k is not None:
+                    whole = np.array(described.named_arguments[name], dtype=np.float64)
+                    whole.flat[k] = changed
+                    changed = whole
+                leaves[leaf] = leaves[leaf].replace(descriptor=described.with_arguments({name: changed}))
             else:
                 radial = leaves[h.place].radial
                 now = getattr(radial, h.kind)
@@ -120,12 +128,12 @@ def named_arguments(kernel: Kernel, patterns: Sequence[str]) -> tuple[Kernel, li
     for i, leaf in enumerate(leaves):
         described = leaf.descriptor.spelled_out()
         title = described.function.__name__
-        for name, value in described.numbers.items():
+        for name, value in described.named_arguments.items():
             present.append(f"{title}.{name}")
             naming = [each for each in patterns if any(fnmatch.fnmatchcase(text, each) for text in (name, present[-1]))]
             missing = [each for each in missing if each not in naming]
-            if naming and np.any(np.asarray(value) != 0.0):
-                found.append((i, name))
+            if naming:
+                found += [(i, name, k) for k in _numbers_of(present[-1], value)]
                 leaves[i] = leaf.replace(descriptor=described)
     if missing:
         raise ValueError(
@@ -151,12 +159,19 @@ def sensitive(part: Kernel, leaf: int, number: str) -> Kernel:
     return part.with_leaves(leaves)
 
 
-def _is_stretched(value) -> bool:
-    return bool(np.ndim(value)) or value < 0.0
+def _numbers_of(title: str, value) -> list[int | None]:
+    """Which numbers of an argument are tuned."""
+    if np.ndim(value) == 0:
+        return [None] if value != 0.0 else []
+    if np.size(value) > MOST_NUMBERS:
+        raise ValueError(
+            f"arguments: {title} is an array of {np.size(value)} numbers; at most {MOST_NUMBERS} are tuned"
+        )
+    return np.flatnonzero(np.asarray(value)).tolist()
 
 
-def _argument(place: Argument, value, limit: float) -> Hyperparameter:
-    start = 1.0 if _is_stretched(value) else float(value)
+def _argument(place: Argument, value: float, limit: float) -> Hyperparameter:
+    start = 1.0 if value < 0.0 else value
     wide = WIDE_CUTOFF if is_cutoff(place) else WIDE_ARGUMENT
     return Hyperparameter("argument", place, start, (start / wide, min(start * wide, max(limit, start))))
 

@@ -184,11 +184,10 @@ def _value(model: Model, h: Hyperparameter) -> float:
         return float(model.noise[h.place])
     if h.kind == "amplitude":
         return float(model.kernel.parts[h.place].amplitude)
-    value = model.argument(h.place) if h.kind == "argument" else getattr(model.kernel.leaves[h.place].radial, h.kind)
-    if np.ndim(value) == 0:
-        return float(value)
-    sizes = np.abs(value)[np.nonzero(value)]
-    return float(np.exp(np.mean(np.log(sizes))))  # the geometric mean
+    if h.kind == "argument":
+        return model.argument(h.place)
+    value = getattr(model.kernel.leaves[h.place].radial, h.kind)
+    return float(np.exp(np.mean(np.log(value))))  # of an array, the geometric mean
 
 
 def _name(kernel: Kernel, h: Hyperparameter) -> str:
@@ -197,7 +196,8 @@ def _name(kernel: Kernel, h: Hyperparameter) -> str:
     if h.kind == "amplitude":
         return f"amplitude of term {h.place + 1}"
     if h.kind == "argument":
-        return f"{h.place[1]} of {kernel.leaves[h.place[0]].descriptor.name.partition(':')[2]}"
+        leaf, name, k = h.place
+        return f"{name}{'' if k is None else f'[{k}]'} of {kernel.leaves[leaf].descriptor.name.partition(':')[2]}"
     return f"{h.kind} of {kernel.leaves[h.place].descriptor.name.partition(':')[2]}"
 
 

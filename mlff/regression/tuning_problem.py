@@ -79,7 +79,7 @@ class Problem:
         kernel = with_lengthscales(request.kernel, scales)
         features = compute_features(kernel, frames, request.levels, progress)
         limits = {place: _limit(kernel, place, features) for place in places}
-        searched = {_term_of(kernel, leaf)[0] for leaf, _ in places}
+        searched = {_term_of(kernel, leaf)[0] for leaf, *_ in places}
         _require_first_order(features, searched)
         products = [None if t in searched else _products(features, t) for t in range(len(features.terms))]
         # noise that is not given is a small share of the labels' size
@@ -107,10 +107,9 @@ class Problem:
     @functools.cached_property
     def reach(self) -> float:
         """How far descriptors may come to see, Å: neighbour lists are as long from the beginning, so that no shape changes."""
+        cutoffs = {place[0]: limit for place, limit in self.limits.items() if is_cutoff(place)}
         largest = [
-            leaf.descriptor.with_numbers(
-                {name: limit for (k, name), limit in self.limits.items() if k == i and is_cutoff((k, name))}
-            )
+            leaf.descriptor.with_arguments({"cutoff": cutoffs[i]} if i in cutoffs else {})
             for i, leaf in enumerate(self.request.kernel.leaves)
         ]
         return reach_of(largest) if self.limits else 0.0
@@ -205,14 +204,12 @@ class Problem:
         places = self._arguments_of(kernel, t)
         if not places:
             return {}
-        names = tuple((_term_of(kernel, leaf)[1], name) for leaf, name in places)
-        share = float(system.shares[t])
+        names = tuple(dict.fromkeys((_term_of(kernel, leaf)[1], name) for leaf, name, _ in places))
         slopes, stretches = slopes_by_features(system.features, t, names, found, self.reach)
-        model = Model(kernel, {})
-        done = {
-            ("argument", place): share * float(np.vdot(model.argument(place), s))
-            for place, s in zip(places, slopes, strict=True)
-        }
+        share, model, done = float(system.shares[t]), Model(kernel, {}), {}
+        for leaf, name, k in places:
+            slope = np.ravel(slopes[names.index((_term_of(kernel, leaf)[1], name))])[k or 0]
+            done["argument", (leaf, name, k)] = share * model.argument((leaf, name, k)) * float(slope)
         first = sum(len(part.leaves) for part in kernel.parts[:t])
         return {**done, **{("lengthscale", first + i): share * slope for i, slope in enumerate(stretches)}}
 
@@ -239,7 +236,10 @@ def _term_of(kernel: Kernel, leaf: int) -> tuple[int, int]:
 
 def _same_arguments(one: Kernel, other: Kernel) -> bool:
     """Whether two parts have equal descriptors."""
-    pairs = [(a.descriptor.numbers, b.descriptor.numbers) for a, b in zip(one.leaves, other.leaves, strict=True)]
+    pairs = [
+        (a.descriptor.named_arguments, b.descriptor.named_arguments)
+        for a, b in zip(one.leaves, other.leaves, strict=True)
+    ]
     return all(np.array_equal(a[name], b[name]) for a, b in pairs for name in a)
 
 
@@ -252,12 +252,11 @@ def _products(features: Features, t: int) -> ScalableBlocks | None:
 
 def _limit(kernel: Kernel, place: Argument, features: Features) -> float:
     """The largest value that an argument may have: a cutoff is not to reach where nearest images are not all there is."""
-    described = kernel.leaves[place[0]].descriptor
-    value = described.numbers[place[1]]
     if not is_cutoff(place):
         return np.inf
+    described = kernel.leaves[place[0]].descriptor
     nearest = [nearest_images_within(described, batch) for batch in features.frames.batches]
-    return min(WIDE_CUTOFF * float(value), *nearest)
+    return min(WIDE_CUTOFF * float(described.cutoff), *nearest)
 
 
 def _require_first_order(features: Features, searched: set[int]) -> None:
