@@ -13,6 +13,7 @@ import mlff
 from descriptors import fchl19, inverse_distances, powered_distances, soap
 from descriptors.geometry import pair_distances
 from mlff.quality.report import tuned_text
+from mlff.regression import checkpoint
 from mlff.regression.descent import descend
 from mlff.regression.hyperparameters import named_arguments
 from mlff.regression.requests import Request
@@ -316,3 +317,29 @@ def test_refusals(water):
         mlff.fit(tuned, water[:5], LABELS, noise=0.1)
     with pytest.raises(ValueError, match="labels: forces were asked for, the model was tuned for energy and forces"):
         mlff.fit(tuned, water[:5], "forces")
+
+
+@pytest.mark.parametrize("kills", [1, 4, 12])
+def test_tuning_goes_on(kills, water, tmp_path, monkeypatch):
+    """From any evaluation, to the same numbers; nothing that was kept is evaluated anew."""
+    monkeypatch.setattr(checkpoint, "WORTH", 0.0)
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52())
+    expected = mlff.tune(kernel, water[:12])
+    evaluate, done = Problem.with_gradient, []
+
+    def dying(self, model, hyperparameters):
+        if len(done) == kills:
+            raise KeyboardInterrupt
+        done.append(model)
+        return evaluate(self, model, hyperparameters)
+
+    monkeypatch.setattr(Problem, "with_gradient", dying)
+    with pytest.raises(KeyboardInterrupt):
+        mlff.tune(kernel, water[:12], checkpoint=tmp_path / "kept")
+    kills = -1
+    found = mlff.tune(kernel, water[:12], checkpoint=tmp_path / "kept")
+    assert len(done) == expected.summary["evaluations"]
+    assert found.noise == expected.noise
+    assert found.kernel.amplitude == expected.kernel.amplitude
+    assert found.kernel.radial == expected.kernel.radial
+    assert not (tmp_path / "kept").exists()

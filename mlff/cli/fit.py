@@ -202,14 +202,15 @@ def fit(
             planned = plan_fit(model, everything, noise=levels, **stated)
             progress("plan", 1.0)
             return _say_plan(planned, tune, as_json) if which == 0 else None
-        if tune:
-            model = tune_model(
-                model, everything, fitted_to, levels, seed or 0, progress, None, factors, below,
-                (objective or Objective.left_out).value, tuple(tune_argument or ()),
-            )  # fmt: skip
-            levels = None
         # until the model is written: where the disk has no room for it, what was reached stays
-        with Checkpoint(kept).until_done() as checkpoint:
+        tuning = kept.with_name(f"{kept.name}-tuning")
+        with Checkpoint(kept).until_done() as checkpoint, Checkpoint(tuning).until_done() as searched:
+            if tune:
+                model = tune_model(
+                    model, everything, fitted_to, levels, seed or 0, progress, None, factors, below,
+                    (objective or Objective.left_out).value, tuple(tune_argument or ()), searched,
+                )  # fmt: skip
+                levels = None
             fitted = fit_model(model, everything, noise=levels, progress=progress, checkpoint=checkpoint, **stated)
             if which > 0:
                 return None
@@ -252,10 +253,11 @@ def _checkpoint_folder(target: pathlib.Path, process: int, resume: bool) -> path
     """The folder beside the model in which a fit is kept, one for each of several processes; that of an unfinished one is not gone
     on with unasked."""
     folder = target.with_name(f"{target.name}.checkpoint" + (f"-{process}" if process else ""))
-    if folder.exists() and not resume:
-        raise ValueError(
-            f"{folder}: keeps a fit that was not finished; go on with it by --resume, or remove the folder"
-        )
+    for unfinished in (folder, folder.with_name(f"{folder.name}-tuning")):
+        if unfinished.exists() and not resume:
+            raise ValueError(
+                f"{unfinished}: keeps a fit that was not finished; go on with it by --resume, or remove the folder"
+            )
     return folder
 
 

@@ -85,6 +85,7 @@ class Checkpoint:
         """Plain data, as JSON has it, that was kept; else what is computed, and kept at once where that took time."""
         if self.folder is None:
             return compute()
+        name = f"{self._prefix}{name}"
         if name not in self._plain:
             started = time.monotonic()
             self._plain[name] = compute()

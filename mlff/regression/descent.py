@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.optimize
 
+from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.hyperparameters import Hyperparameter, Model
 from mlff.regression.left_out import Assessment
 from mlff.regression.tuning_problem import Problem
@@ -51,9 +52,15 @@ class _Seen:
     """
 
     def __init__(
-        self, problem: Problem, model: Model, hyperparameters: list[Hyperparameter], told: Callable[[int], None]
+        self,
+        problem: Problem,
+        model: Model,
+        hyperparameters: list[Hyperparameter],
+        told: Callable[[int], None],
+        kept: Checkpoint,
     ):
         self.problem, self.model, self.hyperparameters, self.told = problem, model, hyperparameters, told
+        self.kept = kept
         self.found: list[tuple[np.ndarray, Assessment, np.ndarray]] = []
         self.iterate: tuple[float, np.ndarray] | None = None
         self.calls = 0
@@ -65,18 +72,33 @@ class _Seen:
     def __call__(self, logarithms: np.ndarray) -> tuple[float, np.ndarray]:
         self.told(self.calls)
         self.calls += 1
-        try:
-            result, gradient = self.problem.with_gradient(self.at(logarithms), self.hyperparameters)
-        except (np.linalg.LinAlgError, FloatingPointError):
+        # the way is the same each time: a search that goes on asks for what it had asked for
+        found = self.kept.plain(f"evaluation {self.calls}", lambda: self._evaluated(logarithms))
+        if found is None:
             if self.iterate is None:
-                raise
+                raise np.linalg.LinAlgError("the first matrix is not positive definite")
             value, slope = self.iterate
             return value, -slope
-        self.found.append((logarithms.copy(), dataclasses.replace(result, cotangent=None), gradient))
+        result, gradient = Assessment(found["value"], found["errors"], found["scale"]), np.array(found["gradient"])
+        self.found.append((logarithms.copy(), result, gradient))
         logger.info("tune: %s", ", ".join(f"{name} {value:.4g}" for name, value in result.errors.items()))
         if self.iterate is None:
             self.iterate = result.value, gradient
         return result.value, gradient
+
+    def _evaluated(self, logarithms: np.ndarray) -> dict | None:
+        """The objective with its gradient, as plain data; None where the matrix is not positive definite."""
+        try:
+            result, gradient = self.problem.with_gradient(self.at(logarithms), self.hyperparameters)
+        except (np.linalg.LinAlgError, FloatingPointError):
+            return None
+        plain = {name: float(error) for name, error in result.errors.items()}
+        return {
+            "value": float(result.value),
+            "errors": plain,
+            "scale": float(result.scale),
+            "gradient": gradient.tolist(),
+        }
 
     def reached(self, logarithms: np.ndarray) -> None:
         """The next iterate."""
@@ -86,19 +108,20 @@ class _Seen:
                 return
 
 
-def descend(problem: Problem, start: tuple, told: Callable[[int], None]) -> Minimum:
+def descend(problem: Problem, start: tuple, told: Callable[[int], None], checkpoint: Checkpoint = NOWHERE) -> Minimum:
     """Downhill from one start; from more noise, where its matrix is not positive definite.
 
     Arguments:
         start: of `Problem.started`.
         told: called with the number of evaluations.
+        checkpoint: keeps these.
     """
     stretch, share, noise = start
     noises = [noise] if problem.sizes is None else [noise, *(more for more in NOISIER if more > noise)]
     for tried in noises:
         model = problem.started(stretch, share, tried)
         hyperparameters = model.hyperparameters(problem.sizes, problem.limits)
-        seen = _Seen(problem, model, hyperparameters, told)
+        seen = _Seen(problem, model, hyperparameters, told, checkpoint.beneath(f"noise {tried}"))
         try:
             _minimise(seen)
         except (np.linalg.LinAlgError, FloatingPointError):

@@ -127,6 +127,7 @@ def fit(
     if start is not None:
         start, method = _started(start, method), "iterative"
     devices = Devices.of(devices) or accelerators(request, inducing, method, posterior)
+    request = _agreed(request, devices)
     about = "" if checkpoint is None else _about(request, seed, inducing, method, posterior, str(devices), start)
     with begun(checkpoint, about) as kept:
         planned = plan_fit(request, inducing, method, memory, posterior, seed, False, kept, devices)
@@ -187,10 +188,9 @@ def _about(
     request: Request, seed: int, inducing, method, posterior: bool, devices: str, start: LabelWeights | None
 ) -> str:
     """What tells this fit from others, of which nothing may be taken over."""
-    batches = [(b.positions, b.numbers, b.cells, b.pbc, dict(b.labels), b.noise) for b in request.frames.batches]
-    stated = (request.noise, request.atomic_energies, seed, inducing, request.selection, method, posterior, devices)
+    stated = (seed, inducing, method, posterior, devices)
     stated += () if start is None else (list(start.of_frames.values()),)
-    return fingerprint(request.kernel, request.labels, batches, stated)
+    return fingerprint(*request.identity, stated)
 
 
 def plan(
@@ -262,11 +262,17 @@ def _hyperparameters(
     search = search_lengthscale(
         request.kernel, request.frames, request.levels, seed, atoms, progress, planned.searched, kept
     )
+    return _agreed(search, devices)
+
+
+def _agreed(asked, devices: Devices | None):
+    """A request or a search with the numbers that the first of several processes has."""
     if devices is None or devices.processes == 1:
-        return search
-    found = devices.agreed([np.asarray(radial.lengthscale).tolist() for radial in search.kernel.radials])
-    scales = [np.asarray(scale) if isinstance(scale, list) else scale for scale in found]
-    return dataclasses.replace(search, kernel=with_lengthscales(request.kernel, scales))
+        return asked
+    kernel = devices.agreed_numbers(asked.kernel)
+    if isinstance(asked, Search):
+        return dataclasses.replace(asked, kernel=kernel)
+    return dataclasses.replace(asked, kernel=kernel, noise=devices.agreed(dict(asked.noise)))
 
 
 def _solve_or_shorten(

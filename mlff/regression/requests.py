@@ -93,6 +93,12 @@ class Request:
         return tuple(self.operators)
 
     @property
+    def identity(self) -> tuple:
+        """What tells it from others, for `checkpoint.fingerprint`."""
+        batches = [(b.positions, b.numbers, b.cells, b.pbc, dict(b.labels), b.noise) for b in self.frames.batches]
+        return self.kernel, self.labels, batches, (self.noise, self.atomic_energies, self.selection)
+
+    @property
     def levels(self) -> dict[Operator, float]:
         """The noise by operator, as the solve takes it."""
         return {self.operators[name]: level for name, level in self.noise.items()}

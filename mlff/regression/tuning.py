@@ -16,6 +16,7 @@ from mlff.kernels.kernels import Kernel
 from mlff.operators import Operator
 from mlff.potentials.differences import baseline_of
 from mlff.potentials.force_field import ForceField
+from mlff.regression.checkpoint import begun, fingerprint
 from mlff.regression.descent import EVALUATIONS, Minimum, descend
 from mlff.regression.exact import Progress
 from mlff.regression.hyperparameters import Hyperparameter, Model
@@ -64,6 +65,7 @@ def tune(
     baseline=None,
     objective: str = OBJECTIVES[0],
     arguments: Sequence[str] = (),
+    checkpoint=None,
 ) -> Tuned:
     """The hyperparameters of a kernel with which frames that are left out are predicted best.
 
@@ -93,6 +95,7 @@ def tune(
         group_noise: as of `fit`, which is to be given the same.
         baseline: as of `fit`.
         objective: "left-out", "folds" or "evidence".
+        checkpoint: a folder that keeps what was evaluated, from which the same call goes on after it was killed; it goes at the end.
         arguments: of descriptors, by name, "sigma", "soap.sigma" or "fchl19.*" (as in a shell); those that are real numbers.
     Raises:
         ValueError: fewer than 3 frames, no positive definite matrix, or what `fit` refuses.
@@ -106,7 +109,13 @@ def tune(
     chosen = _drawn(request, len(data), checked_seed(seed))
     request = dataclasses.replace(request, frames=request.frames.take(chosen))
     problem = Problem.of(request, noise is None, progress, objective, arguments, seed)
-    found = [descend(problem, start, functools.partial(_told, progress, k)) for k, start in enumerate(STARTS)]
+    stated = (noise is None, objective, tuple(arguments), seed)
+    about = "" if checkpoint is None else fingerprint(*request.identity, stated)
+    with begun(checkpoint, about) as kept:
+        found = [
+            descend(problem, start, functools.partial(_told, progress, k), kept.beneath(f"start {k}"))
+            for k, start in enumerate(STARTS)
+        ]
     progress("tune", 1.0)
     best = min(found, key=lambda each: each.value)
     if best.last is None:

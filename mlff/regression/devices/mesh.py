@@ -139,6 +139,15 @@ class Devices:
         padded[: min(length, len(text))] = text[:length]
         return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes().decode())
 
+    def agreed_numbers(self, tree):
+        """A tree of arrays and numbers with the real ones of the first process."""
+        leaves, structure = jax.tree.flatten(tree)
+        real = [i for i, leaf in enumerate(leaves) if np.issubdtype(np.result_type(leaf), np.floating)]
+        told = self.agreed([np.asarray(leaves[i]).tolist() for i in real])
+        for i, value in zip(real, told, strict=True):
+            leaves[i] = np.asarray(value) if np.ndim(leaves[i]) else float(value)
+        return jax.tree.unflatten(structure, leaves)
+
 
 def fetched(array: jax.Array) -> np.ndarray:
     """An array of which each device has the whole."""
