@@ -1,5 +1,7 @@
 """Groups of frames and isolated atoms, as users of materials keep them: `config_type` or `group` in the file."""
 
+import functools
+
 import ase.build
 import ase.io
 import numpy as np
@@ -15,7 +17,11 @@ from mlff.data.group_noise import GroupNoise
 from mlff.operators import ENERGY, FORCES
 from mlff.quality.report import noise_text
 from mlff.regression.features import compute_features
+from mlff.regression.inducing import EnvironmentValues
+from mlff.regression.label_kinds import group_of, label_of
 from mlff.regression.linear_system import LinearSystem
+from mlff.regression.sparse import SparseSystem
+from mlff.regression.weights import by_labels, folds_of, groups_apart
 
 KERNEL = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
 NOISE = {"energy": 1e-2, "forces": 3e-2}
@@ -188,6 +194,68 @@ def test_a_name_with_a_colon_is_a_group(grouped):
 def test_tuning_takes_factors_of_groups_alone(grouped):
     with pytest.raises(ValueError, match=r"group_noise: states the noise .* that of the others is tuned; give factors"):
         mlff.tune(KERNEL, grouped, tuple(NOISE), group_noise={"warm:energy": 1e-3})
+
+
+@pytest.fixture(scope="module")
+def rough() -> mlff.Dataset:
+    """Two groups, in one of which energies are off at random, and a frame of a third."""
+    generator, frames = np.random.default_rng(3), []
+    for i, frame in enumerate(alloy_frames(21, rare=False)):
+        group = "lone" if i == 20 else "rough" if i % 2 else "fine"
+        off = 0.5 * generator.standard_normal() * (group == "rough")
+        frames.append(
+            mlff.Frame(frame.system, {**frame.labels, "energy": frame.labels["energy"] + off}, atoms_of(frame, group))
+        )
+    return mlff.Dataset(frames, "rough")
+
+
+def test_noise_of_groups_is_found(rough):
+    """The more, the larger the errors of the group; stated, it gives the same model."""
+    found = mlff.fit(KERNEL, rough, tuple(NOISE), inducing=30)
+    factors, levels = found.record["inducing"]["group_factors"], found.record["noise"]
+    assert set(factors) == set(NOISE)
+    assert factors["energy"]["rough"] > 1.0 > 0.8 > factors["energy"]["fine"]
+    assert "(fine times" in noise_text(found.record)
+    (atoms,) = {len(frame.numbers) for frame in rough}
+    root = {"energy": atoms**0.5, "forces": 1.0}
+    stated = {f"{g}:{label}": levels[label] * f * root[label] for label, of in factors.items() for g, f in of.items()}
+    noise = {label: levels[label] * root[label] for label in NOISE}
+    kernel = KERNEL.replace(amplitude=found.kernel.amplitude)
+    again = mlff.fit(kernel, rough, tuple(NOISE), noise, inducing=30, group_noise=stated)
+    where = rough[0].positions, rough[0].cell, None, rough[0].numbers
+    np.testing.assert_allclose(again.forces(*where), found.forces(*where), atol=1e-6)
+    for given in ({"noise": NOISE}, {"group_noise": {"rough": 2.0}}):
+        assert "group_factors" not in mlff.fit(KERNEL, rough, tuple(NOISE), inducing=30, **given).record["inducing"]
+
+
+def test_errors_of_groups_together_are_those_of_all(rough):
+    frames = LabelledFrames.of(rough)
+    kernel = KERNEL.completed(rough[0].numbers)
+    inducing = EnvironmentValues.choose(kernel, frames, 30, seed=0)
+    asked, groups = (
+        {ENERGY: 1.0, FORCES: 1.0},
+        {i: frame.group for i, frame in enumerate(rough) if frame.group != "lone"},
+    )
+    build = functools.partial(SparseSystem.of, inducing, kernel, frames, asked, folds_of(frames, 0), None, True)
+    apart, together, amplitude = build(groups=groups), build(), np.ones(1)
+    assert {label_of(kind) for kind in apart.kinds} == set(together.kinds)
+    assert {group_of(kind) for kind in apart.kinds} == {"fine", "rough", None}
+    expected = together.errors(NOISE, amplitude)
+    assert by_labels(apart.errors(NOISE, amplitude), apart) == pytest.approx(expected, rel=1e-6)
+    assert apart.merged({}).errors(NOISE, amplitude) == pytest.approx(expected, rel=1e-6)
+
+
+def test_groups_are_told_apart_where_there_are_enough_frames_and_memory(rough, monkeypatch):
+    groups = {i: frame.group for i, frame in enumerate(rough)}
+    assert set(groups_apart(groups, 30, 2).values()) == {"fine", "rough"}
+    assert not groups_apart({i: "fine" for i in groups}, 30, 2)
+    assert not groups_apart(groups, 10000, 2)
+    plan = functools.partial(mlff.plan, KERNEL, rough, tuple(NOISE), inducing=2000)
+    most = plan(memory="64GB")
+    assert (most.groups, plan(memory="64GB", noise=NOISE).groups) == (2, 0)
+    little = plan(memory=most.memory - 2**20)
+    assert little.groups == 0
+    assert little.memory < most.memory - 2**29
 
 
 def test_errors_are_told_by_group(grouped):

@@ -417,7 +417,7 @@ def test_error_bars_of_next_to_no_noise(alloy):
     """Frames that are left out are predicted by orthogonal matrices too."""
     force_field = mlff.fit(LOCAL.replace(amplitude=1.0), alloy, "energy", 1e-8, inducing=60, posterior=True)
     variance = force_field.posterior.covariance(find_operator("energy"), LabelledFrames.of(alloy).take([0]))
-    assert abs(variance[0, 0]) < 1e-7
+    assert 0.0 <= variance[0, 0] < 1e-3  # what the functionals do not span
     assert force_field.record["error_bars"]["energy"]["rmse"] > 1e-4
 
 

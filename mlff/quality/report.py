@@ -383,8 +383,14 @@ def noise_text(record: dict) -> str:
     groups = record.get("group_noise", {"factors": {}, "stated": {}})
     levels = [(name, name, value) for name, value in record["noise"].items()]
     levels += [(name, name.rpartition(":")[2], value) for name, value in groups["stated"].items()]
-    texts = [f"{name} {value:.2g}{counts.get(label, '')}" for name, label, value in levels]
+    found = {label: _times(of) for label, of in record.get("inducing", {}).get("group_factors", {}).items()}
+    texts = [f"{name} {value:.2g}{counts.get(label, '')}{found.get(name, '')}" for name, label, value in levels]
     return ", ".join([*texts, *(f"{group} times {factor:.3g}" for group, factor in groups["factors"].items())])
+
+
+def _times(factors: dict[str, float]) -> str:
+    """Factors of the noise of groups, behind that of all."""
+    return f" ({', '.join(f'{group} times {factor:.2g}' for group, factor in factors.items())})"
 
 
 def amplitude_text(kernel) -> str:

@@ -93,7 +93,7 @@ def fit(
             labels; without them those that the file holds (`data.atomic_energies`), or constants found by least squares.
         inducing: for a sparse model, whose cost grows linearly with the frames: how many environments span it, chosen
             among those of the frames by `selection` (for global kernels, how many labels of whole frames), or the indices of frames
-            whose labels do. Its noise, where none is given, is found by validation.
+            whose labels do. Its noise, where none is given, is found by validation, of groups of frames (`config_type`) apart.
         group_noise: of groups of frames, which are what frames say under `config_type` or `group`: what the noise of all their labels
             is multiplied by, {"Surface": 2.0}, or the standard deviation of one kind in its unit, {"Surface:energy": 0.002}; where a
             sparse model finds its noise, that of an atom, σ√n of energies and σ√n/V of stresses, as GAP has it.
@@ -143,6 +143,7 @@ def fit(
                 request, search, planned, seed, progress, posterior, kept, devices, start
             )
         else:
+            request = request if planned.groups else dataclasses.replace(request, group_of={})
             search = sparse_lengthscale(request, inducing, noise_stated, seed, progress, kept)
             kernel, solution = (
                 search.kernel,

@@ -33,6 +33,7 @@ from mlff.regression.sparse import FOLDS
 from mlff.regression.sparse_pilot import SparsePilot
 from mlff.regression.validation import ENOUGH as ENOUGH_HELD
 from mlff.regression.validation import MAX_FIT, MAX_VALIDATION, lacks_lengthscale
+from mlff.regression.weights import groups_apart
 
 METHODS = ("exact", "iterative", "sparse")
 SHARE = 0.8  # of the memory that is free, which a fit takes where nothing is said
@@ -81,6 +82,7 @@ class Plan:
         stages: one after the other.
         reason: why this method.
         searched: frames that the search for a length scale may fit; None for as many as it likes.
+        groups: of frames, whose noise a sparse fit finds apart.
     """
 
     method: str
@@ -91,6 +93,7 @@ class Plan:
     stages: tuple[Stage, ...]
     reason: str
     searched: int | None = None
+    groups: int = 0
 
     @property
     def memory(self) -> int:
@@ -334,8 +337,15 @@ def _sparse(request: Request, work: Work, base: int, budget: int, inducing, reas
     if np.iterable(inducing):
         each = Work.of(request.kernel, request.frames.take(np.asarray(sorted(inducing), dtype=int)), request.labels)
         inducing = each.labels
-    stage = Stage("sparse", base + _sparse_bytes(int(inducing), len(request.labels)), None)
-    return Plan("sparse", work.frames, int(inducing), None, budget, (stage,), reason)
+    labels, groups = (
+        len(request.labels),
+        len({*groups_apart(request.group_of, int(inducing), len(request.labels)).values()}),
+    )
+    memory = base + _sparse_bytes(int(inducing), labels * (1 + groups))
+    if memory > budget:  # their noise can be that of all
+        groups, memory = 0, base + _sparse_bytes(int(inducing), labels)
+    stage = Stage("sparse", memory, None)
+    return Plan("sparse", work.frames, int(inducing), None, budget, (stage,), reason, groups=groups)
 
 
 def _timed(plan: Plan, request: Request, seed: int) -> Plan:

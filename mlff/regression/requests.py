@@ -45,6 +45,7 @@ class Request:
         atomic_energies: constants that are given, by atomic number, eV; None where they are found.
         order: the highest derivative among the labels.
         groups: the noise of groups of frames that have their own; None without.
+        group_of: the groups of frames, by index, whose noise may be found; none where noise is stated.
         selection: how environments that span a sparse model are chosen.
     """
 
@@ -55,6 +56,7 @@ class Request:
     atomic_energies: dict[int, float] | None
     order: int
     groups: GroupNoise | None = None
+    group_of: dict[int, str] = dataclasses.field(default_factory=dict)
     selection: str = FARTHEST
 
     @classmethod
@@ -85,7 +87,9 @@ class Request:
         for part in with_lengthscales(kernel, [1.0] * len(kernel.leaves)).parts:
             if part.permutations_used is not None:
                 check_symmetry(part, frames.batches[0])
-        return cls(kernel, frames, operators, levels, atoms, order, groups)
+        named = noise is None and group_noise is None
+        of_groups = {i: frame.group for i, frame in enumerate(data) if frame.group is not None} if named else {}
+        return cls(kernel, frames, operators, levels, atoms, order, groups, of_groups)
 
     @property
     def labels(self) -> tuple[str, ...]:

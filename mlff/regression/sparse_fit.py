@@ -13,6 +13,7 @@ from mlff.kernels.kernels import Kernel
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.inducing import CUR, FARTHEST, EnvironmentValues, FrameLabels, Inducing, farthest_frames
+from mlff.regression.label_kinds import group_of, label_of
 from mlff.regression.orthogonal import solved
 from mlff.regression.requests import Request
 from mlff.regression.solution import Solution
@@ -30,7 +31,7 @@ from mlff.regression.validation import (
     search_lengthscale,
     with_lengthscales,
 )
-from mlff.regression.weights import errors_by_size, find_levels, folds_of, mean_error
+from mlff.regression.weights import errors_by_size, find_levels, folds_of, groups_apart, mean_error
 
 LOOKED_AT = 20  # frames left out whose errors tell how large error bars are
 SEARCH_ENVIRONMENTS, SEARCH_POINTS = 2500, 1000  # with which a length scale is looked for
@@ -63,14 +64,18 @@ def fit_sparse(
     folds = folds_of(request.frames, seed)
     if stated and not posterior:
         folds = dict.fromkeys(folds, 0)
-    system = _system(request, functionals, kernel, request.frames, folds, stated, progress, checkpoint)
+    apart = {} if stated else groups_apart(request.group_of, len(functionals.whitening), len(request.labels))
+    system = _system(request, functionals, kernel, request.frames, folds, stated, progress, checkpoint, apart)
     amplitudes = _amplitudes(system, kernel)
     noise, summary = request.noise, _summary(functionals, request.selection)
     if not stated:
         found = find_levels(system, amplitudes, progress)
         noise, amplitudes = found.levels, found.amplitudes
-        table = errors_by_size(system, noise, amplitudes)
+        of_groups = {kind: noise[label_of(kind)] * factor for kind, factor in found.factors.items()}
+        table = errors_by_size(system, {**noise, **of_groups}, amplitudes)
         summary |= {"noise_of_an_atom": True, "noise_tried": found.tried, "held_out_rmse": table}
+        summary |= {"group_factors": _factors_by_label(found.factors)} if found.factors else {}
+        system = found.system
     progress("factorise", 0.0)
     solve = functools.partial(solved, system, operators=request.levels, progress=progress)
     factor = solve(request.frames, levels=noise, amplitudes=amplitudes)
@@ -202,10 +207,18 @@ def _some(frames: LabelledFrames, seed: int) -> LabelledFrames:
 
 
 def _system(
-    request: Request, functionals: Inducing, kernel, frames, folds, stated: bool, progress=_silent, checkpoint=NOWHERE
+    request: Request,
+    functionals: Inducing,
+    kernel,
+    frames,
+    folds,
+    stated: bool,
+    progress=_silent,
+    checkpoint=NOWHERE,
+    groups=None,
 ) -> SparseSystem:
-    given = request.atomic_energies
-    return SparseSystem.of(functionals, kernel, frames, request.levels, folds, given, not stated, progress, checkpoint)
+    given, levels = request.atomic_energies, request.levels
+    return SparseSystem.of(functionals, kernel, frames, levels, folds, given, not stated, progress, checkpoint, groups)
 
 
 def _amplitudes(system: SparseSystem, kernel: Kernel) -> np.ndarray:
@@ -225,6 +238,14 @@ def _functionals(request: Request, kernel: Kernel, inducing, seed: int, progress
     if isinstance(inducing, int):
         inducing = farthest_frames(kernel, request.frames, inducing, seed)
     return FrameLabels.of(kernel, request.frames.take(inducing), request.levels, progress)
+
+
+def _factors_by_label(factors: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Factors of the noise of groups, by label and group."""
+    found: dict[str, dict[str, float]] = {}
+    for kind, factor in factors.items():
+        found.setdefault(label_of(kind), {})[str(group_of(kind))] = factor
+    return found
 
 
 def _summary(functionals: Inducing, selection: str) -> dict:

@@ -2,19 +2,28 @@
 
 Of energies and stresses it is that of an atom: σ√n of the energy of n atoms, and σ√n of the strain derivative (the virial), so that
 large and small cells weigh as they should.
+
+Of frames that say which group they are of (`config_type`), some are known better than others: crystals that are strained a little, and
+melts. With one noise for all, σ, and errors left out e_g of the labels of a group and e of all, that of the group becomes
+
+    σ_g ∝ σ √(e_g/e),
+
+halfway, on a scale of logarithms, from one noise to errors that are as large as the noise says. Measured, MAE of labels left out with
+1000 points: molybdenum 2.12 → 2.01 meV/atom, 0.0868 → 0.0865 eV/Å (the whole way 2.33 and 0.0901), silicon 2.57 → 2.50 and 0.0556 → 0.0554.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mlff.data.batches import LabelledFrames
 from mlff.regression.exact import IndefiniteMatrix, Progress
-from mlff.regression.label_kinds import label_of
+from mlff.regression.label_kinds import group_of, label_of, ungrouped
 from mlff.regression.sparse import FOLDS, Levels, SparseSystem
 
 logger = logging.getLogger(__name__)
@@ -27,6 +36,8 @@ ALL_STEPS = (4, 2)  # the same, of all kinds at once with all functionals
 IMPORTANCE = {"energy": 1.0, "forces": 1.0}  # of the logarithms of errors; of all other kinds a quarter
 MINOR = 0.25
 GAIN = 5e-4  # of the error: less is none
+LEAST = 1e-4  # of the errors of all labels, those of a group
+APART = 2 * 2**30  # bytes of the sums of groups of frames whose noise is found apart
 
 
 def folds_of(frames: LabelledFrames, seed: int) -> dict[int, int]:
@@ -42,28 +53,65 @@ def folds_of(frames: LabelledFrames, seed: int) -> dict[int, int]:
 @dataclasses.dataclass(frozen=True)
 class Found:
     """Noise of every kind and amplitudes, with the errors of the labels left out that they were chosen by, and how many were
-    tried."""
+    tried; factors of the noise of groups, by kind, and the system in these units, whose noise that of all kinds is."""
 
     levels: dict[str, float]
     amplitudes: np.ndarray
     errors: dict[str, float]
     tried: int
+    factors: dict[str, float]
+    system: SparseSystem
 
 
 def find_levels(
     system: SparseSystem, amplitudes: np.ndarray, progress: Progress = lambda stage, fraction: None
 ) -> Found:
-    """The noise that gives the smallest errors of labels left out, downhill in steps that get smaller.
+    """The noise that gives the smallest errors of labels left out; of groups of frames the more, the larger their own errors are.
 
     Arguments:
         amplitudes: A of every part of the kernel, eV²; of several the shares are looked for too, their product stays.
     """
+    factors: dict[str, float] = {}
+    merged = system.merged(factors)
+    levels, amplitudes, tried = _searched(merged, amplitudes, progress)
+    if grouped := [kind for kind in system.kinds if group_of(kind) is not None]:
+        factors = _group_factors(system.errors(levels, amplitudes), system, grouped)
+        merged = system.merged(factors)
+        levels, amplitudes, more = _searched(merged, amplitudes, progress, levels)
+        tried += more
+    if len(system.inducing.whitening) > SEARCHED:  # more functionals have smaller errors, and want less noise
+        levels, more = _with_all(merged, levels, amplitudes)
+        tried += more
+    progress("noise", 1.0)
+    errors = merged.errors(levels, amplitudes)
+    logger.info("noise %s: errors of labels left out %s", levels, errors)
+    return Found(levels, amplitudes, errors, tried, factors, merged)
+
+
+def _group_factors(errors: Mapping[str, float], system: SparseSystem, grouped: Sequence[str]) -> dict[str, float]:
+    """√(error of a group's labels left out / that of all labels of their name), by kind."""
+    together = by_labels(errors, system)
+    return {kind: float(np.sqrt(max(errors[kind] / (together[ungrouped(kind)] or 1.0), LEAST))) for kind in grouped}
+
+
+def by_labels(errors: Mapping[str, float], system: SparseSystem) -> dict[str, float]:
+    """Root mean squares, with those of the kinds of groups in one."""
+    squares: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for kind, error in errors.items():
+        name, count = ungrouped(kind), system.whole[kind].count
+        squares[name] = squares.get(name, 0.0) + count * error**2
+        counts[name] = counts.get(name, 0) + count
+    return {name: float(np.sqrt(squares[name] / counts[name])) for name in squares}
+
+
+def _searched(
+    system: SparseSystem, amplitudes: np.ndarray, progress: Progress, started: Levels | None = None
+) -> tuple[dict[str, float], np.ndarray, int]:
+    """Noise, amplitudes and how many were tried, with not too many functionals: downhill in steps that get smaller; from noise that
+    is nearly right in small ones alone."""
     small = system.leading(SEARCHED) if len(system.inducing.whitening) > SEARCHED else system
-    levels = {
-        name: STARTS.get(name, OTHERS) * float(np.sqrt(moments.square / moments.count)) or 1.0
-        for name, moments in system.whole.items()
-        if name not in system.stated
-    }
+    levels = dict(started or _first(system))
     parts = range(len(amplitudes)) if len(amplitudes) > 1 else ()
     place, tried = dict.fromkeys((*levels, *parts), 0), {}
 
@@ -79,7 +127,7 @@ def find_levels(
             tried[key] = _mean_error(small, *at(place))
         return tried[key]
 
-    for step in STEPS:
+    for step in STEPS if started is None else STEPS[1:]:
         moved = True
         while moved:
             moved = False
@@ -87,14 +135,16 @@ def find_levels(
                 for by in (step, -step):
                     while look(further := {**place, name: place[name] + by}) < (1.0 - GAIN) * look(place):
                         place, moved = further, True
-    levels, amplitudes = at(place)
-    more = 0
-    if small is not system:  # more functionals have smaller errors, and want less noise
-        levels, more = _with_all(system, levels, amplitudes)
-    progress("noise", 1.0)
-    errors = system.errors(levels, amplitudes)
-    logger.info("noise %s: errors of labels left out %s", levels, errors)
-    return Found(levels, amplitudes, errors, len(tried) + more)
+    return *at(place), len(tried)
+
+
+def _first(system: SparseSystem) -> dict[str, float]:
+    """Shares of the root mean square of the labels."""
+    return {
+        name: STARTS.get(name, OTHERS) * float(np.sqrt(moments.square / moments.count)) or 1.0
+        for name, moments in system.whole.items()
+        if name not in system.stated
+    }
 
 
 def _with_all(system: SparseSystem, levels: Levels, amplitudes: np.ndarray) -> tuple[dict[str, float], int]:
@@ -134,4 +184,14 @@ def _mean_error(system: SparseSystem, levels: Levels, amplitudes: np.ndarray) ->
 def errors_by_size(system: SparseSystem, levels: Levels, amplitudes: np.ndarray) -> list[tuple[int, dict[str, float]]]:
     """RMSE of labels left out with an eighth, a quarter, half and all of the functionals."""
     m = len(system.inducing.whitening)
-    return [(k, system.leading(k).errors(levels, amplitudes)) for k in sorted({-(-m // d) for d in (8, 4, 2, 1)})]
+    sizes = sorted({-(-m // d) for d in (8, 4, 2, 1)})
+    return [(k, by_labels((system.leading(k) if k < m else system).errors(levels, amplitudes), system)) for k in sizes]
+
+
+def groups_apart(request_groups: Mapping[int, str], functionals: int, labels: int) -> dict[int, str]:
+    """The groups of frames, by the frames' index, whose noise is found apart: of FOLDS frames or more, two at least, and no more than
+    their sums have room for."""
+    counts = collections.Counter(request_groups.values())
+    some = {group for group, count in counts.items() if count >= FOLDS}
+    room = 8 * functionals**2 * FOLDS * labels * len(some) <= APART
+    return {i: group for i, group in request_groups.items() if group in some} if room and len(some) > 1 else {}
