@@ -420,6 +420,14 @@ CASES = {
         arguments("fit", "WATER", "--group-noise", "warm=much"),
         r"error: --group-noise warm=much: write group=factor or group:label=noise, for example",
     ),
+    "a way to choose environments of an exact model": (
+        arguments("fit", "WATER", "--train", "20", "--recipe", "fchl19-gpr", "--selection", "cur"),
+        r"error: --selection 'cur': says how environments are chosen, of a sparse model",
+    ),
+    "noise of a label of a group that is not there": (
+        arguments("fit", "WATER", "--train", "20", "--group-noise", "warm:energy=0.002"),
+        r"error: --group-noise: .*water\.extxyz has no group 'warm'; no frame says config_type or group",
+    ),
     "noise of a group that is not there": (
         arguments("fit", "WATER", "--train", "20", "--group-noise", "warm=2.0"),
         r"error: --group-noise: .*water\.extxyz has no group 'warm'; no frame says config_type or group",

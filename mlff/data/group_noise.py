@@ -109,7 +109,7 @@ def _require_known(
         raise ValueError(f"group_noise: {source} has no group {group or name!r}; {there}")
     if label not in labels:
         raise ValueError(
-            f"group_noise {name!r}: {label!r} is not fitted; write {group}: and one of {', '.join(labels)}"
+            f"group_noise: {name!r}, but {label!r} is not fitted; write {group}: and one of {', '.join(labels)}"
         )
     if label not in known[group]:
-        raise ValueError(f"group_noise {name!r}: no frame of {group} has {label}; leave it out")
+        raise ValueError(f"group_noise: {name!r}, but no frame of {group} has {label}; leave it out")
