@@ -232,6 +232,15 @@ def test_arguments_that_end_at_a_bound_are_named(water, caplog):
     assert fitted.kernel.descriptor.arguments == tuned.kernel.descriptor.arguments
 
 
+def test_an_argument_that_changes_nothing_is_named(water, caplog):
+    """No angle of water is so straight that its sine is rounded."""
+    tuned = mlff.tune(mlff.LocalKernel(fchl19, mlff.RBF()), water[:6], arguments=("linear_blend", "eta2"))
+    assert "tune: linear_blend of fchl19 changes nothing where the search begins, and stays" in caplog.text
+    assert "eta2 of fchl19 changes nothing" not in caplog.text
+    (blend,) = [n for n in tuned.summary["hyperparameters"] if n["name"].startswith("linear_blend")]
+    assert blend["from"] == blend["to"] == 0.25
+
+
 def test_the_search_halves_its_step_before_a_singular_matrix(water, monkeypatch):
     """Beyond a length scale there is no matrix: steps there are halved, and the best model lies before it."""
     problem = problem_of("sgdml", water)

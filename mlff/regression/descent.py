@@ -29,6 +29,7 @@ class Minimum:
         hyperparameters: with values at the start, and bounds.
         first, last: what the objective says of both; None where no matrix was positive definite.
         evaluations: how many there were.
+        idle: the hyperparameters that change nothing where it began.
     """
 
     start: Model
@@ -37,6 +38,7 @@ class Minimum:
     first: Assessment | None
     last: Assessment | None
     evaluations: int
+    idle: tuple[Hyperparameter, ...] = ()
 
     @property
     def value(self) -> float:
@@ -127,7 +129,9 @@ def descend(problem: Problem, start: tuple, told: Callable[[int], None], checkpo
         except (np.linalg.LinAlgError, FloatingPointError):
             continue  # of the start alone
         place, last, _ = min(seen.found, key=lambda each: each[1].value)
-        return Minimum(model, seen.at(place), hyperparameters, seen.found[0][1], last, seen.calls)
+        _, first, slope = seen.found[0]
+        idle = tuple(h for h, along in zip(hyperparameters, slope, strict=True) if along == 0.0)
+        return Minimum(model, seen.at(place), hyperparameters, first, last, seen.calls, idle)
     return Minimum(model, model, hyperparameters, None, None, len(noises))
 
 

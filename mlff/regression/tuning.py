@@ -171,6 +171,8 @@ def _summary(problem: Problem, best: Minimum, tuned: Model) -> dict:
         numbers.append({"name": _name(tuned.kernel, h), "from": _value(best.start, h), "to": value, "at_bound": bound})
         if bound and h.kind != "amplitude":
             logger.warning("tune: %s ended at %.4g, as far as it was looked for", numbers[-1]["name"], value)
+    for h in best.idle:
+        logger.warning("tune: %s changes nothing where the search begins, and stays", _name(tuned.kernel, h))
     traces = _variances(problem, tuned)
     without = problem.errors_without(tuned) if len(traces) > 1 else []
     names = [_term_name(part) for part in tuned.kernel.parts]
