@@ -309,14 +309,13 @@ def _work(rows: list[Side]) -> int:
 def _kernel(term: Term, rows: list[Side], columns: list[Side]) -> Float[np.ndarray, "m r n q"]:
     """The kernel of one term between two groups of frames, padded as the sides are."""
     (m, _, r), (n, _, q) = rows[0].values.shape, columns[0].values.shape
-    total = np.zeros((m, r, n, q))
-    if not total.size:
-        return total  # a lone atom has no row of forces
-    for row, column in zip(rows, columns, strict=True):
+    total = None  # to begin with the first channel's: fresh memory costs as much as the products that fill it
+    for row, column in zip(rows, columns, strict=True) if m * r * n * q else ():  # a lone atom has no row of forces
         if row.points.shape[1] and column.points.shape[1]:
-            total += block(term.kernel.radial, row, column, term.sizes)
-            add_second_order(total, term.kernel.radial, row, column, term.sizes)
-    return total
+            found = block(term.kernel.radial, row, column, term.sizes)
+            add_second_order(found, term.kernel.radial, row, column, term.sizes)
+            total = found if total is None else np.add(total, found, out=total)
+    return np.zeros((m, r, n, q)) if total is None else total
 
 
 def _symmetric(term: Term, rows: list[Side], columns: list[Side]) -> Float[np.ndarray, "m r m r"]:
