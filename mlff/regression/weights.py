@@ -25,6 +25,7 @@ from mlff.data.batches import LabelledFrames
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.label_kinds import group_of, label_of, ungrouped
 from mlff.regression.sparse import FOLDS, Levels, SparseSystem
+from mlff.regression.validation import TIE
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ SEARCHED = 1000  # functionals with which the noise is found
 STARTS = {"energy": 0.1, "forces": 0.03}  # of the root mean square of the labels
 OTHERS = 0.3
 FINEST, STEPS = 10.0**0.125, (4, 2, 1)  # the noise is looked for on a grid, in strides
-ALL_STEPS = (4, 2)  # the same, of all kinds at once with all functionals
 IMPORTANCE = {"energy": 1.0, "forces": 1.0}  # of the logarithms of errors; of all other kinds a quarter
 MINOR = 0.25
 GAIN = 5e-4  # of the error: less is none
@@ -79,9 +79,8 @@ def find_levels(
         merged = system.merged(factors)
         levels, amplitudes, more = _searched(merged, amplitudes, progress, levels)
         tried += more
-    if len(system.inducing.whitening) > SEARCHED:  # more functionals have smaller errors, and want less noise
-        levels, more = _with_all(merged, levels, amplitudes)
-        tried += more
+    levels, more = _with_all(merged, levels, amplitudes)
+    tried += more
     progress("noise", 1.0)
     errors = merged.errors(levels, amplitudes)
     logger.info("noise %s: errors of labels left out %s", levels, errors)
@@ -148,7 +147,8 @@ def _first(system: SparseSystem) -> dict[str, float]:
 
 
 def _with_all(system: SparseSystem, levels: Levels, amplitudes: np.ndarray) -> tuple[dict[str, float], int]:
-    """Noise that was found with few functionals, times the factor that is best with all; and how many were tried."""
+    """Noise times the factor that is best with all functionals, and how many were tried: of factors that are as good to `TIE`, the
+    largest, of the smoothest model."""
     tried: dict[int, float] = {}
 
     def scaled(place: int) -> dict[str, float]:
@@ -160,10 +160,14 @@ def _with_all(system: SparseSystem, levels: Levels, amplitudes: np.ndarray) -> t
         return tried[place]
 
     place = 0
-    for step in ALL_STEPS:
+    for step in STEPS:
         for by in (-step, step):
             while look(place + by) < (1.0 - GAIN) * look(place):
                 place += by
+    best = look(place)
+    for _ in range(STEPS[0]):
+        if look(place + 1) <= (1.0 + TIE) * best:
+            place += 1
     return scaled(place), len(tried)
 
 
