@@ -191,8 +191,8 @@ def test_geometries_are_relaxed_on_a_sum(water):
     ("arguments", "said"),
     [
         (("gfn3",), "method 'gfn3' is not known; choose from gfn2, gfn1, emt"),
-        ((EMT,), "expected gfn2, gfn1, emt, or one of ASE's calculators"),
-        ((7,), "expected gfn2, gfn1, emt, or one of ASE's calculators"),
+        ((EMT,), "expected gfn2, gfn1, emt, gfnff, .*d4-r2scan, or one of ASE's calculators"),
+        ((7,), "expected gfn2, gfn1, emt, gfnff, .*d4-r2scan, or one of ASE's calculators"),
         (("emt", 1), r"effective medium theory knows no charge \(\+1\)"),
         (("gfn2", 0, 0), "multiplicity=0 must be a whole number, 1 or more"),
         ((EMT(), 1), "state them to the calculator"),
