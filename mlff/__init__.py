@@ -31,7 +31,7 @@ _PUBLIC = {
     "Potential": "potentials.potential",
     "fit": "regression.fitting",
     "plan": "regression.fitting",
-    "Plan": "regression.plan",
+    "Plan": "regression.plans",
     "extended": "regression.updates",
     "sampled": "dynamics.sampling",
     "distilled": "workflows.distillation",

@@ -67,7 +67,7 @@ from mlff.regression.differential_equations import Condition as Condition
 from mlff.regression.differential_equations import fit_function as fit_function
 from mlff.regression.fitting import fit as fit
 from mlff.regression.fitting import plan as plan
-from mlff.regression.plan import Plan as Plan
+from mlff.regression.plans import Plan as Plan
 from mlff.regression.recipes import recipe as recipe
 from mlff.regression.tuning import Tuned as Tuned
 from mlff.regression.tuning import tune as tune

@@ -12,7 +12,7 @@ from mlff import batching
 from mlff.potentials.model_files import load
 from mlff.potentials.record import require_entries
 from mlff.quality.description import described, description
-from mlff.regression import fitting, iterative, pilot, plan
+from mlff.regression import fitting, iterative, pilot, plan, sizes
 from mlff.regression.pilot import Pilot
 from mlff.regression.plan import Plan, budget_of, plan_fit
 from mlff.regression.requests import Request
@@ -32,8 +32,10 @@ def small_pilots(monkeypatch):
 def counted(monkeypatch):
     """Memory that is counted alone, of small tiles: what a process has beside changes from test to test."""
     monkeypatch.setattr(plan, "_resident", lambda: 0)
-    for name, value in {"OVERHEAD": 0, "UNCOMPILED": 0, "CHUNK": 0, "TILE_ROWS": 128, "PIVOTS": 64}.items():
+    for name, value in {"OVERHEAD": 0, "UNCOMPILED": 0, "CHUNK": 0}.items():
         monkeypatch.setattr(plan, name, value)
+    for name, value in {"CHUNK": 0, "TILE_ROWS": 128, "PIVOTS": 64}.items():
+        monkeypatch.setattr(sizes, name, value)
 
 
 @pytest.fixture
@@ -109,7 +111,8 @@ def test_methods_that_are_asked_for(water):
 
 
 def test_iterations_that_would_not_converge_are_refused(counted, ethanol, monkeypatch):
-    monkeypatch.setattr(plan, "MOST", 20)
+    for module in (plan, sizes):
+        monkeypatch.setattr(module, "MOST", 20)
     with pytest.raises(ValueError, match=r"conjugate gradients would not converge in 20 iterations; .* raise noise"):
         mlff.plan(KERNEL, ethanol[:40], noise=1e-9, method="iterative")
 

@@ -28,7 +28,8 @@ from mlff.regression.devices.shared_rows import SharedRows
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.features import compute_features
 from mlff.regression.linear_system import LinearSystem
-from mlff.regression.plan import Plan, accelerators, plan_fit
+from mlff.regression.plan import accelerators, plan_fit
+from mlff.regression.plans import Plan
 from mlff.regression.requests import Request, operators_of
 from mlff.regression.slopes import warn_of_slopes
 from mlff.regression.solution import Solution, solve_iteratively, solve_system
