@@ -235,7 +235,7 @@ def test_less_memory_searches_with_fewer_frames(counted, ethanol):
     tight = mlff.plan(kernel, ethanol, noise=0.5, memory=whole.memory // 2)
     assert tight.method == "iterative"
     assert tight.memory <= whole.memory // 2
-    assert plan.LEAST_SEARCHED * 3 // 4 <= tight.searched < whole.searched
+    assert sizes.LEAST_SEARCHED * 3 // 4 <= tight.searched < whole.searched
 
 
 def test_iterations_lead_where_the_factor_leads(ethanol, monkeypatch, tmp_path):
