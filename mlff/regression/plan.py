@@ -146,11 +146,9 @@ def _sparse(request: Request, work: Work, base: int, budget: int, inducing, reas
     if np.iterable(inducing):
         each = Work.of(request.kernel, request.frames.take(np.asarray(sorted(inducing), dtype=int)), request.labels)
         inducing = each.labels
-    labels, groups = (
-        len(request.labels),
-        len({*groups_apart(request.group_of, int(inducing), len(request.labels)).values()}),
-    )
-    memory = base + sparse_bytes(int(inducing), labels * (1 + groups))
+    labels = len(request.labels)
+    groups = len(set(groups_apart(request.group_of, int(inducing), labels).values()))
+    memory = base + sparse_bytes(int(inducing), labels, groups)
     if memory > budget:  # their noise can be that of all
         groups, memory = 0, base + sparse_bytes(int(inducing), labels)
     stage = Stage("sparse", memory, None)

@@ -128,8 +128,10 @@ def exact_bytes(rows: int) -> int:
     return matrix_bytes(rows) + 2 * 8 * min(TILE_ROWS, rows) ** 2
 
 
-def sparse_bytes(functionals: int, kinds: int) -> int:
-    return 8 * functionals**2 * (MATRICES + FOLDS * kinds) + CHUNK
+def sparse_bytes(functionals: int, labels: int, groups: int = 0) -> int:
+    # of the labels of groups also the sums of all folds, and those of half of the functionals
+    sums = labels * (FOLDS + (FOLDS + 2) * groups)
+    return 8 * functionals**2 * (MATRICES + sums) + CHUNK
 
 
 def tiles_bytes(labels: int, devices: Devices) -> int:
