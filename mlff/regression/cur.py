@@ -8,8 +8,8 @@ without replacement, so that a species has points as its environments have dimen
 one of more: with r uniform, the order is that of −ln(r_e)/π_e.
 
 Farthest points cover the extremes that frames reach, draws by leverage also where most environments are. Measured by labels left out
-(SOAP, all labels, noise by validation; one draw each, in a prototype without the first choices), forces MAE (eV/Å) with farthest points → CUR points: Mo, 300 points 0.0960 → 0.0936, 500
-points 0.0901 → 0.0889; Si 0.0663 → 0.0646, 0.0604 → 0.0591.
+(SOAP, all labels, noise by validation; one draw each, in a prototype without the first choices), forces MAE (eV/Å) with farthest points →
+CUR points: Mo, 300 points 0.0960 → 0.0936, 500 points 0.0901 → 0.0889; Si 0.0663 → 0.0646, 0.0604 → 0.0591.
 
 Source: Mahoney, Drineas, Proc. Natl. Acad. Sci. 106, 697 (2009), doi 10.1073/pnas.0803205106; Imbalzano et al., J. Chem. Phys. 148,
     241730 (2018), doi 10.1063/1.5024611 (for descriptors of atoms); Efraimidis, Spirakis, Inf. Process. Lett. 97, 181 (2006), doi
