@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mlff.data.batches import LabelledFrames
-from mlff.potentials.expansion import Expansion, composition
+from mlff.potentials.expansion import Expansion
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
 from mlff.regression.linear_system import LinearSystem
@@ -63,12 +63,6 @@ def energies_of(potential: Potential, frames: LabelledFrames) -> Float[np.ndarra
     """Energies of frames, batch after batch, eV."""
     batches = frames.batches
     return np.concatenate([ForceField(potential, b.numbers).energy(b.positions, b.cells, b.pbc) for b in batches])
-
-
-def constants_of(elements: tuple[int, ...] | None, frames: LabelledFrames, energies) -> Float[np.ndarray, " z"]:
-    """The constants that explain energies of frames, batch after batch, by least squares, eV."""
-    design = [np.tile(composition(elements, batch.numbers), (len(batch), 1)) for batch in frames.batches]
-    return np.linalg.lstsq(np.concatenate(design), energies, rcond=RANK_CUTOFF)[0]
 
 
 def highest_order(system: LinearSystem) -> int:

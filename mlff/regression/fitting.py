@@ -22,7 +22,7 @@ from mlff.potentials.force_field import ForceField
 from mlff.potentials.label_weights import LabelWeights
 from mlff.potentials.record import facts_of, start_geometry
 from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
-from mlff.regression.coefficients import constants_of, energies_of
+from mlff.regression.constants import constants_mixing, energies_left
 from mlff.regression.devices.mesh import Devices
 from mlff.regression.devices.shared_rows import SharedRows
 from mlff.regression.exact import IndefiniteMatrix, Progress
@@ -331,7 +331,8 @@ def with_constant(model: Expansion, frames: LabelledFrames, labels: tuple[str, .
     if "energy" in labels or "energy" not in frames.names:
         return model
     having = frames.having("energy")
-    return model.shifted(constants_of(model.elements, having, having.values("energy") - energies_of(model, having)))
+    left = energies_left(model, having)
+    return model.shifted(constants_mixing(model.elements, having, left) @ left)
 
 
 def _with_error_bars(
@@ -341,7 +342,7 @@ def _with_error_bars(
     posterior, left_out = solution.posterior, solution.left_out
     if left_out is None:
         if "energy" not in request.labels and "energy" in request.frames.names:
-            posterior = posterior.anchored(request.frames)
+            posterior = posterior.anchored(solution.model, request.frames)
         left_out = posterior.left_out(LOOKED_AT, seed, progress)
     if len(request.frames) < FEW:
         logger.warning(

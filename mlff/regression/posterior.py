@@ -23,10 +23,12 @@ from jaxtyping import Float, Integer
 
 from mlff.data.batches import LabelledFrames
 from mlff.operators import ENERGY, FORCES, Operator
+from mlff.potentials.expansion import Expansion
 from mlff.potentials.sums import PotentialSum
 from mlff.potentials.uncertainty import Uncertainty
 from mlff.potentials.waves import RandomFunction
 from mlff.regression.coefficients import RANK_CUTOFF, Weights, energies_of, expand
+from mlff.regression.constants import constants_mixing, energies_left
 from mlff.regression.exact import Factor, Progress
 from mlff.regression.features import Features, features_asked
 from mlff.regression.kernel_blocks import kernel_between, kernel_product
@@ -45,7 +47,7 @@ class Anchor:
     Attributes:
         features: of the frames that have them, their energies as rows.
         energies: y, eV.
-        mixing: M, shape (constants, energies).
+        mixing: M, shape (constants, energies), by the weights that the energies had in the constants of the model.
     """
 
     features: Features
@@ -53,14 +55,14 @@ class Anchor:
     mixing: Float[np.ndarray, "z energies"]
 
     @classmethod
-    def of(cls, system: LinearSystem, frames: LabelledFrames) -> Anchor:
-        """Of the energies of some frames."""
+    def of(cls, system: LinearSystem, model: Expansion, frames: LabelledFrames) -> Anchor:
+        """Of the energies of some frames, and the model that leaves something of them."""
         having = frames.having("energy")
         features = features_asked(system.kernel, having, ENERGY)
         return cls(
             features,
             having.values(ENERGY.name),
-            np.linalg.pinv(constants_design(features, system.elements), rcond=RANK_CUTOFF),
+            constants_mixing(system.elements, having, energies_left(model, having)),
         )
 
 
@@ -85,9 +87,9 @@ class Posterior(Uncertainty):
         """Of the factor, which is nearly all there is."""
         return self.factor.tiles.nbytes
 
-    def anchored(self, frames: LabelledFrames) -> Posterior:
-        """Where the constants were found from the energies of these frames, which are no labels."""
-        return dataclasses.replace(self, anchor=Anchor.of(self.system, frames))
+    def anchored(self, model: Expansion, frames: LabelledFrames) -> Posterior:
+        """Where the constants of a model were found from the energies of these frames, which are no labels."""
+        return dataclasses.replace(self, anchor=Anchor.of(self.system, model, frames))
 
     def covariance(self, operator: Operator, frames: LabelledFrames) -> Float[np.ndarray, "labels labels"]:
         """Posterior covariance of all answers of an operator at some geometries, without noise, in its unit squared."""

@@ -11,13 +11,14 @@ from mlff.arguments import is_number
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
+from mlff.regression.constants import constants_mixing, energies_left
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.inducing import CUR, FARTHEST, EnvironmentValues, FrameLabels, Inducing, farthest_frames
 from mlff.regression.label_kinds import group_of, label_of
 from mlff.regression.orthogonal import solved
 from mlff.regression.requests import Request
 from mlff.regression.solution import Solution
-from mlff.regression.sparse import FOLDS, SparseSystem
+from mlff.regression.sparse import FOLDS, SparseFactor, SparseSystem
 from mlff.regression.sparse_posterior import SparsePosterior
 from mlff.regression.validation import (
     FACTOR,
@@ -87,10 +88,7 @@ def fit_sparse(
     of_terms = functionals.amplitudes(amplitudes)
     kept = left_out = None
     if posterior:
-        known = "energy" in request.labels or system.given
-        found_later = not known and "energy" in request.frames.names
-        having = request.frames.having("energy") if found_later else None
-        kept = SparsePosterior(kernel, of_terms, factor, known, having)
+        kept = _posterior(request, kernel, of_terms, factor, system)
         others = request.frames.take([i for i, fold in folds.items() if fold])
         without_first = solve(others, levels=noise, amplitudes=amplitudes, without=0)
         left_out = kept.left_out(without_first, request.frames, folds, LOOKED_AT, progress)
@@ -104,6 +102,18 @@ def fit_sparse(
         posterior=kept,
         left_out=left_out,
     )
+
+
+def _posterior(
+    request: Request, kernel: Kernel, amplitudes, factor: SparseFactor, system: SparseSystem
+) -> SparsePosterior:
+    """Of a system that was solved, with the energies that tell the constants where they are no labels."""
+    known = "energy" in request.labels or system.given
+    if known or "energy" not in request.frames.names:
+        return SparsePosterior(kernel, amplitudes, factor, known)
+    having, model = request.frames.having("energy"), factor.model(kernel)
+    mixing = constants_mixing(model.elements, having, energies_left(model, having))
+    return SparsePosterior(kernel, amplitudes, factor, known, having, mixing)
 
 
 def require_inducing(inducing, frames: int) -> int | list[int]:

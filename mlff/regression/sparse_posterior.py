@@ -15,7 +15,7 @@ from mlff.potentials.expansion import Expansion, constant_elements
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.sums import PotentialSum
 from mlff.potentials.uncertainty import Uncertainty
-from mlff.regression.coefficients import constants_of, energies_of
+from mlff.regression.coefficients import energies_of
 from mlff.regression.exact import Progress
 from mlff.regression.features import features_asked
 from mlff.regression.inducing import LabelRows
@@ -35,6 +35,7 @@ class SparsePosterior(Uncertainty):
         factor: of the solution.
         knows_energies: whether energies were among the labels; constants are not known else.
         frames: with energies that were no labels, from which the constants were found; None without.
+        mixing: M of these constants, c = M (y − E u); None without.
     """
 
     kernel: Kernel
@@ -42,6 +43,7 @@ class SparsePosterior(Uncertainty):
     factor: SparseFactor
     knows_energies: bool
     frames: LabelledFrames | None = None
+    mixing: Float[np.ndarray, "z energies"] | None = None
 
     def covariance(self, operator: Operator, frames: LabelledFrames) -> Float[np.ndarray, "labels labels"]:
         """Posterior covariance of all answers of an operator at some geometries, without noise, in its unit squared.
@@ -76,7 +78,7 @@ class SparsePosterior(Uncertainty):
             answer = Expansion(parts, constants, elements, label_order=inducing.label_order)
             if self.frames is not None:
                 drawn = energies_of(PotentialSum((function, answer)), self.frames)
-                answer = answer.shifted(-constants_of(elements, self.frames, drawn))
+                answer = answer.shifted(-self.mixing @ drawn)
             samples.append(PotentialSum((function, answer)))
         return samples
 
