@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import mlff
 from mlff.files import made_folder, reserved, write_whole
 from mlff.potentials.model_files import MARK
+from mlff.quality.reliability import ErrorBars, Reliability
 from mlff.quality.report import FILES, write_report
 
 
@@ -165,7 +167,8 @@ def test_devices_and_pipes_are_no_outputs(tmp_path):
 
 
 def test_reports_and_pictures_are_known_again(tmp_path, water_model, water):
-    written = write_report(tmp_path, water_model, mlff.evaluate(water_model, water[60:64]), [])
+    bars = Reliability({"forces": ErrorBars([np.arange(1.0, 10.0)], [np.arange(2.0, 11.0)])})
+    written = write_report(tmp_path, water_model, mlff.evaluate(water_model, water[60:64]), [], bars)
     assert {path.name for path in written} == set(FILES)
     with reserved({"--report": written}, (), FILES):
         pass

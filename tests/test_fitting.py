@@ -191,12 +191,12 @@ def test_falls_back_below_the_shortest_that_was_tried(water, monkeypatch):
     request = Request.of(mlff.GlobalKernel(inverse_distances, mlff.Matern52()), water[:5], "forces", 1e-3, None)
     search = Search(with_lengthscales(request.kernel, [8.0]), [Trial(8.0, 0.1), Trial(4.0, 0.2)], None)
     planned, limit = plan_fit(request, measured=False), 2.5
-    kernel, _ = fitting._solve_or_shorten(request, search, planned, 0, lambda *_: None, False, NOWHERE)
+    kernel, _ = fitting._solve_or_shorten(request, search, planned, 0, lambda *_: None, False, NOWHERE, None, None)
     assert kernel.radial.lengthscale == pytest.approx(2.0)
     assert tried == pytest.approx([8.0, 4.0, 4.0 / 2**0.5, 2.0])
     limit = 0.0
     with pytest.raises(IndefiniteMatrix):
-        fitting._solve_or_shorten(request, search, planned, 0, lambda *_: None, False, NOWHERE)
+        fitting._solve_or_shorten(request, search, planned, 0, lambda *_: None, False, NOWHERE, None, None)
     assert tried[-1] == pytest.approx(4.0 / FACTOR**fitting.SHORTENED)
 
 

@@ -352,7 +352,9 @@ def test_reliability_says_what_shares_lie_within(fitted, rng):
     np.testing.assert_allclose((summary["within_one"], summary["within_two"]), (5 / 9, 1.0))
     assert "56 % of errors within σ and 100 % within 2σ" in str(found)
     assert mlff.calibrated(force_field, mlff.Dataset([frame] * 4)).calibration.factor > 0
-    assert len(reliability_figure(found).axes) == 1
+    figure = reliability_figure(found)
+    observed = figure.axes[1].lines[1].get_ydata()
+    np.testing.assert_allclose(observed[[5, 20, 40]], [0.0, 5 / 9, 1.0])  # within σ/4, σ, 2σ
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import mlff
+from descriptors import inverse_distances
 from mlff.potentials.errors import Evaluation, LabelErrors
-from mlff.quality.report import fit_summary, parity_figure, peak_memory_mb, png, write_report
+from mlff.quality.description import description
+from mlff.quality.reliability import reliability_texts
+from mlff.quality.report import error_bars_text, fit_summary, parity_figure, peak_memory_mb, png, write_report
 
 units = {"forces": "eV/Å", "stress": "eV/Å³"}
 
@@ -32,6 +35,32 @@ def test_report(tmp_path, water_model, water, evaluation):
     assert "(1 2)" in page
     assert "parity.png" in page
     assert (tmp_path / "report" / "parity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_of_error_bars(tmp_path, water):
+    """Their calibration, how they fare on test frames by bins of their size, and a picture; `mlff show` names both."""
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0))
+    force_field = mlff.fit(kernel, water[:30], noise=1e-2, posterior=True)
+    bars, evaluation = mlff.reliability(force_field, water[40:]), mlff.evaluate(force_field, water[40:])
+    written = write_report(tmp_path, force_field, evaluation, [], bars)
+    assert {path.name for path in written} == {"report.md", "report.json", "parity.png", "error_bars.png"}
+    found = json.loads((tmp_path / "report.json").read_text())["error_bars"]
+    assert found == bars.summary()
+    page = (tmp_path / "report.md").read_text()
+    assert error_bars_text(force_field.record) in page
+    assert str(bars).split("; ")[0] in page
+    assert page.count("\n| forces | ") == len(found["forces"]["bins"])
+    assert "](error_bars.png)" in page
+    write_report(tmp_path / "untested", force_field, None, [])
+    page = (tmp_path / "untested" / "report.md").read_text()
+    assert error_bars_text(force_field.record) in page
+    assert "error_bars.png" not in page
+    tested = force_field.replace(
+        record={**force_field.record, "test": {**evaluation.summary(), "source": "others", "error_bars": found}}
+    )
+    assert f"  {reliability_texts(found)[0]}" in description(tested)
+    of_a_sum = description(mlff.ForceField.of(lambda positions: 0.0 * positions.sum()) + force_field)
+    assert f"  {error_bars_text(force_field.record)}" in of_a_sum
 
 
 def test_report_without_test_frames(tmp_path, water_model):

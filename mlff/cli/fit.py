@@ -228,7 +228,7 @@ def fit(
             progress("self-check", 0.0)
             checks = _checks(fitted, everything)
             try:
-                written += write_report(report, fitted, evaluation, checks)
+                written += write_report(report, fitted, evaluation, checks, bars)
             except OSError as error:
                 rest = f"{error.strerror}; the model is written, {target}, and mlff test {target} tests it anew"
                 raise OSError(error.errno, rest, error.filename) from error
@@ -294,7 +294,7 @@ def _tested(force_field, held):
         from mlff.quality.reliability import reliability
 
         bars = reliability(force_field, held)
-    test = {"source": held.source, **evaluation.summary()}
+    test = {"source": held.source, **evaluation.summary(), **({} if bars is None else {"error_bars": bars.summary()})}
     return force_field.replace(record={**force_field.record, "test": test}), evaluation, bars
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from mlff.potentials.errors import error_text
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import frames_learnt
+from mlff.quality.reliability import reliability_texts
 from mlff.quality.report import (
     amplitude_text,
     compressed_text,
@@ -61,12 +62,11 @@ def description(force_field: ForceField) -> list[str]:
             f"length scale {scale_text(kernel)}, amplitude {amplitude_text(kernel)} eV², noise {noise_text(record)}"
         )
     lines += _made(record)
-    if "error_bars" in record:
-        lines.append(error_bars_text(record))
     if training := record.get("training"):
         lines.append(f"training: {error_text(training)}")
     if test := record.get("test"):
         lines.append(f"test on {test['n_test']} frames of {test['source']}: {error_text(test)}")
+        lines += [f"  {line}" for line in reliability_texts(test.get("error_bars", {}))]
     elif frames_learnt(record) is not None:
         lines.append("test: none; mlff test makes one")
     symmetry = _symmetry(force_field)
@@ -97,7 +97,8 @@ def _made(record: Mapping) -> list[str]:
         "compressed": ("compressed to", compressed_text),
         "distilled": ("distilled from", distilled_text),
     }
-    return [f"{said} {text(record)}" for name, (said, text) in ways.items() if name in record]
+    lines = [f"{said} {text(record)}" for name, (said, text) in ways.items() if name in record]
+    return [*lines, error_bars_text(record)] if "error_bars" in record else lines
 
 
 def _symmetry(force_field: ForceField) -> dict[str, Any]:

@@ -14,8 +14,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from scipy.special import erf
 from scipy.stats import spearmanr
 
 from mlff.data.dataset import Dataset
@@ -47,6 +49,12 @@ class ErrorBars:
         stds, errors = self.flat
         count = max(1, min(BINS, len(stds) // LEAST))
         return [_with_std(stds[chosen], errors[chosen]) for chosen in np.array_split(np.argsort(stds), count)]
+
+    def shares_within(self, multiples: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        """Shares of the errors within multiples of their standard deviations; erf(q/√2) of q are expected."""
+        stds, errors = self.flat
+        ratios = np.sort(np.abs(errors) / np.maximum(stds, SMALLEST))
+        return np.searchsorted(ratios, multiples, side="left") / len(ratios)
 
     def summary(self) -> dict:
         """The numbers, for JSON."""
@@ -158,28 +166,43 @@ def calibrated(
 
 
 def reliability_figure(found: Reliability) -> Figure:
-    """Errors against standard deviations, with what they should be: a panel for each kind of label."""
-    figure = Figure(figsize=(4.2 * len(found.kinds), 3.9), layout="constrained")
-    for axes, (name, bars) in zip(
-        np.atleast_1d(figure.subplots(1, len(found.kinds))), found.kinds.items(), strict=True
+    """Errors against standard deviations, and shares of errors within multiples of them, with what both should be: a column for
+    each kind of label."""
+    figure = Figure(figsize=(4.2 * len(found.kinds), 7.6), layout="constrained")
+    for (above, below), (name, bars) in zip(
+        figure.subplots(2, len(found.kinds), squeeze=False).T, found.kinds.items(), strict=True
     ):
-        stds, errors = (SHOWN * array for array in bars.flat)
-        drawn = np.random.default_rng(0).permutation(len(stds))[:5000]
-        axes.loglog(stds[drawn], np.abs(errors[drawn]), ".", color="0.75", markersize=2, rasterized=True)
-        table = bars.bins()
-        middle, rmse = (SHOWN * np.array([found[key] for found in table]) for key in ("std", "rmse"))
-        ends = np.array([stds[stds > 0].min(), stds.max()])
-        axes.loglog(ends, ends, "-", color="0.2", linewidth=1, label="as predicted")
-        axes.loglog(ends, 2 * ends, ":", color="0.2", linewidth=1, label="twice that")
-        axes.loglog(middle, rmse, "o-", color="C0", label="RMSE by bins")
-        low = np.quantile(np.abs(errors[errors != 0]), 0.01)
-        axes.set_ylim(low, 2 * np.abs(errors).max())
-        unit = f"m{OPERATORS[name].unit}"
-        within = bars.summary()
-        axes.set(
-            xlabel=f"σ of {name}, {unit}", ylabel=f"|error|, {unit}",
-            title=f"{name}: {100 * within['within_one']:.0f} % within σ, {100 * within['within_two']:.0f} % within 2σ",
-        )  # fmt: skip
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.legend(frameon=False, fontsize=8)
+        _draw_sizes(above, name, bars)
+        _draw_shares(below, name, bars)
     return figure
+
+
+def _draw_sizes(axes, name: str, bars: ErrorBars) -> None:
+    stds, errors = (SHOWN * array for array in bars.flat)
+    drawn = np.random.default_rng(0).permutation(len(stds))[:5000]
+    axes.loglog(stds[drawn], np.abs(errors[drawn]), ".", color="0.75", markersize=2, rasterized=True)
+    middle, rmse = (SHOWN * np.array([found[key] for found in bars.bins()]) for key in ("std", "rmse"))
+    ends = np.array([stds[stds > 0].min(), stds.max()])
+    axes.loglog(ends, ends, "-", color="0.2", linewidth=1, label="as predicted")
+    axes.loglog(ends, 2 * ends, ":", color="0.2", linewidth=1, label="twice that")
+    axes.loglog(middle, rmse, "o-", color="C0", label="RMSE by bins")
+    axes.set_ylim(np.quantile(np.abs(errors[errors != 0]), 0.01), 2 * np.abs(errors).max())
+    unit = f"m{OPERATORS[name].unit}"
+    within = bars.summary()
+    axes.set(
+        xlabel=f"σ of {name}, {unit}", ylabel=f"|error|, {unit}",
+        title=f"{name}: {100 * within['within_one']:.0f} % within σ, {100 * within['within_two']:.0f} % within 2σ",
+    )  # fmt: skip
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_shares(axes, name: str, bars: ErrorBars) -> None:
+    multiples = np.linspace(0.0, 3.0, 61)
+    axes.plot([0, 1], [0, 1], "-", color="0.2", linewidth=1, label="as expected")
+    axes.plot(erf(multiples / np.sqrt(2.0)), bars.shares_within(multiples), "-", color="C0", label="found")
+    for multiple, text in ((1.0, "σ"), (2.0, "2σ")):
+        axes.axvline(erf(multiple / np.sqrt(2.0)), color="0.85", linewidth=1, zorder=0)
+        axes.annotate(text, (erf(multiple / np.sqrt(2.0)), 0.02), color="0.4", fontsize=8, ha="right")
+    axes.set(xlabel="share expected within a multiple of σ", ylabel=f"share of errors of {name}", aspect="equal")
+    axes.legend(frameon=False, fontsize=8)

@@ -19,16 +19,18 @@ from mlff.potentials.force_field import ForceField
 from mlff.potentials.model_files import plain
 from mlff.potentials.record import frames_learnt
 from mlff.potentials.sums import terms_of
+from mlff.quality.reliability import Reliability, reliability_figure, reliability_texts
 from mlff.quality.self_check import Check
 from mlff.units import GPA, formula, symbols
 
 INK, ACCENT, GUIDE = "#1f2933", "#2468a2", "#9aa5b1"
 MAX_POINTS = 20_000  # in a scatter plot
-PICTURE = "parity.png"
+PICTURE, BARS = "parity.png", "error_bars.png"
 FILES = {
     "report.md": b"# Force field of ",
     "report.json": b'"peak_memory_mb": ',
     PICTURE: PNG,
+    BARS: PNG,
 }  # with what they are known by
 
 
@@ -163,10 +165,16 @@ def png(figure: Figure) -> bytes:
 
 
 def write_report(
-    folder, force_field: ForceField, evaluation: Evaluation | None, checks: list[Check]
+    folder,
+    force_field: ForceField,
+    evaluation: Evaluation | None,
+    checks: list[Check],
+    bars: Reliability | None = None,
 ) -> list[pathlib.Path]:
-    """Write report.md, report.json and, where there are test frames, parity.png into a folder.
+    """Write report.md, report.json and, where there are test frames, parity.png and error_bars.png into a folder.
 
+    Arguments:
+        bars: error bars of a force field that has some, on the test frames.
     Returns:
         the files written.
     """
@@ -176,6 +184,7 @@ def write_report(
     group = last.permutations
     summary = {
         **fit_summary(force_field, evaluation),
+        **({} if bars is None else {"error_bars": bars.summary()}),
         "symmetry": group.certificate() if group is not None else {"order": 1, "generators": []},
         "self_check": [
             {
@@ -193,6 +202,8 @@ def write_report(
     if evaluation is not None and evaluation.values:
         figure = parity_figure(evaluation, f"{made_of(force_field)}, {evaluation.n_test} test frames")
         contents[PICTURE] = png(figure)
+    if bars is not None:
+        contents[BARS] = png(reliability_figure(bars))
     contents["report.md"] = _page(force_field, evaluation, summary).encode()
     for name, content in contents.items():
         write_whole(folder / name, content)
@@ -207,6 +218,8 @@ def _page(force_field: ForceField, evaluation: Evaluation | None, summary: dict)
         below = ", ".join(term.label for term in terms_of(force_field.model)[:-1])
         parts.append(f"A correction to {below}; errors are those of the sum.\n")
     parts.append(_errors(summary["training"], evaluation))
+    if "error_bars" in record or "error_bars" in summary:
+        parts.append(_error_bars(record, summary.get("error_bars")))
     parts.append(f"## Permutations of identical atoms\n\nOrder {summary['symmetry']['order']}, atoms counted from 0.\n")
     if generators := summary["symmetry"]["generators"]:
         rows = [
@@ -274,12 +287,15 @@ def error_bars_text(record: dict) -> str:
     factor, looked_at = found["factor"], found.get("forces") or found.get("energy")
     size = f"{factor:.3g} times" if factor >= 1.0 else f"1/{1.0 / factor:.3g} of"
     where = found.get("source") or "frames left out"
+    within = (
+        f"{100 * looked_at['within_one']:.0f} % of errors within σ, {100 * looked_at['within_two']:.0f} % within 2σ"
+    )
     said = (
         "" if factor < MISSPECIFIED else ": the kernel alone would be far too sure, as it is smoother than the energy"
     )
     return (
         f"error bars: {size} the posterior's own, by {where} (RMSE there {1e3 * looked_at['rmse']:.3g} "
-        f"meV{'/Å' if 'forces' in found else ''}){said}"
+        f"meV{'/Å' if 'forces' in found else ''}, {within}){said}"
     )
 
 
@@ -363,6 +379,21 @@ def _errors(training: dict | None, evaluation: Evaluation | None) -> str:
         elements = [(symbol, short(1e3 * error)) for symbol, error in evaluation.forces_mae_by_element.items()]
         if elements:
             parts.append("## Force errors by element\n\n" + _table(("element", "MAE (meV/Å)"), elements))
+    return "\n".join(parts)
+
+
+def _error_bars(record: dict, found: dict | None) -> str:
+    """The part of the page about error bars: how they were calibrated, how they fare on test frames, by bins of their size."""
+    said = [error_bars_text(record)] if "error_bars" in record else []
+    parts = ["## Error bars\n", *(f"- {line}" for line in [*said, *reliability_texts(found or {})]), ""]
+    head = ("of", "σ by bins", "RMSE", "within σ", "within 2σ")
+    rows = [
+        (name, *(f"{1e3 * bin[key]:.3g} m{OPERATORS[name].unit}" for key in ("std", "rmse")),
+         *(f"{100 * bin[key]:.0f} %" for key in ("within_one", "within_two")))
+        for name, of_kind in (found or {}).items() for bin in of_kind["bins"]
+    ]  # fmt: skip
+    if rows:
+        parts += [_table(head, rows), f"![Errors against their standard deviations]({BARS})\n"]
     return "\n".join(parts)
 
 
