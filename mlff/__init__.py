@@ -72,6 +72,7 @@ _PUBLIC = {
     "geometry_error_bars": "properties.error_bars",
     "energy_differences": "properties.error_bars",
     "elastic_constants_error_bars": "properties.error_bars",
+    "phonon_error_bars": "properties.phonon_error_bars",
     "elastic_constants": "properties.elasticity",
     "phonon_force_constants": "properties.phonons",
     "phonopy_of": "properties.phonons",

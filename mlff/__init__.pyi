@@ -41,6 +41,7 @@ from mlff.properties.error_bars import frequency_error_bars as frequency_error_b
 from mlff.properties.error_bars import geometry_error_bars as geometry_error_bars
 from mlff.properties.error_bars import zero_point_energy as zero_point_energy
 from mlff.properties.lowest_modes import lowest_modes as lowest_modes
+from mlff.properties.phonon_error_bars import phonon_error_bars as phonon_error_bars
 from mlff.properties.phonons import phonon_force_constants as phonon_force_constants
 from mlff.properties.phonons import phonopy_of as phonopy_of
 from mlff.properties.relaxation import relax as relax

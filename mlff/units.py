@@ -11,6 +11,7 @@ from ase.data import chemical_symbols, covalent_radii
 KB = ase.units.kB  # eV/K
 FEMTOSECOND = ase.units.fs  # in ASE's unit of time
 INVERSE_CM = ase.units.invcm  # eV
+TERAHERTZ = 1e12 * ase.units._hplanck / ase.units._e  # eV
 HEAVIEST = len(chemical_symbols) - 1  # atomic number
 GPA = ase.units.GPa  # eV/Å³
 COVALENT_RADII = np.asarray(covalent_radii)  # Å, by atomic number

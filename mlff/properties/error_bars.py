@@ -83,7 +83,7 @@ def frequency_error_bars(atoms: Atoms) -> Estimate:
     Raises:
         ValueError: not relaxed, constraints, no posterior, or a kernel without third derivatives.
     """
-    force_field, where, modes, curvatures = _stationary(atoms, "frequency_error_bars")
+    force_field, where, modes, curvatures = stationary_modes(atoms, "frequency_error_bars")
     root = np.sqrt(np.repeat(atoms.get_masses(), 3))
     internal = motions(atoms).internal / root
     values, vectors = np.linalg.eigh(internal @ force_field.hessian(**where) @ internal.T)
@@ -121,7 +121,7 @@ def geometry_error_bars(atoms: Atoms) -> Float[np.ndarray, "n 3"]:
 
     Arguments, errors: as `frequency_error_bars`.
     """
-    force_field, where, modes, curvatures = _stationary(atoms, "geometry_error_bars")
+    force_field, where, modes, curvatures = stationary_modes(atoms, "geometry_error_bars")
     inverse = (modes / curvatures) @ modes.T
     covariance = inverse @ force_field.covariance(FORCES, **where) @ inverse
     return np.sqrt(np.maximum(np.diagonal(covariance), 0.0)).reshape(atoms.positions.shape)
@@ -169,13 +169,15 @@ def elastic_constants_error_bars(atoms: Atoms) -> Estimate:
     Arguments, errors: as `elastic_constants`, and no posterior.
     """
     values = elastic_constants(atoms)
-    force_field, where, modes, curvatures = _stationary(atoms, "elastic_constants_error_bars")
+    force_field, where, modes, curvatures = stationary_modes(atoms, "elastic_constants_error_bars")
     _, mixed = force_field.strain_derivatives(**where)
     shape = atoms.positions.shape
     moves = -(mixed.reshape(6, -1) @ modes / curvatures @ modes.T).reshape(6, *shape)
     strains, moves = np.asarray(STRAINS)[PAIRS], moves[PAIRS]
-    cubic = force_field.apply(_CUBIC, **where, arguments=(strains, moves, modes.T.reshape(-1, *shape)))
-    slopes = (cubic / curvatures @ modes.T).reshape(len(PAIRS), *shape)
+    slopes = np.zeros((len(PAIRS), *shape))
+    if len(curvatures):  # of one atom a cell nothing moves
+        cubic = force_field.apply(_CUBIC, **where, arguments=(strains, moves, modes.T.reshape(-1, *shape)))
+        slopes = (cubic / curvatures @ modes.T).reshape(len(PAIRS), *shape)
     covariance = (
         force_field.covariance(_STRAINED, **where, arguments=(strains, moves, slopes)) / atoms.get_volume() ** 2
     )
@@ -216,7 +218,7 @@ _STRAINED = Operator("elastic_constants", _strained_curvatures, "eV", ("strains"
 _CUBIC = Operator("cubic_elastic_constants", _cubic_constants, "eV/Å", ("strains", "moves", "modes"), strain=True)
 
 
-def _stationary(atoms: Atoms, what: str) -> tuple[ForceField, dict, np.ndarray, np.ndarray]:
+def stationary_modes(atoms: Atoms, what: str) -> tuple[ForceField, dict, np.ndarray, np.ndarray]:
     """Force field and geometry, and the internal modes of the Hessian with their curvatures, flat ones left out."""
     force_field, where = located(atoms, what)
     if atoms.constraints:
@@ -224,5 +226,5 @@ def _stationary(atoms: Atoms, what: str) -> tuple[ForceField, dict, np.ndarray, 
     require_relaxed(atoms, what)
     basis = internal_directions(atoms)
     values, vectors = np.linalg.eigh(basis.T @ force_field.hessian(**where) @ basis)
-    kept = np.abs(values) > FLAT * np.abs(values).max()
+    kept = np.abs(values) > FLAT * np.abs(values).max(initial=0.0)
     return force_field, where, (basis @ vectors)[:, kept], values[kept]

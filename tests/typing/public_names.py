@@ -167,5 +167,6 @@ def learnt(calculator, folder: pathlib.Path) -> mlff.ForceField:
     print(mlff.influence(more, molecule("H2O").positions, "energy", most=3).frames)
     saddle: mlff.Stationary = mlff.find_saddle(molecule("H2O"), calculator, mode=np.zeros((3, 3)))
     print(mlff.elastic_constants_error_bars(saddle.atoms).std)
+    print(mlff.phonon_error_bars(saddle.atoms, [2, 2, 2], np.zeros((1, 3))).std)
     minimum: mlff.Stationary = mlff.find_minimum(saddle.atoms, calculator, fmax=0.001)
     return minimum.force_field
