@@ -18,7 +18,7 @@ from test_cli import called
 
 import mlff
 from descriptors import inverse_distances, powered_distances
-from mlff.regression import checkpoint, exact, iterative, kernel_blocks, pilot
+from mlff.regression import checkpoint, exact, iterative, kernel_blocks, pilot, sizes
 from mlff.regression.checkpoint import NOWHERE, Checkpoint, fingerprint
 from mlff.regression.linalg.tiles import SymmetricTiles
 
@@ -277,7 +277,7 @@ def test_fits_that_end_in_an_error_leave_nothing(water, folder, monkeypatch):
         mlff.fit(KERNEL, twice, noise=0.0, checkpoint=folder)
     assert not folder.exists()
     monkeypatch.setattr(iterative, "MOST", 3)
-    monkeypatch.setattr("mlff.regression.plan.MOST", 10**9)
+    monkeypatch.setattr(sizes, "MOST", 10**9)
     with pytest.raises(ValueError, match="conjugate gradients: after 3 iterations"):
         mlff.fit(KERNEL, water[:20], noise=1e-5, method="iterative", checkpoint=folder)
     assert not folder.exists()

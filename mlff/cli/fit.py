@@ -195,7 +195,7 @@ def fit(
             require_disjoint(fingerprints_of(below.record), held)
         stated = {
             "labels": fitted_to, "seed": seed or 0, "inducing": points, "group_noise": factors, "baseline": below,
-            "posterior": error_bars, "method": method, "memory": memory, "devices": devices, "selection": selection,
+            "posterior": error_bars, "method": method, "memory": memory, "devices": devices, "selection": selection and selection.value,
         }  # fmt: skip
         if dry_run:
             progress("plan", 0.0)
