@@ -153,7 +153,8 @@ class LinearSystem:
 
     def _summed(self, i: int, j: int, of_terms: list[np.ndarray]) -> np.ndarray:
         total = of_terms[0]
-        total *= self.shares[0]
+        if self.shares[0] != 1.0:  # of one term without amplitude
+            total *= self.shares[0]
         for share, tile in zip(self.shares[1:], of_terms[1:], strict=True):
             total += share * tile
         if i == j:
