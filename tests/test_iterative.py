@@ -369,8 +369,10 @@ def test_from_an_earlier_fit(water, monkeypatch):
 
 def test_what_nothing_begins_from(water, water_model):
     kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=3.0))
-    with pytest.raises(ValueError, match="start: holds no weights; an iterative fit"):
+    with pytest.raises(ValueError, match=r"start=.* holds no weights; a force field that this process made"):
         mlff.fit(kernel, water[:5], start=water_model)
     begun = mlff.fit(kernel, water[:5], method="iterative", noise=1e-2)
+    with pytest.raises(ValueError, match="start: a sparse fit iterates nothing"):
+        mlff.fit(kernel, water[:5], start=begun, inducing=3)
     with pytest.raises(ValueError, match="start: method='exact' begins from nothing"):
         mlff.fit(kernel, water[:5], start=begun, method="exact")

@@ -163,6 +163,9 @@ def fit(
     settings, factors = parse_settings(setting), parse_factors(group_noise)
     if recipe is not None and descriptor is not None:
         raise ValueError(f"--recipe {recipe} and --descriptor {descriptor}: two models are named; give one of them")
+    if coordinator is not None and (inducing is not None or error_bars):  # before others are waited for
+        option = "--error-bars" if error_bars else f"--inducing {inducing}"
+        raise ValueError(f"{option}: is a matter of one host; leave --coordinator or {option} out")
     devices, which = joined(devices, coordinator, process, processes)
     target = None if dry_run else out or _default_target(data)
     outputs = {"--out": target, "--report": [] if report is None else [report / name for name in FILES]}

@@ -47,6 +47,7 @@ def joined(devices: str | None, coordinator: str | None, process: int | None, pr
         raise ValueError(f"--coordinator {coordinator}: must be HOST:PORT, of the process with --process 0")
     import jax
 
+    typer.echo(f"process {process}: waiting for {processes} processes at {coordinator}", err=True)
     try:
         jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=LONG)
     except RuntimeError as error:

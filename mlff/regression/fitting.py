@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 
 from mlff.arguments import checked_seed
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 UNSEEN_TOLERANCE = 1e-4  # share of the squared forces; a residual net force of a rough reference is smaller
 LOOKED_AT = 100  # frames left out whose errors tell how large error bars are
 FEW = 10  # frames, fewer than tell how large error bars should be
+TUNED_APART = 1e-3  # by how much numbers that several processes tuned may differ
 SHORTENED = 4  # steps of the search that the final fit may go below the shortest length scale tried
 
 
@@ -111,8 +113,8 @@ def fit(
         devices: JAX devices that share matrix, products and factorisation: "all", how many, or the devices themselves. In
             processes that `jax.distributed` joined each calls this with "all" and the same arguments, and each gets the model.
             Without it GPUs, where JAX sees some, for large exact fits that their memory holds.
-        start: an iterative fit of this process to some of the frames, from whose weights the iterations begin: of the same model
-            to the same accuracy, sooner. The kernel should have its length scale, `start.kernel`.
+        start: an iterative fit of this process to some of the frames, from whose weights the iterations begin: they end as they would
+            have, sooner where kernel and labels are those of the earlier fit (`start.kernel`), no sooner where they are others.
     Returns:
         the force field; its `record` tells units, labels, noise, length scales tried, indices, hash and versions.
     Raises:
@@ -126,9 +128,9 @@ def fit(
     request = dataclasses.replace(request, selection=require_selection(selection, request.kernel, inducing))
     noise_stated = noise is not None or tuned is not None
     if start is not None:
-        start, method = _started(start, method), "iterative"
+        start, method = _started(start, method, inducing), "iterative"
     devices = Devices.of(devices) or accelerators(request, inducing, method, posterior)
-    request = _agreed(request, devices)
+    request = _agreed(request, devices, (data.hash(), inducing, method, posterior))
     about = "" if checkpoint is None else _about(request, seed, inducing, method, posterior, str(devices), start)
     with begun(checkpoint, about) as kept:
         planned = plan_fit(request, inducing, method, memory, posterior, seed, False, kept, devices)
@@ -173,14 +175,19 @@ def fit(
         return fitted
 
 
-def _started(start: ForceField, method: str | None) -> LabelWeights:
+def _started(start: ForceField, method: str | None, inducing) -> LabelWeights:
     """The weights that an iterative fit begins from.
 
     Raises:
         ValueError: there are none, or another method is asked for.
     """
     if not isinstance(start, ForceField) or start.weights is None:
-        raise ValueError("start: holds no weights; an iterative fit that this process made does (files do not)")
+        raise ValueError(
+            f"start={start!r:.60} holds no weights; a force field that this process made by method='iterative' does, one that was read "
+            "does not"
+        )
+    if inducing is not None:
+        raise ValueError("start: a sparse fit iterates nothing; leave start or inducing out")
     if method not in (None, "iterative"):
         raise ValueError(f"start: method={method!r} begins from nothing; leave start out, or take method='iterative'")
     return start.weights
@@ -264,17 +271,25 @@ def _hyperparameters(
     search = search_lengthscale(
         request.kernel, request.frames, request.levels, seed, atoms, progress, planned.searched, kept
     )
-    return _agreed(search, devices)
-
-
-def _agreed(asked, devices: Devices | None):
-    """A request or a search with the numbers that the first of several processes has."""
     if devices is None or devices.processes == 1:
-        return asked
-    kernel = devices.agreed_numbers(asked.kernel)
-    if isinstance(asked, Search):
-        return dataclasses.replace(asked, kernel=kernel)
-    return dataclasses.replace(asked, kernel=kernel, noise=devices.agreed(dict(asked.noise)))
+        return search
+    return dataclasses.replace(search, kernel=devices.agreed_numbers(search.kernel))
+
+
+def _agreed(request: Request, devices: Devices | None, stated: tuple) -> Request:
+    """A request with the numbers of the first of several processes, of which all were asked for the same.
+
+    What processes tuned apart may differ by rounding, but not what they were given.
+
+    Raises:
+        ValueError: in all of them, where they were not.
+    """
+    if devices is None or devices.processes == 1:
+        return request
+    structure = jax.tree.map(np.shape, request.kernel)
+    devices.require_same(fingerprint(structure, request.labels, sorted(request.noise), stated))
+    kernel, noise = devices.agreed_numbers((request.kernel, dict(request.noise)), TUNED_APART)
+    return dataclasses.replace(request, kernel=kernel, noise=noise)
 
 
 def _solve_or_shorten(

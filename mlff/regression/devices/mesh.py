@@ -139,11 +139,38 @@ class Devices:
         padded[: min(length, len(text))] = text[:length]
         return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes().decode())
 
-    def agreed_numbers(self, tree):
-        """A tree of arrays and numbers with the real ones of the first process."""
+    def require_same(self, digest: str) -> None:
+        """Refuse, in all processes, what is not the same in all: each would compute with its own.
+
+        Raises:
+            ValueError: it is not.
+        """
+        self._require(self.agreed(digest) == digest)
+
+    def _require(self, same: bool) -> None:
+        if not self.all_have(same):
+            raise ValueError(
+                "devices: the processes were not asked for the same; each must be given the same frames, model and options, and differ in "
+                "the number of the process alone"
+            )
+
+    def agreed_numbers(self, tree, tolerance: float = np.inf):
+        """A tree of arrays and numbers with the real ones of the first process.
+
+        Arguments:
+            tolerance: by how much of them others may differ.
+        Raises:
+            ValueError: in all processes, where one's differ by more.
+        """
         leaves, structure = jax.tree.flatten(tree)
         real = [i for i, leaf in enumerate(leaves) if np.issubdtype(np.result_type(leaf), np.floating)]
         told = self.agreed([np.asarray(leaves[i]).tolist() for i in real])
+        near = len(told) == len(real) and all(
+            np.shape(leaves[i]) == np.shape(value)
+            and np.all(np.abs(leaves[i] - np.asarray(value)) <= tolerance * np.abs(value))
+            for i, value in zip(real, told, strict=True)
+        )
+        self._require(near or tolerance == np.inf)
         for i, value in zip(real, told, strict=True):
             leaves[i] = np.asarray(value) if np.ndim(leaves[i]) else float(value)
         return jax.tree.unflatten(structure, leaves)
