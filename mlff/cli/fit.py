@@ -210,8 +210,9 @@ def fit(
         with Checkpoint(kept).until_done() as checkpoint, Checkpoint(tuning).until_done() as searched:
             if tune:
                 model = tune_model(
-                    model, everything, fitted_to, levels, seed or 0, progress, None, factors, below,
-                    (objective or Objective.left_out).value, tuple(tune_argument or ()), searched,
+                    model, everything, fitted_to, levels, seed or 0, progress,
+                    group_noise=factors, baseline=below, objective=(objective or Objective.left_out).value,
+                    arguments=tuple(tune_argument or ()), checkpoint=searched,
                 )  # fmt: skip
                 levels = None
             fitted = fit_model(model, everything, noise=levels, progress=progress, checkpoint=checkpoint, **stated)

@@ -111,6 +111,7 @@ def require_memory(rows: int) -> None:
 
 
 def indefinite(system: LinearSystem, row: int) -> IndefiniteMatrix:
+    """The error of a matrix whose factorisation broke down at a row, with the frame and what to do."""
     scales = ", ".join(f"{np.min(radial.lengthscale):.4g}" for radial in system.kernel.radials)
     return IndefiniteMatrix(
         f"the kernel matrix is not positive definite at training frame {system.frame_of(row)} of "

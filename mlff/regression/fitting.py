@@ -130,7 +130,7 @@ def fit(
     if start is not None:
         start, method = _started(start, method, inducing), "iterative"
     devices = Devices.of(devices) or accelerators(request, inducing, method, posterior)
-    request = _agreed(request, devices, (data.hash(), inducing, method, posterior))
+    request = _agreed(request, devices, data, (inducing, method, posterior))
     about = "" if checkpoint is None else _about(request, seed, inducing, method, posterior, str(devices), start)
     with begun(checkpoint, about) as kept:
         planned = plan_fit(request, inducing, method, memory, posterior, seed, False, kept, devices)
@@ -276,7 +276,7 @@ def _hyperparameters(
     return dataclasses.replace(search, kernel=devices.agreed_numbers(search.kernel))
 
 
-def _agreed(request: Request, devices: Devices | None, stated: tuple) -> Request:
+def _agreed(request: Request, devices: Devices | None, data: Dataset, stated: tuple) -> Request:
     """A request with the numbers of the first of several processes, of which all were asked for the same.
 
     What processes tuned apart may differ by rounding, but not what they were given.
@@ -287,7 +287,7 @@ def _agreed(request: Request, devices: Devices | None, stated: tuple) -> Request
     if devices is None or devices.processes == 1:
         return request
     structure = jax.tree.map(np.shape, request.kernel)
-    devices.require_same(fingerprint(structure, request.labels, sorted(request.noise), stated))
+    devices.require_same(fingerprint(structure, request.labels, sorted(request.noise), data.hash(), stated))
     kernel, noise = devices.agreed_numbers((request.kernel, dict(request.noise)), TUNED_APART)
     return dataclasses.replace(request, kernel=kernel, noise=noise)
 

@@ -18,7 +18,7 @@ from mlff.regression.iterative import ROUNDING
 from mlff.regression.kernel_blocks import kernel_between
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.requests import Request
-from mlff.regression.validation import START, data_scale, lacks_lengthscale, with_lengthscales
+from mlff.regression.validation import data_scales, with_lengthscales
 
 ROWS = 3000  # of the frames of a pilot at most
 FEWEST, COPIES = 300, 3  # rows, where memory is scarce; of tangents that are held at once
@@ -89,10 +89,7 @@ class Pilot:
     def of(cls, request: Request, seed: int = 0, room: float = math.inf) -> Pilot:
         """Of frames that are drawn, which take no more than some bytes."""
         frames = _drawn(request, seed, room)
-        kernel = request.kernel
-        if lacks_lengthscale(kernel):
-            scales = [START * data_scale(x, frames) if x.radial.lengthscale is None else 1.0 for x in kernel.leaves]
-            kernel = with_lengthscales(kernel, scales)
+        kernel = with_lengthscales(request.kernel, data_scales(request.kernel, frames))
         present = {op: level for op, level in request.levels.items() if op.name in frames.names}
         features = compute_features(kernel, frames, present)
         descriptors = _seconds(lambda: compute_features(kernel, frames, present), 1)

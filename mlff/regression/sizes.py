@@ -129,6 +129,7 @@ def exact_bytes(rows: int) -> int:
 
 
 def sparse_bytes(functionals: int, labels: int, groups: int = 0) -> int:
+    """Of the sums of a sparse fit of so many kinds of labels, and of groups whose noise is found apart."""
     # of the labels of groups also the sums of all folds, and those of half of the functionals
     sums = labels * (FOLDS + (FOLDS + 2) * groups)
     return 8 * functionals**2 * (MATRICES + sums) + CHUNK

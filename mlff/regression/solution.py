@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -93,10 +92,8 @@ def solve_system(
         checkpoint: keeps the columns of the factor that are done.
         shared: its rows on devices, whose factor knows no posterior.
     """
-    factorised = (
-        functools.partial(factorise, system) if shared is None else functools.partial(shared.factorised, system)
-    )
-    factor = factorised(progress, checkpoint)
+    factorised = factorise if shared is None else shared.factorised
+    factor = factorised(system, progress, checkpoint)
     weights = find_weights(system, factor)
     kept = Posterior(system, factor, weights) if posterior else None
     checkpoint.forget()

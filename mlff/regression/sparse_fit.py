@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlff.arguments import is_number
-from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.constants import constants_mixing, energies_left
@@ -22,17 +21,16 @@ from mlff.regression.sparse import FOLDS, SparseFactor, SparseSystem
 from mlff.regression.sparse_posterior import SparsePosterior
 from mlff.regression.validation import (
     FACTOR,
-    START,
     TIE,
     Search,
     Trial,
-    data_scale,
+    data_scales,
     downhill,
     lacks_lengthscale,
     search_lengthscale,
     with_lengthscales,
 )
-from mlff.regression.weights import errors_by_size, find_levels, folds_of, groups_apart, mean_error
+from mlff.regression.weights import drawn_frames, errors_by_size, find_levels, folds_of, groups_apart, mean_error
 
 LOOKED_AT = 20  # frames left out whose errors tell how large error bars are
 SEARCH_ENVIRONMENTS, SEARCH_POINTS = 2500, 1000  # with which a length scale is looked for
@@ -173,8 +171,8 @@ def sparse_lengthscale(
     if not _by_values(kernel, inducing):
         atoms = request.atomic_energies
         return search_lengthscale(kernel, request.frames, request.levels, seed, atoms, progress, checkpoint=checkpoint)
-    frames = _some(request.frames, seed)
-    starts = [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in kernel.leaves]
+    frames = drawn_frames(request.frames, seed, SEARCH_ENVIRONMENTS, 2 * FOLDS)
+    starts = data_scales(kernel, frames)
     first = next(s for s, leaf in zip(starts, kernel.leaves, strict=True) if leaf.radial.lengthscale is None)
     tried: dict[int, Trial] = {}
 
@@ -206,14 +204,6 @@ def _held_out(system: SparseSystem, request: Request, kernel: Kernel, stated: bo
     except IndefiniteMatrix:
         return np.inf
     return mean_error(errors)
-
-
-def _some(frames: LabelledFrames, seed: int) -> LabelledFrames:
-    """Frames that are drawn, with about as many environments as a search looks at."""
-    sizes = {int(i): len(batch.numbers) for batch in frames.batches for i in batch.index}
-    drawn = np.random.default_rng(seed).permutation(frames.index)
-    enough = np.cumsum([sizes[int(i)] for i in drawn]) <= SEARCH_ENVIRONMENTS
-    return frames.take(drawn[: max(2 * FOLDS, int(enough.sum()))])
 
 
 def _system(

@@ -7,14 +7,15 @@ import time
 
 import numpy as np
 
+from mlff.data.batches import LabelledFrames
 from mlff.regression.inducing import EnvironmentValues
 from mlff.regression.pilot import gemm_speed
 from mlff.regression.requests import Request
 from mlff.regression.sparse import FOLDS, SparseSystem
-from mlff.regression.validation import START, data_scale, lacks_lengthscale, with_lengthscales
-from mlff.regression.weights import SEARCHED, folds_of
+from mlff.regression.validation import data_scales, with_lengthscales
+from mlff.regression.weights import SEARCHED, drawn_frames, folds_of
 
-FRAMES, ENVIRONMENTS = 3, 200  # that a pilot looks at, at most
+ENVIRONMENTS, FEWEST, MOST = 200, 2, 3  # that a pilot looks at, about, and frames
 FEW, MORE = 20, 200  # functionals
 NOISES = 25  # that a search tries, each on all folds
 WHOLE = 4  # of these with all functionals
@@ -43,14 +44,8 @@ class SparsePilot:
     @classmethod
     def of(cls, request: Request, functionals: int, seed: int) -> SparsePilot:
         """Of some of the frames, which are drawn, compiled before they are timed."""
-        order = np.random.default_rng(seed).permutation(request.frames.index)
-        sizes = {int(i): len(batch.numbers) for batch in request.frames.batches for i in batch.index}
-        within = np.cumsum([sizes[int(i)] for i in order]) <= ENVIRONMENTS
-        frames = request.frames.take(order[: max(2, min(FRAMES, int(within.sum())))])
-        kernel = request.kernel
-        if lacks_lengthscale(kernel):
-            scales = [START * data_scale(x, frames) if x.radial.lengthscale is None else 1.0 for x in kernel.leaves]
-            kernel = with_lengthscales(kernel, scales)
+        frames = drawn_frames(request.frames, seed, ENVIRONMENTS, FEWEST, MOST)
+        kernel = with_lengthscales(request.kernel, data_scales(request.kernel, frames))
         folds, given, looked = folds_of(frames, seed), request.atomic_energies, []
         for count in (FEW, min(MORE, functionals)):
             for _ in range(2):  # the first compiles
@@ -62,7 +57,7 @@ class SparsePilot:
                 looked.append((len(chosen.whitening), (ended - between) / len(frames), ended - started))
         first, (few, least, second), _, (more, most, _) = looked
         slope = max(0.0, (most - least) / max(1, more - few))
-        size = float(np.mean(list(sizes.values()))) / np.mean([sizes[int(i)] for i in frames.index])
+        size = _mean_size(request.frames) / _mean_size(frames)
         return cls(
             max(0.0, first[2] - second),
             size * (between - started) / len(frames),
@@ -82,3 +77,8 @@ class SparsePilot:
 
         searched = FOLDS * (NOISES * solved(min(functionals, SEARCHED)) + WHOLE * solved(functionals))
         return looked + 2.0 * solved(functionals) + searched
+
+
+def _mean_size(frames: LabelledFrames) -> float:
+    """Atoms of a frame."""
+    return float(np.average([len(batch.numbers) for batch in frames.batches], weights=list(map(len, frames.batches))))

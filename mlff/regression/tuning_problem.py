@@ -31,7 +31,7 @@ from mlff.regression.linalg.tiles import SymmetricTiles
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.projected import projected
 from mlff.regression.requests import RELATIVE_NOISE, Request
-from mlff.regression.validation import START, data_scale, with_lengthscales
+from mlff.regression.validation import data_scales, with_lengthscales
 
 OBJECTIVES = ("left-out", "folds", "evidence")
 FOLDS = 5
@@ -74,8 +74,7 @@ class Problem:
         """Arguments: free: whether noise is tuned; the others as of `tune`."""
         kernel, places = named_arguments(request.kernel, arguments)
         request, frames = dataclasses.replace(request, kernel=kernel), request.frames
-        leaves = request.kernel.leaves
-        scales = [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in leaves]
+        scales = data_scales(request.kernel, frames)
         kernel = with_lengthscales(request.kernel, scales)
         features = compute_features(kernel, frames, request.levels, progress)
         limits = {place: _limit(kernel, place, features) for place in places}

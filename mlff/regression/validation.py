@@ -76,6 +76,11 @@ def data_scale(kernel: GlobalKernel | LocalKernel, frames: LabelledFrames) -> fl
     return _median_distance(kernel, np.concatenate(features), np.concatenate(channels))
 
 
+def data_scales(kernel: Kernel, frames: LabelledFrames) -> list[float]:
+    """The length scale of every leaf that the data suggest, to begin with; 1 where it has one."""
+    return [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in kernel.leaves]
+
+
 def _median_distance(kernel: GlobalKernel | LocalKernel, points: np.ndarray, species: np.ndarray) -> float:
     distances = [pdist(points[species == channel][:MAX_ENVIRONMENTS]) for channel in np.unique(species)]
     scale = float(np.median(np.concatenate(distances)))
@@ -295,7 +300,7 @@ def _begin(kernel: Kernel, frames: LabelledFrames, validate: Callable[[Kernel], 
         (term,) = validation.features.terms
         scale = _median_distance(leaves[0], np.concatenate(term.points), np.concatenate(term.channels))
         return [START * scale], validation
-    starts = [START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in leaves]
+    starts = data_scales(kernel, frames)
     return starts, validate(with_lengthscales(kernel, starts))
 
 

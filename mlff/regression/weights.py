@@ -52,6 +52,16 @@ def folds_of(frames: LabelledFrames, seed: int) -> dict[int, int]:
     return found
 
 
+def drawn_frames(
+    frames: LabelledFrames, seed: int, environments: int, least: int, most: int | None = None
+) -> LabelledFrames:
+    """Frames that are drawn, with about so many environments in all; no fewer frames than the least, and no more than the most."""
+    sizes = {int(i): len(batch.numbers) for batch in frames.batches for i in batch.index}
+    drawn = np.random.default_rng(seed).permutation(frames.index)
+    enough = np.cumsum([sizes[int(i)] for i in drawn]) <= environments
+    return frames.take(drawn[: max(least, int(enough.sum()))][:most])
+
+
 @dataclasses.dataclass(frozen=True)
 class Found:
     """Noise of every kind and amplitudes, with the errors of the labels left out that they were chosen by, and how many were

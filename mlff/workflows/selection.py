@@ -35,7 +35,7 @@ from mlff.regression.farthest import farthest_points
 from mlff.regression.features import Features, compute_features
 from mlff.regression.kernel_blocks import kernel_between
 from mlff.regression.recipes import default_recipe, recipe
-from mlff.regression.validation import START, data_scale, lacks_lengthscale, with_lengthscales
+from mlff.regression.validation import data_scales, with_lengthscales
 
 WAYS = ("variance", "farthest", "random")
 LOOKED_AT = 4  # combinations of the forces of a candidate
@@ -121,12 +121,7 @@ def _kernel(model: ForceField | Kernel | None, pool: Dataset) -> Kernel:
     frames = LabelledFrames.of(pool)
     numbers = [frame.numbers for frame in pool]
     kernel = kernel.completed(np.concatenate(numbers) if kernel.transferable else numbers[0])
-    if lacks_lengthscale(kernel):
-        scales = [
-            START * data_scale(leaf, frames) if leaf.radial.lengthscale is None else 1.0 for leaf in kernel.leaves
-        ]
-        kernel = with_lengthscales(kernel, scales)
-    return kernel
+    return with_lengthscales(kernel, data_scales(kernel, frames))
 
 
 def _asked(data: Dataset) -> LabelledFrames:

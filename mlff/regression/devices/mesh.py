@@ -154,25 +154,24 @@ class Devices:
                 "the number of the process alone"
             )
 
-    def agreed_numbers(self, tree, tolerance: float = np.inf):
+    def agreed_numbers(self, tree, tolerance: float | None = None):
         """A tree of arrays and numbers with the real ones of the first process.
 
         Arguments:
-            tolerance: by how much of them others may differ.
+            tolerance: by how much of them others may differ; None for any.
         Raises:
             ValueError: in all processes, where one's differ by more.
         """
         leaves, structure = jax.tree.flatten(tree)
         real = [i for i, leaf in enumerate(leaves) if np.issubdtype(np.result_type(leaf), np.floating)]
-        told = self.agreed([np.asarray(leaves[i]).tolist() for i in real])
-        near = len(told) == len(real) and all(
-            np.shape(leaves[i]) == np.shape(value)
-            and np.all(np.abs(leaves[i] - np.asarray(value)) <= tolerance * np.abs(value))
-            for i, value in zip(real, told, strict=True)
-        )
-        self._require(near or tolerance == np.inf)
+        own = [np.asarray(leaves[i]) for i in real]
+        told = [np.asarray(value) for value in self.agreed([array.tolist() for array in own])]
+        if tolerance is not None:
+            alike = [array.shape for array in own] == [array.shape for array in told]
+            near = alike and all(np.allclose(a, b, rtol=tolerance, atol=0.0) for a, b in zip(own, told, strict=True))
+            self._require(near)
         for i, value in zip(real, told, strict=True):
-            leaves[i] = np.asarray(value) if np.ndim(leaves[i]) else float(value)
+            leaves[i] = value if value.ndim else float(value)
         return jax.tree.unflatten(structure, leaves)
 
 

@@ -71,13 +71,13 @@ class SharedRows:
         shared = cls(devices, features, max(1, TILE_ROWS // rows), ())
         return dataclasses.replace(shared, sides=tuple(shared._sides(term) for term in features.terms))
 
-    @property
+    @functools.cached_property
     def places(self) -> Places:
         """Of the tiles."""
         count = -(-len(self.features.row_counts) // self.frames)
         return Places(self.devices.count, count, self.frames * int(self.features.row_counts.max()))
 
-    @property
+    @functools.cached_property
     def _places_of_rows(self) -> np.ndarray:
         """Where the rows of the system are among those of all tiles."""
         counts = self.features.row_counts
