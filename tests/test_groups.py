@@ -21,7 +21,7 @@ from mlff.regression.inducing import EnvironmentValues
 from mlff.regression.label_kinds import group_of, label_of
 from mlff.regression.linear_system import LinearSystem
 from mlff.regression.sparse import SparseSystem
-from mlff.regression.weights import by_labels, folds_of, groups_apart
+from mlff.regression.weights import by_labels, folds_of, groups_apart, mean_error
 
 KERNEL = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
 NOISE = {"energy": 1e-2, "forces": 3e-2}
@@ -243,6 +243,14 @@ def test_errors_of_groups_together_are_those_of_all(rough):
     expected = together.errors(NOISE, amplitude)
     assert by_labels(apart.errors(NOISE, amplitude), apart) == pytest.approx(expected, rel=1e-6)
     assert apart.merged({}).errors(NOISE, amplitude) == pytest.approx(expected, rel=1e-6)
+    # how good noise is, is told by the mean of logarithms: few labels that are known badly do not outweigh the others
+    errors, atoms = apart.errors(NOISE, amplitude), len(rough[0].numbers)
+    counts = {kind: {"fine": 10, "rough": 10, None: 1}[group_of(kind)] for kind in errors}
+    assert {kind: moments.count for kind, moments in apart.whole.items()} == {
+        kind: count * (3 * atoms if label_of(kind) == "forces" else 1) for kind, count in counts.items()
+    }
+    logs = [sum(counts[k] * np.log(errors[k]) for k in errors if label_of(k) == label) / 21 for label in NOISE]
+    assert mean_error(errors, apart) == pytest.approx(np.exp(np.mean(logs)), rel=1e-12)
 
 
 def test_groups_are_told_apart_where_there_are_enough_frames_and_memory(rough, monkeypatch):

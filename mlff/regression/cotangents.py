@@ -1,4 +1,5 @@
-"""From a cotangent of the kernel matrix back to features and tangents of frames, a few frames at a time, by reverse mode.
+"""From a cotangent of the kernel matrix back to features and tangents of frames, a few frames at a time, by reverse mode,
+as many such pairs side by side as there are processors.
 
 What is differentiated is the number ⟨G, K⟩ of several frames as rows and one as a column. Labels of the rows are first summed with
 G into as many functionals as the column has, U = GᵀT and w = Gᵀv; of all pairs of labels then only those of equal number are left,
@@ -13,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -26,6 +28,7 @@ from mlff.precision import double_precision
 from mlff.regression.features import Features
 from mlff.regression.gram import feature_slices
 from mlff.regression.terms import Term
+from mlff.threads import map_threads, processors
 
 FRAMES = 8  # that are rows, and columns one after the other, of one call
 
@@ -65,10 +68,14 @@ def feature_cotangents(term: Term, features: Features, cotangent: Float[np.ndarr
     found, ends = _nothing(term), np.concatenate([[0], features.ends])
     for channel in range(term.channel_count):
         groups, sides = _sides(term, features, channel)
-        for i, j in itertools.combinations_with_replacement(range(len(groups)), 2):
+
+        def pulled(pair: tuple[int, int], groups=groups, sides=sides):
+            i, j = pair
             weights = (1.0 + (i != j)) * _weights(cotangent, ends, groups[j], groups[i], sides[j], sides[i])
-            pulled = _pulled(term.kernel.radial, sides[j], sides[i], weights, term.rearranged, term.sizes)
-            for group, bar in zip((groups[j], groups[i]), pulled, strict=True):
+            return _pulled(term.kernel.radial, sides[j], sides[i], weights, term.rearranged, term.sizes)
+
+        for (i, j), bars in _of_pairs(pulled, itertools.combinations_with_replacement(range(len(groups)), 2)):
+            for group, bar in zip((groups[j], groups[i]), bars, strict=True):
                 _add(found, term, group, channel, *map(np.asarray, bar))
     return found
 
@@ -84,12 +91,23 @@ def feature_cotangents_of_few(
         groups, sides = _sides(term, features, channel)
         rows = [_summed(side, [ours[i] for i in group]) for side, group in zip(sides, groups, strict=True)]
         columns = [_summed(side, [theirs[i] for i in group]) for side, group in zip(sides, groups, strict=True)]
-        for i, j in itertools.product(range(len(groups)), repeat=2):
-            bars = _pulled(term.kernel.radial, rows[i], columns[j], None, term.rearranged, term.sizes)
+
+        def pulled(pair: tuple[int, int], rows=rows, columns=columns):
+            return _pulled(term.kernel.radial, rows[pair[0]], columns[pair[1]], None, term.rearranged, term.sizes)
+
+        for (i, j), bars in _of_pairs(pulled, itertools.product(range(len(groups)), repeat=2)):
             for group, sums, (points, tangents) in zip((groups[i], groups[j]), (ours, theirs), bars, strict=True):
                 whole = [2.0 * sums[frame] @ bar for frame, bar in zip(group, np.asarray(tangents), strict=False)]
                 _add(found, term, group, channel, 2.0 * np.asarray(points), whole)
     return found
+
+
+def _of_pairs(function: Callable, pairs: Iterable[tuple[int, int]]) -> Iterator:
+    """Every pair of groups of frames with what a function makes of it, in order; as many side by side as there are processors."""
+    pairs = list(pairs)
+    for start in range(0, len(pairs), processors()):
+        few = pairs[start : start + processors()]
+        yield from zip(few, map_threads(function, few), strict=True)
 
 
 def _nothing(term: Term) -> FeatureCotangents:

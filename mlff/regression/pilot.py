@@ -36,12 +36,14 @@ class Work:
         labels: how many numbers.
         tangents: how many numbers, of labels at environments in descriptor space.
         environments: of all frames.
+        compared: how many numbers, of environments that are compared with each other, images of molecules each by itself.
     """
 
     frames: int
     labels: int
     tangents: int
     environments: int
+    compared: int
 
     @classmethod
     def of(cls, kernel: Kernel, frames: LabelledFrames, names) -> Work:
@@ -49,14 +51,20 @@ class Work:
         labels = tangents = environments = 0
         parts = with_lengthscales(kernel, [1.0] * len(kernel.leaves)).parts
         sizes = [sum(block_sizes(part, frames.batches[0])) for part in parts]
+        of_channels = [np.zeros(part.channel_count) for part in kernel.parts]
         for batch in frames.batches:
             each = sum(batch.labels[name][0].size for name in names if name in batch.labels)
             labels += len(batch) * each
-            for part, size in zip(kernel.parts, sizes, strict=True):
-                of_frame = len(batch.numbers) if part.transferable else 1
-                environments += len(batch) * of_frame
-                tangents += len(batch) * each * of_frame * size
-        return cls(len(frames), labels, tangents, environments)
+            for part, size, counts in zip(kernel.parts, sizes, of_channels, strict=True):
+                seen = np.bincount(part.channels(batch.numbers), minlength=len(counts))
+                environments += len(batch) * int(seen.sum())
+                tangents += len(batch) * each * int(seen.sum()) * size
+                counts += len(batch) * seen
+        images = [1 if part.permutations_used is None else len(part.permutations_used) for part in kernel.parts]
+        compared = sum(
+            size * order * int(np.sum(counts**2)) for size, order, counts in zip(sizes, images, of_channels, strict=True)
+        )
+        return cls(len(frames), labels, tangents, environments, compared)
 
 
 @dataclasses.dataclass(frozen=True)

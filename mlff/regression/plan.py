@@ -4,8 +4,8 @@ Of n rows the exact solver takes 4n² bytes and n³/3 operations; conjugate grad
 and 2nm² operations, and as many products as what the preconditioner leaves asks for; a sparse model of m functionals takes
 8m² bytes a few times over. Large systems are solved by conjugate gradients where these come to an end soon; else by their factor
 where there is room for it; where there is room for neither, the sparse model of as many functionals as there is room for is
-taken. The choice depends on sizes and on what a pilot sees of the kernel, not on times, which differ from run to run: the same
-call gives the same model.
+taken. The choice depends on sizes, on operations that are counted and on what a pilot sees of the kernel, not on times, which differ
+from run to run: the same call gives the same model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mlff.regression.iterative import MOST
 from mlff.regression.pilot import Pilot, Work
 from mlff.regression.plans import Plan, Stage, text_of
 from mlff.regression.requests import Request
-from mlff.regression.sizes import LEAST_RANK, QUICK, Sizes, exact_bytes, sparse_bytes, tiles_bytes
+from mlff.regression.sizes import LEAST_RANK, Sizes, exact_bytes, sparse_bytes, tiles_bytes
 from mlff.regression.sparse_pilot import SparsePilot
 from mlff.regression.weights import groups_apart
 
@@ -133,7 +133,7 @@ def _planned(
         return _require_room(dataclasses.replace(iterative, reason="asked for"))
     # by what does not change from run to run, as times do: the same call should give the same model
     fits = exact.memory <= budget
-    quick = work.labels > CERTAIN and iterative.memory <= budget and sizes.iterations(iterative.rank) <= QUICK
+    quick = work.labels > CERTAIN and iterative.memory <= budget and sizes.sooner(iterative.rank)
     if quick or (not fits and iterative.memory <= budget and iterative.seconds < np.inf):
         return iterative
     if fits:

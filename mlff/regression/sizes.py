@@ -26,11 +26,11 @@ FACTORISED = 0.85  # of the speed of matrix products, that a factorisation reach
 TRIALS = 9  # of a length scale
 LEFT = 10.0  # of the labels' variance over the noise's, from which more pivots cost more than the iterations that they spare
 STEP = 1.1  # between the ranks that a preconditioner may have
-QUICK = 300  # iterations, with which a large system is solved sooner than by its factor
 FEWEST, MORE = 8, 14.0  # iterations are FEWEST + MORE √(what is left over the noise): measured, ethanol and toluene
 PASSES = (
     40  # how much slower than a product of matrices those of the preconditioner with a vector are: memory bounds them
 )
+COMPARED = 40.0  # multiply-adds, twice, for which the product of K with a vector takes as long, of every number that is compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,20 @@ class Sizes:
         ranks = [int(LEAST_RANK * STEP**k) for k in range(steps)]
         rank = next((m for m in ranks if self.pilot.left(m, n) <= LEFT), ranks[-1])
         stages = self._stages("iterate", fixed + 8 * n * rank + 16 * rank**2, self._seconds_at(rank))
-        quick = self.iterations(rank) <= QUICK
-        return self._plan("iterative", rank, stages, "sooner than by its factor" if quick else "no room for the factor")
+        sooner = self.sooner(rank)
+        return self._plan("iterative", rank, stages, "sooner than by its factor" if sooner else "no room for the factor")
+
+    def sooner(self, rank: int) -> bool:
+        """Whether conjugate gradients with a preconditioner of some rank end sooner than a factorisation: by operations that are
+        counted, not by times that were measured, so that the same call gives the same model.
+
+        Both assemble blocks of r² labels from what every pair of environments compares, all pairs in half or those with pivots.
+        """
+        n, work = self.rows, self.work
+        assembled = work.compared * (n / work.frames) ** 2
+        exact = assembled + n**3 / 3 / FACTORISED
+        each = PASSES * 4.0 * n * rank + COMPARED * work.compared
+        return bool(2.0 * rank / n * assembled + 2.0 * n * rank**2 + self.iterations(rank) * each < exact)
 
     def iterations(self, rank: int) -> float:
         """About how many a preconditioner of some rank leaves."""

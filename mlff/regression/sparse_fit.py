@@ -30,7 +30,7 @@ from mlff.regression.validation import (
     search_lengthscale,
     with_lengthscales,
 )
-from mlff.regression.weights import drawn_frames, errors_by_size, find_levels, folds_of, groups_apart, mean_error
+from mlff.regression.weights import drawn_frames, errors_by_size, find_levels, folds_of, groups_apart, mean_error, of_kinds
 
 LOOKED_AT = 20  # frames left out whose errors tell how large error bars are
 SEARCH_ENVIRONMENTS, SEARCH_POINTS = 2500, 1000  # with which a length scale is looked for
@@ -70,8 +70,7 @@ def fit_sparse(
     if not stated:
         found = find_levels(system, amplitudes, progress)
         noise, amplitudes = found.levels, found.amplitudes
-        of_groups = {kind: noise[label_of(kind)] * factor for kind, factor in found.factors.items()}
-        table = errors_by_size(system, {**noise, **of_groups}, amplitudes)
+        table = errors_by_size(system, of_kinds(noise, found.factors), amplitudes)
         summary |= {"noise_of_an_atom": True, "noise_tried": found.tried, "held_out_rmse": table}
         summary |= {"group_factors": _factors_by_label(found.factors)} if found.factors else {}
         system = found.system
@@ -200,10 +199,11 @@ def _held_out(system: SparseSystem, request: Request, kernel: Kernel, stated: bo
     """The geometric mean of the errors of labels left out."""
     amplitudes = _amplitudes(system, kernel)
     try:
-        errors = system.errors(request.noise, amplitudes) if stated else find_levels(system, amplitudes).errors
+        if stated:
+            return mean_error(system.errors(request.noise, amplitudes), system)
+        return find_levels(system, amplitudes).error
     except IndefiniteMatrix:
         return np.inf
-    return mean_error(errors)
 
 
 def _system(
