@@ -62,7 +62,8 @@ class Work:
                 counts += len(batch) * seen
         images = [1 if part.permutations_used is None else len(part.permutations_used) for part in kernel.parts]
         compared = sum(
-            size * order * int(np.sum(counts**2)) for size, order, counts in zip(sizes, images, of_channels, strict=True)
+            size * order * int(np.sum(counts**2))
+            for size, order, counts in zip(sizes, images, of_channels, strict=True)
         )
         return cls(len(frames), labels, tangents, environments, compared)
 

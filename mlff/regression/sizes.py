@@ -90,7 +90,9 @@ class Sizes:
         rank = next((m for m in ranks if self.pilot.left(m, n) <= LEFT), ranks[-1])
         stages = self._stages("iterate", fixed + 8 * n * rank + 16 * rank**2, self._seconds_at(rank))
         sooner = self.sooner(rank)
-        return self._plan("iterative", rank, stages, "sooner than by its factor" if sooner else "no room for the factor")
+        return self._plan(
+            "iterative", rank, stages, "sooner than by its factor" if sooner else "no room for the factor"
+        )
 
     def sooner(self, rank: int) -> bool:
         """Whether conjugate gradients with a preconditioner of some rank end sooner than a factorisation: by operations that are

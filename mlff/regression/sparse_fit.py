@@ -30,7 +30,15 @@ from mlff.regression.validation import (
     search_lengthscale,
     with_lengthscales,
 )
-from mlff.regression.weights import drawn_frames, errors_by_size, find_levels, folds_of, groups_apart, mean_error, of_kinds
+from mlff.regression.weights import (
+    drawn_frames,
+    errors_by_size,
+    find_levels,
+    folds_of,
+    groups_apart,
+    mean_error,
+    of_kinds,
+)
 
 LOOKED_AT = 20  # frames left out whose errors tell how large error bars are
 SEARCH_ENVIRONMENTS, SEARCH_POINTS = 2500, 1000  # with which a length scale is looked for

