@@ -169,3 +169,33 @@ def test_what_cannot_be_compressed(exact, alloy, water):
             compression._points(points, exact.model)
     with pytest.raises(ValueError, match="which is no more than that"):
         mlff.compressed(exact, alloy, points=5000)
+
+
+@pytest.mark.parametrize(
+    ("points", "weights", "most", "expected"),
+    [
+        (10, [1.0, 3.0, 1.0], [20, 20, 20], [2, 6, 2]),
+        (10, [1.0, 98.0, 1.0], [20, 4, 20], [3, 4, 3]),  # what one element has no environments for, others get
+        (10, [1.0, 0.0, 1.0], [20, 20, 20], [5, 1, 5]),
+        (10, [1.0, 5.0, 1.0], [20, 0, 20], [5, 0, 5]),
+        (2, [1.0, 1.0], [1, 1], [1, 1]),
+    ],
+)
+def test_points_are_shared_among_elements(points, weights, most, expected):
+    assert compression._shares(points, np.array(weights), most) == expected
+
+
+def test_elements_have_points_where_something_is_missed(alloy):
+    """Of an exact model in which one element's atoms have the same energy everywhere, that element needs the fewest points."""
+    whole = mlff.fit(LOCAL, alloy, LABELS, noise=NOISE)
+    part = whole.model.parts[0]
+    flat = part.channels[0]
+    tangents, values = np.zeros_like(flat.tangents), np.zeros_like(flat.values)
+    flat = type(flat).build(np.asarray(flat.points), tangents, values, part.sizes)
+    channels = (flat, *part.channels[1:])
+    silent = whole.replace(model=whole.model.replace(parts=(part.replace(channels=channels),)))
+    count = len(flat.points) // 2
+    points = [mlff.compressed(each, alloy, count).record["compressed"]["points"] for each in (whole, silent)]
+    symbol = next(iter(points[0]))
+    assert points[1][symbol] < points[0][symbol]
+    assert sum(points[0].values()) == sum(points[1].values()) == count

@@ -11,6 +11,11 @@ tangents at a point as atoms can move there: of all in the span it is nearest to
 
 As many directions as there are cost no more than one when energies are predicted: they are summed into one tangent.
 
+Elements differ in how many points they need. What an interpolation between a few points of each misses of the forces of all
+environments, E_z, is about as the inverse square of their number m_z, so the sum is smallest for m_z³ ∝ E_z m_z²: measured, SOAP of
+1000 frames of malonaldehyde on 2000 points, where nearly all that is missed is missed at carbon, errors of forces of 8.93 meV/Å in place
+of 9.75 (exact: 8.27), and 8.64 with all directions of carbon in place of two thirds of them.
+
 Source: Wendland, Scattered Data Approximation (2005), chapter 16 (Hermite interpolation); Schölkopf et al., IEEE Trans. Neural
     Netw. 10, 1000 (1999), doi 10.1109/72.788641 (reduced sets).
 """
@@ -19,7 +24,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +48,12 @@ from mlff.regression.farthest import farthest_points
 from mlff.regression.features import Features, compute_features
 from mlff.regression.gram import Side, block
 from mlff.regression.linalg.tiles import SymmetricTiles
+from mlff.regression.terms import Term
 from mlff.units import symbols
 
-FUNCTIONALS = 20000  # values and slopes of one element's points: 1.6 GB
+FUNCTIONALS = 28000  # values and slopes of one element's points: 3.2 GB
+FEW = 4  # times fewer points, from which is seen how many each element needs
+LEAST = 1 / 3  # of the points that an element has environments for, which it is left
 TILE = 1024  # rows of a tile, about
 NUGGET = 1e-10  # of the prior variances, which the interpolated values are free by
 AT_ONCE = 256  # points that a model is asked about
@@ -143,51 +152,84 @@ def _geometries(force_field: ForceField, data: Dataset) -> Dataset:
     return Dataset([Frame(system, {"forces": np.zeros_like(system.positions)}) for system in systems], data.source)
 
 
+class Environments(NamedTuple):
+    """Those of one element in all frames: φ/ℓ, shape (n, D), and of each how it can change, (r, D)."""
+
+    points: Float[np.ndarray, "n D"]
+    tangents: list[np.ndarray]
+
+    def some(self, count: int) -> Environments:
+        """So many that differ as much as can be."""
+        (places,), _ = farthest_points([self.points], count, [0])
+        return Environments(self.points[places], [self.tangents[place] for place in places])
+
+
 def _compressed_part(part: Part, features: Features, i: int, points: int, progress: Progress) -> Part:
     """One local term, on so many points in all."""
-    term = features.terms[i]
-    owners = np.repeat(np.arange(len(term.points)), [len(seen) for seen in term.points])
-    within = np.concatenate([np.arange(len(seen)) for seen in term.points])
-    values, species = np.concatenate(term.points), np.concatenate(term.channels)
-    members = [np.flatnonzero(species == channel) for channel in range(len(part.channels))]
-    channels = []
-    counts = _shares(points, [len(of_channel) for of_channel in members])
-    for k, (channel, of_channel, count) in enumerate(zip(part.channels, members, counts, strict=True)):
-        if not len(of_channel):
-            channels.append(channel)
-            continue
-        (places,), _ = farthest_points([values[of_channel]], count, [0])
-        chosen = of_channel[places]
-        tangents = [term.tangents[owners[place]][within[place]] for place in chosen]
+    seen = _environments(features.terms[i], len(part.channels))
+    counts = [len(each.points) for each in seen]
 
-        def tell(done: float, k=k) -> None:
-            progress("compress", (k + done) / len(part.channels))
+    def between(shares: list[int], tell: Progress) -> list[Channel]:
+        found = []
+        for k, (channel, each, share) in enumerate(zip(part.channels, seen, shares, strict=True)):
 
-        channels.append(_interpolated(part, channel, values[chosen], tangents, tell))
+            def done(fraction: float, k=k) -> None:
+                tell("compress", (k + fraction) / len(seen))
+
+            found.append(_interpolated(part, channel, each.some(share), done) if share else channel)
+        return found
+
+    shares = _shares(max(points // FEW, 1), np.array(counts, dtype=float), counts)
+    few = between(shares, lambda stage, fraction: progress(stage, 0.1 * fraction))
+    missed = [_missed(part, *each) for each in zip(part.channels, few, seen, strict=True)]
+    needed = np.cbrt(missed) * np.array(shares) ** (2 / 3)
+    weights = LEAST * np.array(counts) / sum(counts) + (1 - LEAST) * needed / (needed.sum() or 1.0)
+    channels = between(_shares(points, weights, counts), lambda stage, fraction: progress(stage, 0.1 + 0.9 * fraction))
     progress("compress", 1.0)
     alone = part.alone or sees_alone(part.kernel, features.frames.batches[0])
     return Part(part.kernel, tuple(channels), None, part.sizes, alone)
 
 
-def _shares(points: int, environments: list[int]) -> list[int]:
-    """How many of the points each element has: in proportion to its environments, and one at least."""
-    ends = np.round(points * np.cumsum(environments) / sum(environments)).astype(int)
-    shares = np.diff(ends, prepend=0)
-    return [max(int(share), 1) if count else 0 for share, count in zip(shares, environments, strict=True)]
+def _environments(term: Term, channels: int) -> list[Environments]:
+    """Those of every element."""
+    points, species = np.concatenate(term.points), np.concatenate(term.channels)
+    owners = [(frame, place) for frame, seen in enumerate(term.points) for place in range(len(seen))]
+    found = []
+    for channel in range(channels):
+        members = np.flatnonzero(species == channel)
+        tangents = [term.tangents[frame][place] for frame, place in (owners[member] for member in members)]
+        found.append(Environments(points[members], tangents))
+    return found
 
 
-def _interpolated(
-    part: Part, channel: Channel, points: Float[np.ndarray, "m D"], tangents: list[np.ndarray], progress
-) -> Channel:
-    """The energies of one element's atoms, interpolated between some environments.
+def _missed(part: Part, exact: Channel, few: Channel, seen: Environments) -> float:
+    """Σ |B·∂(ε̃ − ε)/∂φ|² of all environments: squares of forces, up to how their rows are turned."""
+    if few is exact or not len(seen.points):
+        return 0.0
+    slopes = [_values_and_slopes(part.kernel.radial, channel, seen.points, part.sizes)[1] for channel in (exact, few)]
+    return sum(float(np.sum((t @ d) ** 2)) for t, d in zip(seen.tangents, slopes[1] - slopes[0], strict=True))
 
-    Arguments:
-        points: φ/ℓ of these.
-        tangents: how each can change, (r, D).
-    """
-    radial, m = part.kernel.radial, len(points)
+
+def _shares(points: int, weights: Float[np.ndarray, " z"], most: Sequence[int]) -> list[int]:
+    """How many of the points each element has: in proportion to some weights, one at least and no more than it has environments."""
+    most = np.asarray(most)
+    shares, open_ = np.zeros(len(most), dtype=int), most > 0
+    while open_.any():
+        left = points - shares.sum()
+        ends = np.round(left * np.cumsum(np.where(open_, weights, 0.0)) / weights[open_].sum()).astype(int)
+        asked = np.where(open_, np.maximum(np.diff(ends, prepend=0), 1), 0)
+        full = open_ & (asked >= most)
+        if not full.any():
+            return (shares + asked).tolist()
+        shares, open_ = np.where(full, most, shares), open_ & ~full
+    return shares.tolist()
+
+
+def _interpolated(part: Part, channel: Channel, between: Environments, progress) -> Channel:
+    """The energies of one element's atoms, interpolated between some environments."""
+    radial, points, m = part.kernel.radial, between.points, len(between.points)
     most = max(0, FUNCTIONALS // m - 1)
-    directions = _directions(tangents, most)
+    directions = _directions(between.tangents, most)
     values, slopes = _values_and_slopes(radial, channel, points, part.sizes)
     right = np.concatenate([values[:, None], np.einsum("mqd,md->mq", directions, slopes)], axis=1)
     matrix = _gram(radial, points, directions, part.sizes, lambda done: progress(0.5 * done))
