@@ -249,8 +249,11 @@ def test_errors_of_groups_together_are_those_of_all(rough):
     assert {kind: moments.count for kind, moments in apart.whole.items()} == {
         kind: count * (3 * atoms if label_of(kind) == "forces" else 1) for kind, count in counts.items()
     }
-    logs = [sum(counts[k] * np.log(errors[k]) for k in errors if label_of(k) == label) / 21 for label in NOISE]
-    assert mean_error(errors, apart) == pytest.approx(np.exp(np.mean(logs)), rel=1e-12)
+    sizes = {kind: np.hypot(error, 0.03 * expected[label_of(kind)]) for kind, error in errors.items()}
+    logs = [sum(counts[k] * np.log(sizes[k]) for k in errors if label_of(k) == label) / 21 for label in NOISE]
+    assert mean_error(errors, apart) == pytest.approx(np.exp(np.mean(logs)), rel=1e-6)
+    nothing = {kind: 0.0 if kind == "forces of group fine" else error for kind, error in errors.items()}
+    assert 0.0 < mean_error(nothing, apart) < mean_error(errors, apart)
 
 
 def test_groups_are_told_apart_where_there_are_enough_frames_and_memory(rough, monkeypatch):
