@@ -6,12 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from alloys import alloy_frames
 from ase import Atoms
 from ase.calculators.fd import calculate_numerical_forces
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import BFGS
+from moments import moments
 
 import mlff
+from mlff.data.neighbors import closest_pairs
+from mlff.dynamics import calculator
 
 
 @pytest.fixture
@@ -102,6 +106,35 @@ def test_atoms_closer_than_any_in_the_data_are_named_once(water_model, water, ca
             atoms.get_potential_energy()
     assert caplog.text.count("atoms H-O are") == 1
     assert "in the training frames the closest are 0." in caplog.text
+
+
+def test_atoms_of_a_cell_are_looked_at_again_before_they_can_be_too_close(caplog, monkeypatch):
+    """In small steps a warning comes at the same step as from a calculator that never saw the atoms; most steps need no look."""
+    data = mlff.Dataset(alloy_frames(4, rare=False), "alloy")
+    kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
+    force_field = mlff.fit(kernel, data, ("energy", "forces"), {"energy": 1e-2, "forces": 3e-2})
+    looks = []
+    monkeypatch.setattr(calculator, "closest_pairs", lambda *a: looks.append(1) or closest_pairs(*a))
+    atoms, towards = data[0].to_ase(), 0.02 * np.array([0.0, 1.0, 1.0]) / 2**0.5
+    ours = mlff.Calculator(force_field)
+
+    def warns(calculator, atoms) -> bool:
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            calculator.calculate(atoms)
+        return "apart" in caplog.text
+
+    steps = [warns(ours, atoms)]
+    while not steps[-1] and len(steps) < 100:
+        atoms.positions[0] += towards
+        steps.append(warns(ours, atoms))
+        taken = len(looks)
+        assert steps[-1] == warns(mlff.Calculator(force_field), atoms)
+        del looks[taken:]
+    assert 10 < len(steps) < 100
+    assert len(looks) < len(steps) / 2
+    atoms.set_cell(0.8 * atoms.cell.array)  # atoms that stay, in a cell that moves its images closer
+    assert warns(ours, atoms)
 
 
 def test_a_local_force_field_takes_atoms_in_any_order(water):

@@ -7,7 +7,7 @@ import logging
 import pathlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from ase.calculators.calculator import Calculator as ASECalculator
@@ -26,6 +26,7 @@ from mlff.units import symbols
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN = 0.1  # Å; when an atom has moved by that much, the distance from the training frames is taken again
+SKIN = 0.5  # Å, beyond the distances that are named, within which atoms of cells are looked for
 CLOSER = 0.95  # of the closest distance in the training frames: nearer than that is named
 ERROR_BARS = frozenset({"energy_std", "energy_uncertainty", "forces_std"})
 _GEOMETRY = frozenset({"positions", "numbers", "cell", "pbc"})
@@ -72,6 +73,7 @@ class Calculator(ASECalculator):
         self._looked: np.ndarray | None = None
         self.warned_at = OUTSIDE
         self._limits: dict[bytes, np.ndarray] = {}
+        self._apart: _Apart | None = None
         if self.force_field.takes_cell:
             self.implemented_properties = [*self.implemented_properties, "stress"]
         if self.force_field.posterior is not None:
@@ -129,10 +131,19 @@ class Calculator(ASECalculator):
                 self._limits = {kinds: self._closest_allowed(itertools.combinations(symbols(atoms.numbers), 2))}
             if not (pdist(atoms.positions) < self._limits[kinds]).any():
                 return
+        seen = _Apart.seen(atoms)
+        if self._apart is not None and self._apart.still(seen):
+            return
         present = symbols(np.unique(atoms.numbers))  # of a cell, an atom's own images are neighbours too
-        reach = float(self._closest_allowed(itertools.combinations_with_replacement(present, 2)).max())
+        reach = float(self._closest_allowed(itertools.combinations_with_replacement(present, 2)).max()) + SKIN
         cells, pbc = atoms.cell.array[None], atoms.pbc[None]
         nearest = closest_pairs(atoms.positions[None], atoms.numbers, cells, pbc, reach)
+        margins = [
+            distance - CLOSER * closest.get(pair, REACH)
+            for pair, distance in nearest.items()
+            if pair not in self._named
+        ]
+        self._apart = _Apart(*seen, margin=min([*margins, SKIN]))
         for pair, distance in nearest.items():
             if distance < CLOSER * closest.get(pair, REACH) and pair not in self._named:
                 self._named.add(pair)
@@ -185,6 +196,29 @@ class Calculator(ASECalculator):
             raise ValueError(
                 f"atoms: periodic, but {self.force_field.model.blind} takes no cell; set atoms.pbc = False for an isolated molecule"
             )
+
+
+class _Apart(NamedTuple):
+    """Atoms in a cell of which none was too close to another: by what, cell and periods, where they were, Å, and how much closer two
+    of them might have been, Å."""
+
+    kinds: bytes
+    positions: np.ndarray
+    margin: float = 0.0
+
+    @staticmethod
+    def seen(atoms) -> tuple[bytes, np.ndarray]:
+        """What is looked at, of some atoms."""
+        return b"".join(
+            array.tobytes() for array in (atoms.numbers, atoms.cell.array, atoms.pbc)
+        ), atoms.positions.copy()
+
+    def still(self, seen: tuple[bytes, np.ndarray]) -> bool:
+        """Whether no two of them can be too close by now: none has moved by half of what there was to spare."""
+        kinds, positions = seen
+        if kinds != self.kinds:
+            return False
+        return bool(4.0 * np.max(np.sum((positions - self.positions) ** 2, axis=1)) < max(self.margin, 0.0) ** 2)
 
 
 def geometry(force_field: ForceField, atoms) -> dict:
