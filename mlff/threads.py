@@ -49,9 +49,7 @@ def map_threads(function: Callable, items: Iterable) -> list:
     Threads compute in the precision of the one that started them.
     """
     items = list(items)
-    if len(items) == 1:  # starting a thread costs as much as a small product
-        with one_blas_thread():
-            return [function(items[0])]
+    own = items[:1] if len(items) <= processors() else []  # starting a thread costs as much as a small product
     with one_blas_thread(), ThreadPoolExecutor(processors()) as pool:
-        started = [pool.submit(contextvars.copy_context().run, function, item) for item in items]
-        return [each.result() for each in started]
+        started = [pool.submit(contextvars.copy_context().run, function, item) for item in items[len(own) :]]
+        return [*map(function, own), *(each.result() for each in started)]
