@@ -391,9 +391,15 @@ def test_orthogonal_matrices_give_the_solution_of_the_normal_equations(alloy, gi
         np.testing.assert_allclose(found.normal, normal.normal, rtol=1e-7)
     np.testing.assert_array_equal(solved(*known).weights, normal.weights)
     assert stages.count("orthogonal") == len(frames)  # they have their digits: not again
+    noisier, scaled = {name: 2.0 * level for name, level in NOISE.items()}, normal.scaled(4.0)
+    again = system.solve(noisier, np.array([12.0]))
+    for name in ("roots", "amplitudes", "weights", "responses", "normal"):
+        if getattr(again, name) is not None:
+            np.testing.assert_allclose(getattr(scaled, name), getattr(again, name), rtol=1e-8, atol=1e-10, err_msg=name)
+    assert scaled.levels == again.levels
 
 
-@pytest.mark.parametrize("level", [1e-5, 1e-7, 1e-9])
+@pytest.mark.parametrize("level", [3e-6, 1e-7, 1e-9])
 def test_noise_that_is_too_small_for_the_normal_equations(alloy, level):
     """Fewer energies than functionals, and next to no noise: interpolation, the solution of least norm in exact arithmetic."""
     force_field = mlff.fit(LOCAL.replace(amplitude=1.0), alloy, "energy", level, inducing=60)

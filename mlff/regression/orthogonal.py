@@ -33,7 +33,7 @@ from mlff.regression.sparse import Levels, SparseFactor, SparseSystem
 
 logger = logging.getLogger(__name__)
 
-CONDITION = 1e12  # of the normal equations: beyond it more than a millionth of the weights is rounding
+CONDITION = 1e13  # of the normal equations: beyond it more than 1e-5 of the weights is rounding
 
 
 class _Triangle:

@@ -305,6 +305,18 @@ class SparseFactor:
         prior = float(np.sum((self.weights[: len(self.roots)] / self.roots) ** 2))
         return (missed + prior) / sum(moments.count for moments in system.whole.values())
 
+    def scaled(self, factor: float) -> SparseFactor:
+        """With all amplitudes and noise variances times a number: the same model, less or more sure of itself."""
+        root = factor**0.5
+        return dataclasses.replace(
+            self,
+            levels={name: level * root for name, level in self.levels.items()},
+            amplitudes=self.amplitudes * factor,
+            roots=self.roots * root,
+            responses=None if self.responses is None else self.responses / root,
+            normal=None if self.normal is None else self.normal / factor,
+        )
+
     def covariance(self, found: LabelRows, prior: Float[np.ndarray, "r r"]) -> Float[np.ndarray, "r r"]:
         """Posterior covariance of labels of a frame, without their noise.
 

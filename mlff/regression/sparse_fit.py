@@ -88,7 +88,7 @@ def fit_sparse(
     if not stated and kernel.amplitude is None and not system.stated:  # all noise is looked for
         likely = factor.evidence_scale()
         noise, amplitudes = {name: level * likely**0.5 for name, level in noise.items()}, amplitudes * likely
-        factor = solve(request.frames, levels=noise, amplitudes=amplitudes)
+        factor = factor.scaled(likely)
     progress("factorise", 1.0)
     of_terms = functionals.amplitudes(amplitudes)
     kept = left_out = None
