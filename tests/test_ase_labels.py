@@ -313,6 +313,24 @@ def test_energies_of_a_lammps_dump_are_none(tmp_path, frames):
     np.testing.assert_allclose(data.array("forces"), [atoms.arrays["REF_forces"] for atoms in frames], atol=1e-8)
 
 
+@pytest.mark.parametrize(("symbol", "structure", "shear", "right"), [
+    ("Cu", "fcc", 0.0, True), ("Cu", "fcc", 0.02, True), ("Si", "diamond", 0.0, True), ("Si", "diamond", 0.02, False),
+])  # fmt: skip
+def test_forces_that_symmetry_makes_zero_are_labels(tmp_path, symbol, structure, shear, right):
+    """Of perfect crystals under strain; not of diamond's, whose atoms move when it is sheared."""
+    frames = []
+    for strain in (-0.01, 0.0, 0.01):
+        atoms = ase.build.bulk(symbol, structure, cubic=True)
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) * (1.0 + strain) + shear * np.eye(3, k=1)), scale_atoms=True)
+        atoms.calc = SinglePointCalculator(atoms, energy=strain**2 - 1.0, forces=np.zeros((len(atoms), 3)))
+        frames.append(atoms)
+    if right:
+        assert not np.any([frame.labels["forces"] for frame in read(tmp_path, frames)])
+        return
+    with pytest.raises(ValueError, match=r"forces of 3 frames are all zero"):
+        read(tmp_path, frames)
+
+
 @pytest.mark.parametrize("name", ["forces", "stress", "hessian"])
 def test_labels_that_are_all_zero_are_none(tmp_path, copper, name):
     frames = []

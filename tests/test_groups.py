@@ -228,6 +228,21 @@ def test_noise_of_groups_is_found(rough):
         assert "group_factors" not in mlff.fit(KERNEL, rough, tuple(NOISE), inducing=30, **given).record["inducing"]
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_noise_that_is_stated_of_a_group_is_in_its_unit(rough, unit, monkeypatch):
+    """What prior and noise of the others are found beside it does not depend on how large the prior is thought to be at first."""
+    found = mlff.fit(KERNEL, rough, tuple(NOISE), inducing=30)
+    first = SparseSystem.amplitudes.func
+    monkeypatch.setattr(SparseSystem, "amplitudes", property(lambda system: unit * first(system)))
+    stated = {
+        "fine:energy": found.record["noise"]["energy"] * found.record["inducing"]["group_factors"]["energy"]["fine"]
+    }
+    again = mlff.fit(KERNEL, rough, tuple(NOISE), inducing=30, group_noise=stated)
+    for label in NOISE:
+        assert 0.2 < again.record["noise"][label] / found.record["noise"][label] < 5.0
+    assert 0.05 < np.ravel(again.kernel.amplitude)[0] / np.ravel(found.kernel.amplitude)[0] < 20.0
+
+
 def test_errors_of_groups_together_are_those_of_all(rough):
     frames = LabelledFrames.of(rough)
     kernel = KERNEL.completed(rough[0].numbers)

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlff.data.frames import Frame
+from mlff.data.neighbors import neighbor_lists
+from mlff.data.system import System
 
+REACH, WIDTHS, CANCELLED = 6.0, (1.0, 2.0), 1e-4  # Å, of pairs whose forces may cancel, and what is left where they do
 FILLED = ("forces", "stress", "hessian", "hessian_products", "curvatures")  # with zeros
 SAME = 1e-6  # of the larger one: forces of two frames whose norms agree so well may be equal by symmetry
 
@@ -17,7 +20,7 @@ def find_placeholders(frames: Sequence[Frame]) -> dict[str, str]:
 
     Among frames of one composition energies that are all equal are none where the norms of the forces differ (or where they
     are all zero): geometries with other forces lie elsewhere on the surface. Forces, stresses and second derivatives that are
-    all exactly zero are none at geometries that differ.
+    all exactly zero are none at geometries that differ, but for forces that symmetry cancels, as in perfect crystals under strain.
     """
     kinds: dict[bytes, list[int]] = {}
     for i, frame in enumerate(frames):
@@ -29,10 +32,29 @@ def find_placeholders(frames: Sequence[Frame]) -> dict[str, str]:
             continue
         placeholders |= _energies(group)
         for name in FILLED:
-            having = [frame.labels[name] for frame in group if name in frame.labels]
-            if len(having) > 1 and not any(np.any(value) for value in having):
-                placeholders[name] = f"{name} of {len(having)} frames are all zero, at geometries that differ"
+            having = [frame for frame in group if name in frame.labels]
+            if len(having) < 2 or any(np.any(frame.labels[name]) for frame in having):
+                continue
+            if name != "forces" or not all(_balanced(frame.system) for frame in having):
+                placeholders[name] = (
+                    f"{name} of {len(having)} frames are all zero, at geometries that differ: take them out there"
+                )
     return placeholders
+
+
+def _balanced(system: System) -> bool:
+    """Whether symmetry cancels all forces: those of pairs do, of two potentials, which without it only chance would make zero."""
+    vectors, cells, pbc = system.positions[None], system.cell[None], system.pbc[None]
+    (seen,), (shifts,) = neighbor_lists(vectors, cells, pbc, REACH)
+    lattice = np.where(system.pbc[:, None], system.cell, 0.0)
+    away = system.positions[seen] + shifts @ lattice - system.positions[:, None]
+    squares = np.sum(away**2, axis=2)
+    for width in WIDTHS:
+        weights = np.where(seen >= 0, system.numbers[seen] * np.exp(-0.5 * squares / width**2), 0.0)[..., None]
+        forces, sizes = np.sum(weights * away, axis=1), np.sum(np.abs(weights * away), axis=1)
+        if (np.abs(forces) > CANCELLED * sizes.max()).any():
+            return False
+    return True
 
 
 def _energies(group: Sequence[Frame]) -> dict[str, str]:

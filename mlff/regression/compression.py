@@ -148,7 +148,8 @@ def _geometries(force_field: ForceField, data: Dataset) -> Dataset:
     when the model is read, its descriptors are held against that."""
     record = force_field.record
     start = System(*(np.array(record[f"geometry{end}"]) for end in ("", "_numbers", "_cell", "_pbc")))
-    systems = [start, *(frame.system for frame in data)]
+    others = [frame.system for frame in data if not np.array_equal(frame.positions, start.positions)]
+    systems = [start, *others]
     return Dataset([Frame(system, {"forces": np.zeros_like(system.positions)}) for system in systems], data.source)
 
 
@@ -211,17 +212,11 @@ def _missed(part: Part, exact: Channel, few: Channel, seen: Environments) -> flo
 
 
 def _shares(points: int, weights: Float[np.ndarray, " z"], most: Sequence[int]) -> list[int]:
-    """How many of the points each element has: in proportion to some weights, one at least and no more than it has environments."""
-    most = np.asarray(most)
-    shares, open_ = np.zeros(len(most), dtype=int), most > 0
-    while open_.any():
-        left = points - shares.sum()
-        ends = np.round(left * np.cumsum(np.where(open_, weights, 0.0)) / weights[open_].sum()).astype(int)
-        asked = np.where(open_, np.maximum(np.diff(ends, prepend=0), 1), 0)
-        full = open_ & (asked >= most)
-        if not full.any():
-            return (shares + asked).tolist()
-        shares, open_ = np.where(full, most, shares), open_ & ~full
+    """How many of the points each element has: one, where it has environments, and then in proportion to some weights, no more than it
+    has environments (Webster's rule: the next point to the element that lags most)."""
+    shares = np.minimum(most, 1)
+    while shares.sum() < points and (shares < most).any():
+        shares[np.argmax(np.where(shares < most, weights / (shares + 0.5), -1.0))] += 1
     return shares.tolist()
 
 

@@ -99,7 +99,8 @@ def fit(
             whose labels do. Its noise, where none is given, is found by validation, of groups of frames (`config_type`) apart.
         group_noise: of groups of frames, which are what frames say under `config_type` or `group`: what the noise of all their labels
             is multiplied by, {"Surface": 2.0}, or the standard deviation of one kind in its unit, {"Surface:energy": 0.002}; where a
-            sparse model finds its noise, that of an atom, σ√n of energies and σ√n/V of stresses, as GAP has it.
+            sparse model finds its noise, that of an atom, σ√n of energies and σ√n/V of stresses, as GAP has it. Groups that are
+            not named then have one noise.
         baseline: to which a correction is fitted, E = E₀ + δ, labels less its own: a force field, a method by its name or with
             its charge ("gfn2", `Reference`), or one of ASE's calculators. Where the model was tuned with one, that.
         posterior: keep what the fit does not know, for error bars; of an exact fit that is a factor as large as its matrix.

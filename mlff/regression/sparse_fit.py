@@ -40,6 +40,10 @@ from mlff.regression.weights import (
     of_kinds,
 )
 
+ROUNDS, ENOUGH = (
+    4,
+    0.3,
+)  # of a search for amplitudes beside noise that is stated, and changes of their logarithm that are none
 LOOKED_AT = 20  # frames left out whose errors tell how large error bars are
 SEARCH_ENVIRONMENTS, SEARCH_POINTS = 2500, 1000  # with which a length scale is looked for
 
@@ -76,6 +80,8 @@ def fit_sparse(
     amplitudes = _amplitudes(system, kernel)
     noise, summary = request.noise, _summary(functionals, request.selection)
     if not stated:
+        if system.stated and kernel.amplitude is None:
+            amplitudes = _likely_amplitudes(system, amplitudes, progress)
         found = find_levels(system, amplitudes, progress)
         noise, amplitudes = found.levels, found.amplitudes
         table = errors_by_size(system, of_kinds(noise, found.factors), amplitudes)
@@ -234,6 +240,18 @@ def _amplitudes(system: SparseSystem, kernel: Kernel) -> np.ndarray:
     if kernel.amplitude is None:
         return system.amplitudes
     return system.inducing.given_amplitudes(np.array(np.atleast_1d(kernel.amplitude), dtype=float))
+
+
+def _likely_amplitudes(system: SparseSystem, amplitudes: np.ndarray, progress: Progress) -> np.ndarray:
+    """Amplitudes with which labels are as large as the prior says, where the noise of some is stated: errors left out tell ratios of noise
+    and prior alone, which a number in eV means nothing beside."""
+    for _ in range(ROUNDS):
+        found = find_levels(system, amplitudes, progress)
+        likely = found.system.solve(found.levels, found.amplitudes).evidence_scale()
+        amplitudes = likely * found.amplitudes
+        if abs(np.log(likely)) < ENOUGH:
+            break
+    return amplitudes
 
 
 def _by_values(kernel: Kernel, inducing: int | list[int]) -> bool:
