@@ -40,10 +40,8 @@ from mlff.regression.weights import (
     of_kinds,
 )
 
-ROUNDS, ENOUGH = (
-    4,
-    0.3,
-)  # of a search for amplitudes beside noise that is stated, and changes of their logarithm that are none
+ROUNDS = 4  # of a search for amplitudes beside noise that is stated
+ENOUGH = 0.3  # a change of their logarithm that is none
 LOOKED_AT = 20  # frames left out whose errors tell how large error bars are
 SEARCH_ENVIRONMENTS, SEARCH_POINTS = 2500, 1000  # with which a length scale is looked for
 
