@@ -128,7 +128,7 @@ def _points(points, model: Expansion) -> int:
     local = [part for part in model.parts if part.local]
     present = sum(_counts(local, model).values())
     if points >= present:
-        raise ValueError(f"points={points}: the model has {present}, which is no more than that")
+        raise ValueError(f"points={points}: the model has {present}, which is no more than that; give fewer")
     return -(-int(points) // len(local))
 
 
