@@ -1,5 +1,6 @@
 """Exact models on fewer points: what is interpolated, what it costs, and what users see of it."""
 
+import dataclasses
 import functools
 import json
 
@@ -185,6 +186,16 @@ def test_what_cannot_be_compressed(exact, alloy, water):
 )
 def test_points_are_shared_among_elements(points, weights, most, expected):
     assert compression._shares(points, np.array(weights), most) == expected
+
+
+def test_frames_that_share_positions_alone_are_others(exact, alloy):
+    """Other elements at the same places, or another cell around them, are training frames of their own."""
+    start = compression._geometries(exact, alloy[:1])[0]
+    turned = dataclasses.replace(start.system, numbers=start.numbers[::-1].copy())
+    wider = dataclasses.replace(start.system, cell=1.1 * start.cell)
+    systems = (start.system, turned, wider)
+    data = mlff.Dataset([mlff.Frame(system, start.labels) for system in systems], "alike")
+    assert len(compression._geometries(exact, data)) == 3
 
 
 def test_elements_have_points_where_something_is_missed(alloy):

@@ -44,8 +44,7 @@ def find_placeholders(frames: Sequence[Frame]) -> dict[str, str]:
 
 def _balanced(system: System) -> bool:
     """Whether symmetry cancels all forces: those of pairs do, of two potentials, which without it only chance would make zero."""
-    vectors, cells, pbc = system.positions[None], system.cell[None], system.pbc[None]
-    (seen,), (shifts,) = neighbor_lists(vectors, cells, pbc, REACH)
+    (seen,), (shifts,) = neighbor_lists(system.positions[None], system.cell[None], system.pbc[None], REACH)
     lattice = np.where(system.pbc[:, None], system.cell, 0.0)
     away = system.positions[seen] + shifts @ lattice - system.positions[:, None]
     squares = np.sum(away**2, axis=2)

@@ -138,19 +138,19 @@ class Calculator(ASECalculator):
         reach = float(self._closest_allowed(itertools.combinations_with_replacement(present, 2)).max()) + SKIN
         cells, pbc = atoms.cell.array[None], atoms.pbc[None]
         nearest = closest_pairs(atoms.positions[None], atoms.numbers, cells, pbc, reach)
-        margins = [
-            distance - CLOSER * closest.get(pair, REACH)
+        spare = {
+            pair: distance - CLOSER * closest.get(pair, REACH)
             for pair, distance in nearest.items()
             if pair not in self._named
-        ]
-        self._apart = _Apart(*seen, margin=min([*margins, SKIN]))
-        for pair, distance in nearest.items():
-            if distance < CLOSER * closest.get(pair, REACH) and pair not in self._named:
+        }
+        self._apart = _Apart(*seen, margin=min([*spare.values(), SKIN]))
+        for pair, margin in spare.items():
+            if margin < 0.0:
                 self._named.add(pair)
-                seen = f"{closest[pair]:.2f} Å" if pair in closest else f"not within {REACH:.0f} Å"
+                shown = f"{closest[pair]:.2f} Å" if pair in closest else f"not within {REACH:.0f} Å"
                 logger.warning(
                     "atoms %s are %.2f Å apart, in the training frames the closest are %s: the force field guesses there",
-                    pair, distance, seen,
+                    pair, nearest[pair], shown,
                 )  # fmt: skip
 
     def _closest_allowed(self, pairs) -> np.ndarray:
@@ -204,7 +204,7 @@ class _Apart(NamedTuple):
 
     kinds: bytes
     positions: np.ndarray
-    margin: float = 0.0
+    margin: float
 
     @staticmethod
     def seen(atoms) -> tuple[bytes, np.ndarray]:

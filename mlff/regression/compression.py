@@ -148,9 +148,14 @@ def _geometries(force_field: ForceField, data: Dataset) -> Dataset:
     when the model is read, its descriptors are held against that."""
     record = force_field.record
     start = System(*(np.array(record[f"geometry{end}"]) for end in ("", "_numbers", "_cell", "_pbc")))
-    others = [frame.system for frame in data if not np.array_equal(frame.positions, start.positions)]
-    systems = [start, *others]
+    systems = [start, *(frame.system for frame in data if not _same(frame.system, start))]
     return Dataset([Frame(system, {"forces": np.zeros_like(system.positions)}) for system in systems], data.source)
+
+
+def _same(one: System, other: System) -> bool:
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name)) for name in ("positions", "numbers", "cell", "pbc")
+    )
 
 
 class Environments(NamedTuple):

@@ -60,12 +60,16 @@ class Work:
                 environments += len(batch) * int(seen.sum())
                 tangents += len(batch) * each * int(seen.sum()) * size
                 counts += len(batch) * seen
-        images = [1 if part.permutations_used is None else len(part.permutations_used) for part in kernel.parts]
         compared = sum(
             size * order * int(np.sum(counts**2))
-            for size, order, counts in zip(sizes, images, of_channels, strict=True)
+            for size, order, counts in zip(sizes, images_of(kernel), of_channels, strict=True)
         )
         return cls(len(frames), labels, tangents, environments, compared)
+
+
+def images_of(kernel: Kernel) -> list[int]:
+    """How many images of a molecule every part compares."""
+    return [1 if part.permutations_used is None else len(part.permutations_used) for part in kernel.parts]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.devices.mesh import Devices
 from mlff.regression.inducing import CHUNK
 from mlff.regression.iterative import MOST
-from mlff.regression.pilot import Pilot, Work
+from mlff.regression.pilot import Pilot, Work, images_of
 from mlff.regression.plans import Plan, Stage, text_of
 from mlff.regression.requests import Request
 from mlff.regression.sizes import LEAST_RANK, Sizes, exact_bytes, sparse_bytes, tiles_bytes
@@ -181,7 +181,7 @@ def _shared(request: Request, work: Work, base: int, budget: int, devices: Devic
             f"devices: {work.labels} unknowns take {text_of(tiles)} of each of {devices}, which has {text_of(own)}; take more devices, "
             "method='iterative', or train on fewer frames"
         )
-    images = max(1 if part.permutations_used is None else len(part.permutations_used) for part in request.kernel.parts)
+    images = max(images_of(request.kernel))
     sides = 8 * work.tangents * (1 + (images if images > 1 else 0)) * devices.here // devices.count
     memory = base + 8 * work.tangents + (sides + tiles * devices.here if own is None else sides)
     stage = Stage("factorise", memory, None)
