@@ -275,6 +275,7 @@ def test_time_of_a_sparse_fit(water):
     planned = mlff.plan(kernel, water[:20], inducing=12)
     assert planned.method == "sparse"
     assert 0.0 < planned.seconds < 600.0
+    assert mlff.plan(kernel, water[:20], inducing=100_000).unknowns == 60  # environments, of which there are no more
     told = SparsePilot(compiled=1.0, chosen=0.1, frame=0.2, functional=1e-3, rows=60.0, speed=1e10)
     assert told.seconds(10, 100) > 1.0 + 10 * (0.1 + 0.2 + 0.1)
     assert told.seconds(20, 100) > told.seconds(10, 100)

@@ -107,3 +107,12 @@ def test_a_stress_that_is_not_symmetric_is_refused(tmp_path):
     ase.io.write(tmp_path / "c.extxyz", [frame.to_ase() for frame in frames], format="extxyz")
     with pytest.raises(ValueError, match=r"c\.extxyz: frame 1: stress is not symmetric .*differ by 0\.01 eV"):
         mlff.Dataset.read(tmp_path / "c.extxyz")
+
+
+def test_too_few_points_are_a_cause_too(caplog):
+    """What two environments span follows no labels, and their units are not to blame."""
+    kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=3.0))
+    for points, said in ((1, True), (60, False)):
+        caplog.clear()
+        mlff.fit(kernel, copper(lambda stress: stress), labels=("energy", "forces", "stress"), inducing=points)
+        assert (f"or {points} inducing functionals are too few, raise inducing" in caplog.text) == said

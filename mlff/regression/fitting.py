@@ -391,5 +391,6 @@ def examined(fitted: ForceField, labels: tuple[str, ...], data: Dataset) -> Forc
     training = compare(fitted, data, (ENERGY, FORCES, STRESS) if fitted.takes_cell else (ENERGY, FORCES))
     # energies that are no labels are looked at too, and one of them has no slope
     looked_at = {*labels, "energy"} if len(data) > 1 else set(labels) - {"energy"}
-    warn_of_slopes(training, looked_at, [frame.group for frame in data if np.size(frame.labels.get("stress", ()))])
+    strained = [frame.group for frame in data if np.size(frame.labels.get("stress", ()))]
+    warn_of_slopes(training, looked_at, strained, (fitted.record.get("inducing") or {}).get("functionals"))
     return fitted.replace(record={**fitted.record, "training": training.summary()})

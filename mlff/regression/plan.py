@@ -146,6 +146,10 @@ def _sparse(request: Request, work: Work, base: int, budget: int, inducing, reas
     if np.iterable(inducing):
         each = Work.of(request.kernel, request.frames.take(np.asarray(sorted(inducing), dtype=int)), request.labels)
         inducing = each.labels
+    else:  # there are no more environments, or labels, than there are
+        environments = sum(len(batch) * len(batch.numbers) for batch in request.frames.batches)
+        parts = len(request.kernel.parts)
+        inducing = min(inducing, environments * parts if request.kernel.transferable else work.labels)
     labels = len(request.labels)
     groups = len(set(groups_apart(request.group_of, int(inducing), labels).values()))
     memory = base + sparse_bytes(int(inducing), labels, groups)

@@ -30,14 +30,18 @@ NORMAL, SHEARED = [0, 4, 8], [1, 2, 5]  # of the nine components, the latter as 
 NAMES = {"energy": "energies", "forces": "forces", "stress": "stresses"}
 
 
-def warn_of_slopes(training: Evaluation, kinds: Collection[str], strained: Sequence[str | None] = ()) -> None:
+def warn_of_slopes(
+    training: Evaluation, kinds: Collection[str], strained: Sequence[str | None] = (), functionals: int | None = None
+) -> None:
     """Log a warning for every kind of label whose predictions on the training frames do not follow the references.
 
     Arguments:
         training: of the training frames.
         kinds: which are looked at, of "energy", "forces" and "stress"; those that were not compared are left out.
         strained: the group of every frame that has stresses; in one the shears may have another order than in the others.
+        functionals: of a sparse model how many span it: a few follow no labels, whatever these are.
     """
+    too_few = "" if functionals is None else f"; or {functionals} inducing functionals are too few, raise inducing"
     for name in NAMES:
         if name not in kinds or name not in training.values:
             continue
@@ -46,8 +50,8 @@ def warn_of_slopes(training: Evaluation, kinds: Collection[str], strained: Seque
             # of labels that contradict each other the noise says which gives way
             rest = OR_STRESS if name != "stress" and "stress" in kinds else ""
             logger.warning(
-                "predicted against reference %s of the training frames have slope %.3g, expected 1: %s%s",
-                NAMES[name], slope, cause, rest,
+                "predicted against reference %s of the training frames have slope %.3g, expected 1: %s%s%s",
+                NAMES[name], slope, cause, rest, too_few,
             )  # fmt: skip
         elif name == "stress":
             _warn_of_groups(*training.values[name], strained)
