@@ -13,8 +13,8 @@ import mlff
 from descriptors import fchl19, inverse_distances, powered_distances, soap
 from descriptors.geometry import pair_distances
 from mlff.quality.report import tuned_text
-from mlff.regression import checkpoint
-from mlff.regression.descent import descend
+from mlff.regression import checkpoint, tuning
+from mlff.regression.descent import REFINING, descend
 from mlff.regression.hyperparameters import named_arguments
 from mlff.regression.requests import Request
 from mlff.regression.tuning import STARTS
@@ -328,10 +328,52 @@ def test_refusals(water):
         mlff.fit(tuned, water[:5], "forces")
 
 
-@pytest.mark.parametrize("kills", [1, 4, 12])
-def test_tuning_goes_on(kills, water, tmp_path, monkeypatch):
+def test_few_frames_lead_most_of_the_way(water, monkeypatch):
+    """As near as the search on all of them, of which there are few evaluations then."""
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52())
+    expected, whole, sizes = mlff.tune(kernel, water[:60]), Problem.with_gradient, []
+
+    def counted(self, model, hyperparameters):
+        sizes.append(len(self.features.observations))
+        return whole(self, model, hyperparameters)
+
+    monkeypatch.setattr(Problem, "with_gradient", counted)
+    monkeypatch.setattr(tuning, "FEW_ROWS", 200)
+    found = mlff.tune(kernel, water[:60])
+    assert found.summary["frames"] == 60
+    assert set(sizes) == {20, 60}
+    assert sizes == sorted(sizes)
+    assert sizes.count(60) <= REFINING + 1
+    assert found.summary["evaluations"] == len(sizes)
+    for name, error in expected.summary["errors"].items():
+        assert found.summary["errors"][name] == pytest.approx(error, rel=0.05)
+        assert found.summary["errors_before"][name] > error
+
+
+def test_more_frames_without_a_matrix_are_searched_anew(water, monkeypatch):
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF())
+    whole, limit = Problem.with_gradient, []
+
+    def guarded(self, model, hyperparameters):
+        if len(self.features.observations) == 60 and model.noise["forces"] < 5e-3 * self.sizes["forces"]:
+            limit.append(self.sizes["forces"])
+            raise np.linalg.LinAlgError("too little noise")
+        return whole(self, model, hyperparameters)
+
+    monkeypatch.setattr(Problem, "with_gradient", guarded)
+    monkeypatch.setattr(tuning, "FEW_ROWS", 200)
+    found = mlff.tune(kernel, water[:60])
+    assert limit
+    assert found.summary["frames"] == 60
+    assert found.summary["errors"]["forces"] < found.summary["errors_before"]["forces"]
+
+
+@pytest.mark.parametrize(("kills", "few"), [(1, 1500), (4, 1500), (12, 1500), (4, 60), (30, 60)])
+def test_tuning_goes_on(kills, few, water, tmp_path, monkeypatch):
     """From any evaluation, to the same numbers; nothing that was kept is evaluated anew."""
     monkeypatch.setattr(checkpoint, "WORTH", 0.0)
+    monkeypatch.setattr(tuning, "FEW_ROWS", few)
+    monkeypatch.setattr(tuning, "FEW_FRAMES", 4)
     kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52())
     expected = mlff.tune(kernel, water[:12])
     evaluate, done = Problem.with_gradient, []

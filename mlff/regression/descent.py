@@ -17,6 +17,7 @@ from mlff.regression.tuning_problem import Problem
 logger = logging.getLogger(__name__)
 
 EVALUATIONS = 40  # of the objective, from one start
+REFINING = 12  # from what few frames have found
 NOISIER = (3e-3, 1e-2, 3e-2)  # over the labels' root mean square, for a start whose matrix is not positive definite
 
 
@@ -26,6 +27,7 @@ class Minimum:
 
     Attributes:
         start, model: where it began, and the best model.
+        place: logarithms of the best model's hyperparameters.
         hyperparameters: with values at the start, and bounds.
         first, last: what the objective says of both; None where no matrix was positive definite.
         evaluations: how many there were.
@@ -34,6 +36,7 @@ class Minimum:
 
     start: Model
     model: Model
+    place: np.ndarray
     hyperparameters: list[Hyperparameter]
     first: Assessment | None
     last: Assessment | None
@@ -124,20 +127,56 @@ def descend(problem: Problem, start: tuple, told: Callable[[int], None], checkpo
         model = problem.started(stretch, share, tried)
         hyperparameters = model.hyperparameters(problem.sizes, problem.limits)
         seen = _Seen(problem, model, hyperparameters, told, checkpoint.beneath(f"noise {tried}"))
-        try:
-            _minimise(seen)
-        except (np.linalg.LinAlgError, FloatingPointError):
-            continue  # of the start alone
-        place, last, _ = min(seen.found, key=lambda each: each[1].value)
-        _, first, slope = seen.found[0]
-        idle = tuple(h for h, along in zip(hyperparameters, slope, strict=True) if along == 0.0)
-        return Minimum(model, seen.at(place), hyperparameters, first, last, seen.calls, idle)
-    return Minimum(model, model, hyperparameters, None, None, len(noises))
+        if _minimise(seen, _starts(hyperparameters), EVALUATIONS):
+            _, first, slope = seen.found[0]
+            idle = tuple(h for h, along in zip(hyperparameters, slope, strict=True) if along == 0.0)
+            return _lowest(seen, first, idle)
+    return Minimum(model, model, _starts(hyperparameters), hyperparameters, None, None, len(noises))
 
 
-def _minimise(seen: _Seen) -> None:
-    scipy.optimize.minimize(
-        seen, np.log([h.start for h in seen.hyperparameters]), jac=True, method="L-BFGS-B", callback=seen.reached,
-        bounds=[tuple(np.log(h.bounds)) for h in seen.hyperparameters],
-        options={"maxfun": EVALUATIONS, "maxiter": EVALUATIONS, "ftol": 1e-4, "maxls": 12},
-    )  # fmt: skip
+def refined(problem: Problem, found: Minimum, told: Callable[[int], None], checkpoint: Checkpoint = NOWHERE) -> Minimum:
+    """On from the minimum of another problem, of fewer of the same frames, within the same bounds.
+
+    Arguments:
+        told: called with the number of evaluations.
+        checkpoint: keeps these.
+    """
+    seen = _Seen(problem, found.start, [_within(h, problem) for h in found.hyperparameters], told, checkpoint)
+    highest = np.log([h.bounds[1] for h in seen.hyperparameters])
+    if found.last is None or not _minimise(seen, np.minimum(found.place, highest), REFINING):
+        return dataclasses.replace(found, last=None, evaluations=seen.calls)
+    try:
+        first = problem.assessed(found.start)[0]
+    except (np.linalg.LinAlgError, FloatingPointError):
+        first = found.first
+    return _lowest(seen, first, found.idle)
+
+
+def _within(h: Hyperparameter, problem: Problem) -> Hyperparameter:
+    """Arguments of descriptors may go no further than these frames allow."""
+    if h.kind != "argument":
+        return h
+    return dataclasses.replace(h, bounds=(h.bounds[0], min(h.bounds[1], max(h.start, problem.limits[h.place]))))
+
+
+def _starts(hyperparameters: list[Hyperparameter]) -> np.ndarray:
+    return np.log([h.start for h in hyperparameters])
+
+
+def _lowest(seen: _Seen, first: Assessment, idle: tuple[Hyperparameter, ...]) -> Minimum:
+    """The best of what was evaluated."""
+    place, last, _ = min(seen.found, key=lambda each: each[1].value)
+    return Minimum(seen.model, seen.at(place), place, seen.hyperparameters, first, last, seen.calls, idle)
+
+
+def _minimise(seen: _Seen, start: np.ndarray, evaluations: int) -> bool:
+    """Downhill; whether there was a matrix at the start."""
+    try:
+        scipy.optimize.minimize(
+            seen, start, jac=True, method="L-BFGS-B", callback=seen.reached,
+            bounds=[tuple(np.log(h.bounds)) for h in seen.hyperparameters],
+            options={"maxfun": evaluations, "maxiter": evaluations, "ftol": 1e-4, "maxls": 12},
+        )  # fmt: skip
+    except (np.linalg.LinAlgError, FloatingPointError):  # of the start alone
+        return False
+    return True
