@@ -343,7 +343,7 @@ def test_few_frames_lead_most_of_the_way(water, monkeypatch):
     assert found.summary["frames"] == 60
     assert set(sizes) == {20, 60}
     assert sizes == sorted(sizes)
-    assert sizes.count(60) <= REFINING + 1
+    assert sizes.count(60) <= REFINING + 12  # of a line search that is begun
     assert found.summary["evaluations"] == len(sizes)
     for name, error in expected.summary["errors"].items():
         assert found.summary["errors"][name] == pytest.approx(error, rel=0.05)

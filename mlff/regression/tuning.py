@@ -89,7 +89,7 @@ def tune(
 
     Arguments:
         model: the kernel; length scales that it lacks start from the data's own scale.
-        data: frames; of large sets as many as make 5000 linear equations are drawn.
+        data: frames; of large sets as many as make 5000 linear equations are drawn, and a few of these lead most of the way.
         labels: what is fitted, as of `fit`.
         noise: standard deviations that stay as they are; without it, they are tuned.
         seed: of the frames that are drawn, and of the folds.
