@@ -18,9 +18,11 @@ from test_cli import called
 
 import mlff
 from descriptors import inverse_distances, powered_distances
-from mlff.regression import checkpoint, exact, iterative, kernel_blocks, pilot, sizes
+from mlff.regression import checkpoint, exact, iterative
 from mlff.regression.checkpoint import NOWHERE, Checkpoint, fingerprint
 from mlff.regression.linalg.tiles import SymmetricTiles
+from mlff.regression.planning import pilot, sizes
+from mlff.regression.system import kernel_blocks
 
 KERNEL = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=3.0))
 NOISE = 1e-3
@@ -160,7 +162,8 @@ PROCESS = f"""
 import os, signal, sys
 import jax, numpy as np, mlff
 from descriptors import inverse_distances
-from mlff.regression import checkpoint, exact, kernel_blocks
+from mlff.regression import checkpoint, exact
+from mlff.regression.system import kernel_blocks
 
 checkpoint.SHARE, checkpoint.WORTH, kernel_blocks.TILE_ROWS, exact.TILE_ROWS = 1e12, 0.0, 24, 24
 folder, replace = sys.argv[2], os.replace

@@ -12,7 +12,7 @@ from descriptors import inverse_distances, soap
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.components import Components, Moments
 from mlff.kernels.jets import feature_values
-from mlff.regression.inducing import EnvironmentValues
+from mlff.regression.sparse.inducing import EnvironmentValues
 
 LOCAL = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
 LABELS = ("energy", "forces", "stress")

@@ -14,7 +14,7 @@ import mlff
 from descriptors import acsf, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.jets import feature_values
-from mlff.regression import compression
+from mlff.regression.sparse import compression
 
 LOCAL = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
 NOISE = {"energy": 1e-2, "forces": 3e-2}

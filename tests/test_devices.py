@@ -23,13 +23,15 @@ from descriptors import inverse_distances
 from mlff.cli import machines
 from mlff.data.batches import LabelledFrames
 from mlff.precision import doubled
-from mlff.regression import checkpoint, gram, label_sums, plan
+from mlff.regression import checkpoint
 from mlff.regression.devices import blocks, shared_rows
 from mlff.regression.devices.blocks import Points
 from mlff.regression.devices.mesh import Devices
 from mlff.regression.devices.sharded_tiles import Places, ShardedTiles
 from mlff.regression.devices.shared_rows import SharedRows
 from mlff.regression.exact import IndefiniteMatrix
+from mlff.regression.planning import plan
+from mlff.regression.system import gram, label_sums
 
 assert frames  # a fixture
 SCRIPT = pathlib.Path(shared_fit.__file__)

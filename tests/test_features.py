@@ -17,8 +17,8 @@ from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
 from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion
-from mlff.regression.features import compute_features
 from mlff.regression.solution import solve
+from mlff.regression.system.features import compute_features
 
 WIDE = functools.partial(moments, cutoff=6.0)
 SWAP = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])

@@ -174,7 +174,7 @@ def test_falls_back_below_the_shortest_that_was_tried(water, monkeypatch):
     from mlff.regression import fitting
     from mlff.regression.checkpoint import NOWHERE
     from mlff.regression.exact import IndefiniteMatrix
-    from mlff.regression.plan import plan_fit
+    from mlff.regression.planning.plan import plan_fit
     from mlff.regression.requests import Request
     from mlff.regression.solution import Solution
     from mlff.regression.validation import Search, Trial, with_lengthscales

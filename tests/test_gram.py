@@ -12,10 +12,10 @@ import mlff
 from descriptors import exponential_distances, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
-from mlff.regression import kernel_blocks
-from mlff.regression.features import compute_features
-from mlff.regression.gram import radial_derivatives
-from mlff.regression.linear_system import LinearSystem
+from mlff.regression.system import kernel_blocks
+from mlff.regression.system.features import compute_features
+from mlff.regression.system.gram import radial_derivatives
+from mlff.regression.system.linear_system import LinearSystem
 
 RADIALS = [
     mlff.RBF(lengthscale=3.0), mlff.Matern32(lengthscale=3.0), mlff.Matern52(lengthscale=3.0),

@@ -16,12 +16,12 @@ from mlff.data.batches import LabelledFrames
 from mlff.data.group_noise import GroupNoise
 from mlff.operators import ENERGY, FORCES
 from mlff.quality.report import noise_text
-from mlff.regression.features import compute_features
-from mlff.regression.inducing import EnvironmentValues
-from mlff.regression.label_kinds import group_of, label_of
-from mlff.regression.linear_system import LinearSystem
-from mlff.regression.sparse import SparseSystem
-from mlff.regression.weights import by_labels, folds_of, groups_apart, mean_error
+from mlff.regression.sparse.inducing import EnvironmentValues
+from mlff.regression.sparse.label_kinds import group_of, label_of
+from mlff.regression.sparse.sums import SparseSystem
+from mlff.regression.sparse.weights import by_labels, folds_of, groups_apart, mean_error
+from mlff.regression.system.features import compute_features
+from mlff.regression.system.linear_system import LinearSystem
 
 KERNEL = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
 NOISE = {"energy": 1e-2, "forces": 3e-2}

@@ -17,13 +17,14 @@ from descriptors import inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.radial import Product
 from mlff.potentials.force_field import ForceField
-from mlff.regression import iterative, kernel_blocks, label_sums
-from mlff.regression.coefficients import expand, find_weights
+from mlff.regression import iterative
 from mlff.regression.exact import IndefiniteMatrix, factorise
-from mlff.regression.features import compute_features
-from mlff.regression.gram import Side, block
 from mlff.regression.iterative import NotConverged, Preconditioner, iterate
-from mlff.regression.linear_system import LinearSystem
+from mlff.regression.system import kernel_blocks, label_sums
+from mlff.regression.system.coefficients import expand, find_weights
+from mlff.regression.system.features import compute_features
+from mlff.regression.system.gram import Side, block
+from mlff.regression.system.linear_system import LinearSystem
 
 LOCAL = mlff.LocalKernel(moments, mlff.RBF(lengthscale=1.5))
 SEVERAL = {**KERNELS, "local": LOCAL}

@@ -15,13 +15,13 @@ import mlff
 from descriptors import inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.precision import doubled
-from mlff.regression import kernel_blocks
 from mlff.regression.exact import factorise
-from mlff.regression.features import compute_features
-from mlff.regression.inner_products import ScalableBlocks, needed_bytes
-from mlff.regression.kernel_blocks import KernelBlocks, kernel_between
-from mlff.regression.linear_system import LinearSystem
 from mlff.regression.solution import expand, find_weights, solve
+from mlff.regression.system import kernel_blocks
+from mlff.regression.system.features import compute_features
+from mlff.regression.system.inner_products import ScalableBlocks, needed_bytes
+from mlff.regression.system.kernel_blocks import KernelBlocks, kernel_between
+from mlff.regression.system.linear_system import LinearSystem
 
 KERNELS = {
     "global": mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), SWAP),

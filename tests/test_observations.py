@@ -13,8 +13,8 @@ from moments import moments
 import mlff
 from descriptors import inverse_distances
 from mlff.data.batches import LabelledFrames
-from mlff.regression import kernel_blocks
-from mlff.regression.features import compute_features
+from mlff.regression.system import kernel_blocks
+from mlff.regression.system.features import compute_features
 
 KERNEL = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=1.5))
 MINIMUM = np.array([[0.0, 0, 0.0], [0, 0.78, -0.58], [0, -0.78, -0.58]])

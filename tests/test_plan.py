@@ -12,11 +12,12 @@ from mlff import batching
 from mlff.potentials.model_files import load
 from mlff.potentials.record import require_entries
 from mlff.quality.description import described, description
-from mlff.regression import fitting, iterative, pilot, plan, sizes
-from mlff.regression.pilot import Pilot
-from mlff.regression.plan import Plan, budget_of, plan_fit
+from mlff.regression import fitting, iterative
+from mlff.regression.planning import pilot, plan, sizes
+from mlff.regression.planning.pilot import Pilot
+from mlff.regression.planning.plan import Plan, budget_of, plan_fit
 from mlff.regression.requests import Request
-from mlff.regression.sparse_pilot import SparsePilot
+from mlff.regression.sparse.pilot import SparsePilot
 
 KERNEL = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=10.0))
 NOISE = 0.05

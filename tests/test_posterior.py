@@ -17,8 +17,8 @@ from mlff.data.system import System
 from mlff.operators import ENERGY, FORCES, HESSIAN_PRODUCTS
 from mlff.potentials.calibration import Calibration
 from mlff.quality.reliability import reliability_figure
-from mlff.regression.features import compute_features
 from mlff.regression.solution import solve
+from mlff.regression.system.features import compute_features
 from mlff.regression.waves import Drawn, random_functions, values_at
 
 NUMBERS = np.array([8, 1, 1])

@@ -8,8 +8,8 @@ import mlff
 from descriptors import inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.operators import FORCES, HESSIAN, functionals
-from mlff.regression.features import compute_features
-from mlff.regression.rows import measured, orders, pack
+from mlff.regression.system.features import compute_features
+from mlff.regression.system.rows import measured, orders, pack
 
 BENT = np.array([[0.0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48], [0.8, 0.1, 0.9]])
 LINEAR = np.array([[0.0, 0, 0], [0, 0, 1.2], [0, 0, 2.3], [0, 0, 3.7]])

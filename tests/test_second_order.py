@@ -18,7 +18,7 @@ from descriptors import exponential_distances, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
 from mlff.potentials.expansion import Expansion
-from mlff.regression.features import compute_features
+from mlff.regression.system.features import compute_features
 
 CO2 = np.array([[0.0, 0, -1.16], [0, 0, 0], [0, 0, 1.16]])
 KINDS = ("energy", "forces", "hessian", "hessian_products", "curvatures")

@@ -5,8 +5,8 @@ import pytest
 
 import mlff
 from descriptors import inverse_distances
-from mlff.regression.features import compute_features
-from mlff.regression.kernel_blocks import kernel_between
+from mlff.regression.system.features import compute_features
+from mlff.regression.system.kernel_blocks import kernel_between
 from mlff.workflows import selection
 
 KERNEL = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=2.0))

@@ -8,8 +8,8 @@ from test_gram import WATER, dense_matrix, frames_of
 import mlff
 from descriptors import inverse_distances
 from mlff.data.system import System
-from mlff.regression.rows import Rows
 from mlff.regression.solution import solve
+from mlff.regression.system.rows import Rows
 
 GROUP = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
 
@@ -102,7 +102,7 @@ def test_singular_system_says_what_to_do(water):
 
 
 def test_many_tiles_and_one_tile_agree(water, monkeypatch):
-    from mlff.regression import kernel_blocks
+    from mlff.regression.system import kernel_blocks
 
     kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=2.0), GROUP)
     whole = mlff.fit(kernel, water[:30])

@@ -18,16 +18,16 @@ from mlff.operators import find_operator
 from mlff.potentials.expansion import Expansion
 from mlff.quality.report import sparse_text
 from mlff.regression import checkpoint
-from mlff.regression.cur import cur_points, leverage
-from mlff.regression.features import compute_features
-from mlff.regression.inducing import EnvironmentValues, FrameLabels, LabelRows
-from mlff.regression.kernel_blocks import kernel_between
-from mlff.regression.orthogonal import CONDITION, solve_orthogonally, solved
 from mlff.regression.solution import solve
-from mlff.regression.sparse import SparseSystem
-from mlff.regression.sparse_fit import require_inducing
-from mlff.regression.weights import errors_by_size, folds_of
-from mlff.regression.whitening import Whitening
+from mlff.regression.sparse.cur import cur_points, leverage
+from mlff.regression.sparse.fit import require_inducing
+from mlff.regression.sparse.inducing import EnvironmentValues, FrameLabels, LabelRows
+from mlff.regression.sparse.orthogonal import CONDITION, solve_orthogonally, solved
+from mlff.regression.sparse.sums import SparseSystem
+from mlff.regression.sparse.weights import errors_by_size, folds_of
+from mlff.regression.sparse.whitening import Whitening
+from mlff.regression.system.features import compute_features
+from mlff.regression.system.kernel_blocks import kernel_between
 
 ALL = ("energy", "forces", "stress")
 NOISE = {"energy": 1e-2, "forces": 3e-2, "stress": 1e-2}
@@ -458,7 +458,7 @@ def test_what_is_no_number_of_functionals_is_refused(inducing, word):
 
 
 def test_more_functionals_than_memory_holds_are_refused(alloy, monkeypatch):
-    monkeypatch.setattr("mlff.regression.sparse.machine_memory", lambda: 2**15)
+    monkeypatch.setattr("mlff.regression.sparse.sums.machine_memory", lambda: 2**15)
     with pytest.raises(ValueError, match=r"inducing=40: .* GiB, this machine has .*; take fewer"):
         mlff.fit(LOCAL, alloy, ALL, NOISE, inducing=40)
 

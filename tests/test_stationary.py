@@ -11,7 +11,7 @@ import mlff
 from descriptors.geometry import pair_distances
 from mlff.operators import ENERGY, FORCES
 from mlff.potentials.springs import springs_around
-from mlff.regression.evidence import most_likely
+from mlff.regression.tuning.evidence import most_likely
 
 
 def inverting(positions):
@@ -133,8 +133,8 @@ def test_springs_are_at_rest_and_as_stiff_as_bonds():
 def test_most_likely_kernel_is_that_of_dense_linear_algebra(water):
     from descriptors import inverse_distances
     from mlff.data.batches import LabelledFrames
-    from mlff.regression.features import compute_features
-    from mlff.regression.kernel_blocks import kernel_between
+    from mlff.regression.system.features import compute_features
+    from mlff.regression.system.kernel_blocks import kernel_between
 
     frames, noise = LabelledFrames.of(water[:6]), {ENERGY: 1e-3, FORCES: 1e-2}
     scales = np.array([0.1, 0.3, 1.0, 3.0])

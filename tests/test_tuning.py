@@ -13,12 +13,13 @@ import mlff
 from descriptors import fchl19, inverse_distances, powered_distances, soap
 from descriptors.geometry import pair_distances
 from mlff.quality.report import tuned_text
-from mlff.regression import checkpoint, tuning
-from mlff.regression.descent import REFINING, descend
-from mlff.regression.hyperparameters import named_arguments
+from mlff.regression import checkpoint
 from mlff.regression.requests import Request
-from mlff.regression.tuning import STARTS
-from mlff.regression.tuning_problem import Problem
+from mlff.regression.tuning import tune as tuning
+from mlff.regression.tuning.descent import REFINING, descend
+from mlff.regression.tuning.hyperparameters import named_arguments
+from mlff.regression.tuning.problem import Problem
+from mlff.regression.tuning.tune import STARTS
 
 COARSE = functools.partial(soap, cutoff=3.0, n_max=3, l_max=2)
 LABELS = ("energy", "forces")

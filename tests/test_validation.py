@@ -11,9 +11,9 @@ import mlff
 from descriptors import exponential_distances, inverse_distances
 from mlff.data.batches import LabelledFrames
 from mlff.kernels import jets
-from mlff.regression import features
 from mlff.regression import validation as hyperparameters
 from mlff.regression.solution import solve
+from mlff.regression.system import features
 from mlff.regression.validation import FACTOR, Validation, data_scale, folds_of, search_lengthscale
 
 

@@ -34,7 +34,7 @@ def compress(
     from mlff.potentials import model_files as archive
     from mlff.quality.description import described
     from mlff.quality.report import compressed_text
-    from mlff.regression.compression import compressed
+    from mlff.regression.sparse.compression import compressed
 
     target = out or pathlib.Path(f"{model.stem}-{points}.mlff")
     if out is None and target.exists():

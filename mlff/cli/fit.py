@@ -157,7 +157,7 @@ def fit(
     from mlff.regression.fitting import fit as fit_model
     from mlff.regression.fitting import plan as plan_fit
     from mlff.regression.recipes import RECIPES
-    from mlff.regression.tuning import tune as tune_model
+    from mlff.regression.tuning.tune import tune as tune_model
 
     wanted, keys, levels = parse_labels(labels), parse_keys(key), parse_noise(noise)
     settings, factors = parse_settings(setting), parse_factors(group_noise)

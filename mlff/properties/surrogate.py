@@ -24,9 +24,9 @@ from mlff.potentials.force_field import ForceField
 from mlff.potentials.room import with_room
 from mlff.potentials.springs import springs_around
 from mlff.potentials.sums import PotentialSum
-from mlff.regression.evidence import most_likely
 from mlff.regression.exact import IndefiniteMatrix
 from mlff.regression.solution import solve
+from mlff.regression.tuning.evidence import most_likely
 
 SCALES = 2.0 ** np.arange(-2.0, 4.1, 0.5)  # length scales that are tried, 1/Å
 

@@ -18,7 +18,7 @@ from mlff.quality.comparison import Candidate, Comparison, Outcome, candidates, 
 from mlff.regression.exact import Progress
 from mlff.regression.fitting import fit
 from mlff.regression.recipes import RECIPES, recipe
-from mlff.regression.tuning import tune
+from mlff.regression.tuning.tune import tune
 
 logger = logging.getLogger(__name__)
 

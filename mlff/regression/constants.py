@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from mlff.data.batches import LabelledFrames
 from mlff.potentials.expansion import Expansion, composition
-from mlff.regression.coefficients import RANK_CUTOFF, energies_of
+from mlff.regression.system.coefficients import RANK_CUTOFF, energies_of
 
 HUBER = 1.345  # standard deviations within which energies count fully: 95 % of the efficiency of least squares
 TO_STD = 1.4826  # of normally distributed numbers, their standard deviation over the median of their sizes

@@ -10,10 +10,10 @@ from jaxtyping import Float
 
 from mlff.batching import machine_memory
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
-from mlff.regression.kernel_blocks import TILE_ROWS
 from mlff.regression.linalg.tiles import NotPositiveDefinite, SymmetricTiles
-from mlff.regression.linear_system import LinearSystem
-from mlff.regression.observations import describe
+from mlff.regression.system.kernel_blocks import TILE_ROWS
+from mlff.regression.system.linear_system import LinearSystem
+from mlff.regression.system.observations import describe
 
 Progress = Callable[[str, float], None]
 

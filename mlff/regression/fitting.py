@@ -27,16 +27,16 @@ from mlff.regression.constants import constants_mixing, energies_left
 from mlff.regression.devices.mesh import Devices
 from mlff.regression.devices.shared_rows import SharedRows
 from mlff.regression.exact import IndefiniteMatrix, Progress
-from mlff.regression.features import compute_features
-from mlff.regression.linear_system import LinearSystem
-from mlff.regression.plan import accelerators, plan_fit
-from mlff.regression.plans import Plan
+from mlff.regression.planning.plan import accelerators, plan_fit
+from mlff.regression.planning.plans import Plan
 from mlff.regression.requests import Request, operators_of
 from mlff.regression.slopes import warn_of_slopes
 from mlff.regression.solution import Solution, solve_iteratively, solve_system
-from mlff.regression.sparse_fit import fit_sparse, require_inducing, require_selection, sparse_lengthscale
+from mlff.regression.sparse.fit import fit_sparse, require_inducing, require_selection, sparse_lengthscale
+from mlff.regression.system.features import compute_features
+from mlff.regression.system.linear_system import LinearSystem
 from mlff.regression.training_record import record_of
-from mlff.regression.tuning import Tuned
+from mlff.regression.tuning.tune import Tuned
 from mlff.regression.validation import (
     FACTOR,
     Search,

@@ -26,11 +26,11 @@ from jaxtyping import Float
 from scipy.linalg import LinAlgError, blas, cho_factor, cho_solve, lapack, solve_triangular
 
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
-from mlff.regression.coefficients import RANK_CUTOFF, Weights
 from mlff.regression.exact import IndefiniteMatrix, Progress
-from mlff.regression.kernel_blocks import TILE_ROWS, kernel_between
-from mlff.regression.linear_system import LinearSystem
-from mlff.regression.observations import describe
+from mlff.regression.system.coefficients import RANK_CUTOFF, Weights
+from mlff.regression.system.kernel_blocks import TILE_ROWS, kernel_between
+from mlff.regression.system.linear_system import LinearSystem
+from mlff.regression.system.observations import describe
 
 logger = logging.getLogger(__name__)
 

@@ -27,14 +27,14 @@ from mlff.potentials.expansion import Expansion
 from mlff.potentials.sums import PotentialSum
 from mlff.potentials.uncertainty import Uncertainty
 from mlff.potentials.waves import RandomFunction
-from mlff.regression.coefficients import RANK_CUTOFF, Weights, energies_of, expand
 from mlff.regression.constants import constants_mixing, energies_left
 from mlff.regression.exact import Factor, Progress
-from mlff.regression.features import Features, features_asked
-from mlff.regression.kernel_blocks import kernel_between, kernel_product
-from mlff.regression.linear_system import LinearSystem, constants_design
-from mlff.regression.observations import FrameObservations
-from mlff.regression.rows import Rows
+from mlff.regression.system.coefficients import RANK_CUTOFF, Weights, energies_of, expand
+from mlff.regression.system.features import Features, features_asked
+from mlff.regression.system.kernel_blocks import kernel_between, kernel_product
+from mlff.regression.system.linear_system import LinearSystem, constants_design
+from mlff.regression.system.observations import FrameObservations
+from mlff.regression.system.rows import Rows
 from mlff.regression.waves import Drawn, label_values, random_functions
 
 AT_ONCE = 20  # frames that are left out together

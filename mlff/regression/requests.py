@@ -22,7 +22,7 @@ from mlff.operators import FORCES, HESSIAN, Operator, find_operator, order_of
 from mlff.potentials.differences import remaining
 from mlff.potentials.expansion import composition, constant_elements
 from mlff.potentials.force_field import ForceField
-from mlff.regression.inducing import FARTHEST
+from mlff.regression.sparse.inducing import FARTHEST
 from mlff.regression.training_frames import labelled_frames
 from mlff.regression.validation import with_lengthscales
 from mlff.units import atomic_numbers, symbols

@@ -12,15 +12,15 @@ from mlff.kernels.kernels import Kernel
 from mlff.potentials.expansion import Expansion
 from mlff.potentials.label_weights import LabelWeights
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
-from mlff.regression.coefficients import Weights, expand, find_weights
 from mlff.regression.devices.shared_rows import SharedRows
 from mlff.regression.exact import Progress, factorise
-from mlff.regression.features import compute_features
 from mlff.regression.iterative import iterate
-from mlff.regression.linear_system import LinearSystem
-from mlff.regression.observations import Noise
 from mlff.regression.posterior import Posterior
-from mlff.regression.sparse_posterior import SparsePosterior
+from mlff.regression.sparse.posterior import SparsePosterior
+from mlff.regression.system.coefficients import Weights, expand, find_weights
+from mlff.regression.system.features import compute_features
+from mlff.regression.system.linear_system import LinearSystem
+from mlff.regression.system.observations import Noise
 
 
 @dataclasses.dataclass(frozen=True)

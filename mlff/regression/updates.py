@@ -19,14 +19,14 @@ from mlff.data.dataset import Dataset
 from mlff.operators import find_operator
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import facts_of
-from mlff.regression.coefficients import expand, find_weights
 from mlff.regression.exact import Factor, Progress
-from mlff.regression.features import Features, compute_features
 from mlff.regression.fitting import examined, with_constant
-from mlff.regression.kernel_blocks import kernel_between
-from mlff.regression.linear_system import LinearSystem
 from mlff.regression.posterior import Posterior
 from mlff.regression.requests import Request
+from mlff.regression.system.coefficients import expand, find_weights
+from mlff.regression.system.features import Features, compute_features
+from mlff.regression.system.kernel_blocks import kernel_between
+from mlff.regression.system.linear_system import LinearSystem
 
 
 def extended(force_field: ForceField, data: Dataset, progress: Progress = lambda stage, share: None) -> ForceField:

@@ -17,13 +17,13 @@ from mlff.kernels.jets import feature_values
 from mlff.kernels.kernels import GlobalKernel, Kernel, LocalKernel
 from mlff.operators import find_operator
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
-from mlff.regression.coefficients import find_weights
 from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
-from mlff.regression.features import Features, compute_features
-from mlff.regression.inner_products import ScalableBlocks, is_scalable, needed_bytes
-from mlff.regression.kernel_blocks import Blocks, KernelBlocks
-from mlff.regression.linear_system import LinearSystem, constants_design
-from mlff.regression.observations import Noise, describe
+from mlff.regression.system.coefficients import find_weights
+from mlff.regression.system.features import Features, compute_features
+from mlff.regression.system.inner_products import ScalableBlocks, is_scalable, needed_bytes
+from mlff.regression.system.kernel_blocks import Blocks, KernelBlocks
+from mlff.regression.system.linear_system import LinearSystem, constants_design
+from mlff.regression.system.observations import Noise, describe
 
 logger = logging.getLogger(__name__)
 

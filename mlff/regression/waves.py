@@ -17,10 +17,10 @@ from mlff.kernels.radial import Polynomial
 from mlff.potentials.expansion import Part, constant_elements
 from mlff.potentials.waves import Products, RandomFunction, Waves
 from mlff.precision import double_precision
-from mlff.regression.features import Features
-from mlff.regression.gram import Side
-from mlff.regression.kernel_blocks import groups_of, unpadded_rows
-from mlff.regression.terms import Term
+from mlff.regression.system.features import Features
+from mlff.regression.system.gram import Side
+from mlff.regression.system.kernel_blocks import groups_of, unpadded_rows
+from mlff.regression.system.terms import Term
 
 # Of every species and part of the kernel. Measured, ethanol, 500 frames: the spread of 16 samples follows the exact standard
 # deviation of forces as closely with 500 waves as with 2000 (both 18 % apart, which is what 16 samples leave).

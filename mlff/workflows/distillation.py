@@ -13,9 +13,9 @@ from mlff.kernels.reduction import reduced
 from mlff.potentials.errors import compare
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.reference import Reference
-from mlff.regression.compression import compressed
 from mlff.regression.fitting import fit
 from mlff.regression.recipes import RECIPES, recipe
+from mlff.regression.sparse.compression import compressed
 
 MOLECULES, CRYSTALS = "fchl19-gpr", "soap-gap"  # recipes: the most accurate with hundreds of frames
 COMPARED = 100  # frames on which the model is held against the method

@@ -31,10 +31,10 @@ from mlff.kernels.jets import feature_values
 from mlff.kernels.kernels import Kernel
 from mlff.operators import FORCES
 from mlff.potentials.force_field import ForceField
-from mlff.regression.farthest import farthest_points
-from mlff.regression.features import Features, compute_features
-from mlff.regression.kernel_blocks import kernel_between
 from mlff.regression.recipes import default_recipe, recipe
+from mlff.regression.sparse.farthest import farthest_points
+from mlff.regression.system.features import Features, compute_features
+from mlff.regression.system.kernel_blocks import kernel_between
 from mlff.regression.validation import data_scales, with_lengthscales
 
 WAYS = ("variance", "farthest", "random")

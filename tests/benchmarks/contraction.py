@@ -31,7 +31,7 @@ from descriptors.schnet import schnet_parameters
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
 from mlff.potentials.expansion import Expansion
-from mlff.regression.features import compute_features
+from mlff.regression.system.features import compute_features
 
 BUDGET = 6.0  # s a measurement of a slow route may take
 FEW = 3  # frames on which the three routes are compared

@@ -69,7 +69,7 @@ def one(molecule: str, frames: int, method: str, arguments) -> dict:
     """One fit, in this process."""
     import mlff
     from mlff.quality.report import peak_memory_mb
-    from mlff.regression.pilot import gemm_speed
+    from mlff.regression.planning.pilot import gemm_speed
     from mlff.regression.validation import START, data_scale
 
     data = frames_of(molecule, arguments.data)

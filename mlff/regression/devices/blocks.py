@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mlff.kernels.radial import Radial
-from mlff.regression.gram import feature_slices
+from mlff.regression.system.gram import feature_slices
 
 _POINTS = 64  # of which a sum of labels is evaluated at once
 

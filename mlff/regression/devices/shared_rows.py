@@ -23,11 +23,11 @@ from mlff.regression.devices.blocks import Points, block, product
 from mlff.regression.devices.mesh import AXIS, COPIED, SPLIT, Devices, fetched
 from mlff.regression.devices.sharded_tiles import Places, ShardedTiles, filled_column, sent
 from mlff.regression.exact import Progress, indefinite
-from mlff.regression.features import Features
-from mlff.regression.gram import Side
 from mlff.regression.linalg.tiles import LOST, NotPositiveDefinite
-from mlff.regression.linear_system import LinearSystem
-from mlff.regression.terms import Term
+from mlff.regression.system.features import Features
+from mlff.regression.system.gram import Side
+from mlff.regression.system.linear_system import LinearSystem
+from mlff.regression.system.terms import Term
 
 TILE_ROWS = 1024  # about; of larger tiles more is padded, of smaller ones products are slower
 

@@ -1,0 +1,252 @@
+"""Hyperparameters by gradient: those with which frames left out are missed by least."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from mlff.arguments import checked_seed
+from mlff.data.dataset import Dataset
+from mlff.kernels.kernels import Kernel
+from mlff.operators import Operator
+from mlff.potentials.differences import baseline_of
+from mlff.potentials.force_field import ForceField
+from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
+from mlff.regression.exact import Progress
+from mlff.regression.requests import Request
+from mlff.regression.tuning.descent import EVALUATIONS, REFINING, Minimum, descend, refined
+from mlff.regression.tuning.hyperparameters import Hyperparameter, Model
+from mlff.regression.tuning.problem import OBJECTIVES, Problem
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = 5000  # of the linear system that is tuned on; larger sets are drawn from
+# Where there are twice as many as these, the search is made on a few of the frames first, and gone on with from where that ends: a
+# step there takes a fortieth of the time.
+FEW_ROWS, FEW_FRAMES = 1500, 20
+SEARCHED = 0.3  # of the time
+# (length scale of global terms over START times the data's, share of the first term, noise over the labels' root mean square)
+STARTS = ((2.0, None, 1e-2), (6.0, 0.97, 1e-3))
+NEGLIGIBLE = 0.01  # by how much errors may rise without a term that can be dropped
+AT_BOUND = 1.02  # a factor from a bound that counts as there
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """A kernel with the hyperparameters that `tune` found; `fit` takes it in place of a kernel.
+
+    Attributes:
+        kernel: with length scales and amplitudes.
+        noise: standard deviation of every kind of label, in its unit.
+        labels: what it was tuned for.
+        baseline: what it is a correction to.
+        summary: which number went from where to where, errors of frames left out before and after (of every kind of label, in its
+            unit), the terms, what share of the prior variance of the labels each has, the errors without it and nothing tuned anew,
+            those that can be dropped so (no error rises by more than a hundredth), the objective, evaluations, frames, seconds.
+    """
+
+    kernel: Kernel
+    noise: dict[str, float]
+    labels: tuple[Operator, ...]
+    summary: dict
+    baseline: ForceField | None = None
+
+
+def tune(
+    model: Kernel,
+    data: Dataset,
+    labels: str | Operator | Sequence[str | Operator] = ("energy", "forces"),
+    noise: float | Mapping[str, float] | None = None,
+    seed: int = 0,
+    progress: Progress = lambda stage, fraction: None,
+    atomic_energies: Mapping[str, float] | None = None,
+    group_noise: Mapping[str, float] | None = None,
+    baseline=None,
+    objective: str = OBJECTIVES[0],
+    arguments: Sequence[str] = (),
+    checkpoint=None,
+) -> Tuned:
+    """The hyperparameters of a kernel with which frames that are left out are predicted best.
+
+        tuned = mlff.tune(kernel, data)
+        force_field = mlff.fit(tuned, data)
+
+        tuned = mlff.tune(kernel, data, objective="folds", arguments=("soap.sigma", "soap.cutoff"))
+
+    Amplitudes of the terms of a sum, length scales and other numbers of radial functions, the noise of every kind of label, and those
+    arguments of descriptors that are named, are tuned together, by L-BFGS. What is minimised:
+
+        left-out    ln Σ_kinds ⟨r²⟩/variance of the labels, r: what is missed of a frame by the fit to all others
+        folds       the same, a fifth of the frames left out at a time
+        evidence    −ln p(labels), the constants integrated out
+
+    all in closed form, their gradients from the implicit function theorem: no frame is fitted twice. Errors left out rank models as test
+    errors do, where evidence misleads; arguments of descriptors are told by folds rather than by single frames.
+
+    Arguments:
+        model: the kernel; length scales that it lacks start from the data's own scale.
+        data: frames; of large sets as many as make 5000 linear equations are drawn, and a few of these lead most of the way.
+        labels: what is fitted, as of `fit`.
+        noise: standard deviations that stay as they are; without it, they are tuned.
+        seed: of the frames that are drawn, and of the folds.
+        progress: called with a stage's name and how much of it is done.
+        atomic_energies: as of `fit`.
+        group_noise: as of `fit`, which is to be given the same.
+        baseline: as of `fit`.
+        objective: "left-out", "folds" or "evidence".
+        checkpoint: a folder that keeps what was evaluated, from which the same call goes on after it was killed; it goes at the end.
+        arguments: of descriptors, by name, "sigma", "soap.sigma" or "fchl19.*" (as in a shell); those that are real numbers.
+    Raises:
+        ValueError: fewer than 3 frames, no positive definite matrix, or what `fit` refuses.
+    """
+    started = time.perf_counter()
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective={objective!r:.60} is not known; choose from {', '.join(OBJECTIVES)}")
+    baseline = baseline_of(baseline)
+    request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
+    _require_factors(request, noise)
+    _require_frames(len(data))
+    drawn = _drawn(request, MAX_ROWS, 3, checked_seed(seed))
+    few = _drawn(request, FEW_ROWS, FEW_FRAMES, seed)
+
+    def problem_of(frames: np.ndarray) -> Problem:
+        of_frames = dataclasses.replace(request, frames=request.frames.take(frames))
+        return Problem.of(of_frames, noise is None, progress, objective, arguments, seed)
+
+    stated = (noise is None, objective, tuple(arguments), seed)
+    about = "" if checkpoint is None else fingerprint(*request.identity, stated)
+    with begun(checkpoint, about) as kept:
+        if len(drawn) < 2 * len(few):
+            problem, before = problem_of(drawn), []
+            found = _searched(problem, progress, 1.0, kept)
+        else:
+            before = _searched(problem_of(few), progress, SEARCHED, kept)
+            problem, told = problem_of(drawn), _told(progress, SEARCHED, 1.0 - SEARCHED, REFINING)
+            found = [refined(problem, min(before, key=lambda each: each.value), told, kept.beneath("refined"))]
+            if found[0].last is None:  # no matrix of more frames is positive definite there
+                found += _searched(problem, progress, 1.0, kept.beneath("many"))
+    best = min(found, key=lambda each: each.value)
+    progress("tune", 1.0)
+    if best.last is None:
+        raise ValueError(
+            "tune: no kernel matrix was positive definite; state a larger noise, or remove near-duplicate frames"
+        )
+    tuned = best.model if problem.sizes is None else best.model.scaled(best.last.scale)
+    summary = {
+        **_summary(problem, best, tuned),
+        "objective": objective,
+        "evaluations": sum(each.evaluations for each in (*before, *found)),
+        "seconds": time.perf_counter() - started,
+    }
+    return Tuned(tuned.kernel, tuned.noise, tuple(request.operators.values()), summary, baseline)
+
+
+def _require_factors(request: Request, noise) -> None:
+    """Refuse noise of groups that is stated, where that of the others is looked for."""
+    if noise is None and any(len(b.noise_of(name).known) for b in request.frames.batches for name in b.labels):
+        raise ValueError(
+            "group_noise: states the noise of a label in a group, and that of the others is tuned; give factors, {'Surface': 2.0}, or "
+            "noise"
+        )
+
+
+def _searched(problem: Problem, progress: Progress, share: float, kept: Checkpoint) -> list[Minimum]:
+    """Where it leads downhill from every start; a share of the work."""
+    of_each = share / len(STARTS)
+    return [
+        descend(problem, start, _told(progress, k * of_each, of_each, EVALUATIONS), kept.beneath(f"start {k}"))
+        for k, start in enumerate(STARTS)
+    ]
+
+
+def _told(progress: Progress, start: float, share: float, most: int) -> Callable[[int], None]:
+    """Tells of a search that is a share of all."""
+    return lambda evaluations: progress("tune", min(0.99, start + share * min(1.0, evaluations / most)))
+
+
+def _require_frames(count: int) -> None:
+    if count < 3:
+        raise ValueError(
+            f"tune: {count} frames are too few to leave one out and learn from the others; give at least 3"
+        )
+
+
+def _drawn(request: Request, rows: int, least: int, seed: int) -> np.ndarray:
+    """Indices of frames that make so many rows, and of no fewer frames than the least; fewer are some of more."""
+    sizes = sum(
+        np.median([batch.labels[name][0].size for batch in request.frames.having(name).batches])
+        for name in request.labels
+    )
+    most = max(least, int(rows // sizes))
+    if len(request.frames) <= most:
+        return request.frames.index
+    return np.sort(np.random.default_rng(seed).permutation(request.frames.index)[:most])
+
+
+def _summary(problem: Problem, best: Minimum, tuned: Model) -> dict:
+    """What there is to say of the way to the best model, which has the scale of the labels now."""
+    numbers = []
+    for h in best.hyperparameters:
+        value, reached = _value(tuned, h), _value(best.model, h)
+        reached = h.start * reached / _value(best.start, h)  # of what is stretched as a whole, by how much
+        bound = bool(reached / AT_BOUND <= h.bounds[0] or reached * AT_BOUND >= h.bounds[1])
+        numbers.append({"name": _name(tuned.kernel, h), "from": _value(best.start, h), "to": value, "at_bound": bound})
+        if bound and h.kind != "amplitude":
+            logger.warning("tune: %s ended at %.4g, as far as it was looked for", numbers[-1]["name"], value)
+    for h in best.idle:
+        logger.warning("tune: %s changes nothing where the search begins, and stays", _name(tuned.kernel, h))
+    traces = _variances(problem, tuned)
+    without = problem.errors_without(tuned) if len(traces) > 1 else []
+    names = [_term_name(part) for part in tuned.kernel.parts]
+    return {
+        "hyperparameters": numbers,
+        "shares": [float(trace / sum(traces)) for trace in traces],
+        "terms": names,
+        "errors_without": without,
+        "can_be_dropped": [
+            name for name, errors in zip(names, without, strict=False) if _is_no_worse(errors, best.last.errors)
+        ],
+        "errors_before": best.first.errors,
+        "errors": best.last.errors,
+        "frames": len(problem.features.observations),
+    }
+
+
+def _value(model: Model, h: Hyperparameter) -> float:
+    if h.kind == "noise":
+        return float(model.noise[h.place])
+    if h.kind == "amplitude":
+        return float(model.kernel.parts[h.place].amplitude)
+    if h.kind == "argument":
+        return model.argument(h.place)
+    value = getattr(model.kernel.leaves[h.place].radial, h.kind)
+    return float(np.exp(np.mean(np.log(value))))  # of an array, the geometric mean
+
+
+def _name(kernel: Kernel, h: Hyperparameter) -> str:
+    if h.kind == "noise":
+        return f"noise of {h.place}"
+    if h.kind == "amplitude":
+        return f"amplitude of term {h.place + 1}"
+    if h.kind == "argument":
+        leaf, name, k = h.place
+        return f"{name}{'' if k is None else f'[{k}]'} of {kernel.leaves[leaf].descriptor.name.partition(':')[2]}"
+    return f"{h.kind} of {kernel.leaves[h.place].descriptor.name.partition(':')[2]}"
+
+
+def _term_name(part: Kernel) -> str:
+    return "*".join(leaf.descriptor.function.__name__ for leaf in part.leaves)
+
+
+def _is_no_worse(errors: dict[str, float] | None, others: dict[str, float]) -> bool:
+    return errors is not None and all(errors[name] <= (1.0 + NEGLIGIBLE) * other for name, other in others.items())
+
+
+def _variances(problem: Problem, model: Model) -> np.ndarray:
+    """The prior variance of the telling labels, summed over them, that every term has."""
+    system = problem.system(model, problem.carried(model.kernel))
+    return system.shares * system.blocks.diagonals[:, system.telling].sum(axis=1)
