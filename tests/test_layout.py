@@ -55,7 +55,7 @@ def test_slots_show_every_atom_once_and_the_first_again():
 def exact(model, atoms):
     """The same model with as many slots as atoms, compiled for this composition alone."""
     unpadded = mlff.ForceField(model.model, np.asarray(atoms.numbers), model.kernel, model.record)
-    assert unpadded._fitted.layout is None
+    assert unpadded._entrance._fitted.layout is None
     return unpadded
 
 
@@ -66,7 +66,7 @@ def test_every_result_is_that_of_the_exact_arrangement(model, rng):
     reference = exact(model, atoms)
     x = atoms.positions + 0.05 * rng.standard_normal(atoms.positions.shape)
     where = {"numbers": atoms.numbers}
-    assert model._prepare(np.asarray(atoms.numbers, dtype=np.int32)).layout is not None
+    assert model._entrance.prepare(np.asarray(atoms.numbers, dtype=np.int32)).layout is not None
     np.testing.assert_allclose(model.energy(x, **where), reference.energy(x), rtol=1e-12)
     np.testing.assert_allclose(model.forces(x, **where), reference.forces(x), atol=1e-11)
     batch = np.stack([x, atoms.positions, x + 0.01])
@@ -107,10 +107,10 @@ def test_fifty_compositions_compile_few_functions_and_keep_one_copy(model):
     molecules = compositions(COUNT)
     assert len(molecules) == COUNT
     fresh = model.replace()  # nothing prepared yet
-    compiled, arrays = Compiled(jax.tree.structure(fresh._on_device.arranged([1], room=True))), set()
+    compiled, arrays = Compiled(jax.tree.structure(fresh._entrance._on_device.arranged([1], room=True))), set()
     for atoms in molecules:
         numbers = np.asarray(atoms.numbers, dtype=np.int32)
-        prepared = fresh._prepare(numbers)
+        prepared = fresh._entrance.prepare(numbers)
         prepared.functions = compiled
         assert np.isfinite(fresh.energy(atoms.positions, numbers=numbers))
         arrays |= {id(leaf) for leaf in jax.tree.leaves(prepared.potential.replace(members=None))}

@@ -156,13 +156,13 @@ def test_a_window_is_all_that_is_held(water_model, frames, tmp_path, monkeypatch
 
 
 def test_many_compositions_are_not_kept(local_model, monkeypatch):
-    monkeypatch.setattr("mlff.potentials.force_field.ARRANGED", 2)
+    monkeypatch.setattr("mlff.potentials.entrance.ARRANGED", 2)
     fresh = local_model.replace()
     for name in ("H2O", "CH4", "CH3OH"):
         atoms = ase.build.molecule(name)
         fresh.energy_and_forces_std(atoms.positions, numbers=atoms.numbers)
         fresh.energy(atoms.positions, numbers=atoms.numbers)
-    assert len(fresh._prepared) == len(fresh._committee_force_field._prepared) == 2
+    assert len(fresh._entrance._prepared) == len(fresh._committee_entrance._prepared) == 2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.77, 0.999, 1.0])

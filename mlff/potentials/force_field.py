@@ -14,21 +14,21 @@ from jaxtyping import Float, Integer
 
 from mlff.arguments import checked_seed
 from mlff.batching import BATCH_MEMORY, HESSIAN_MEMORY, chunk_size, map_chunks
-from mlff.data.batches import Batch, LabelledFrames, arguments_of
-from mlff.data.cells import stated, states_no_period, volume
+from mlff.data.batches import LabelledFrames, arguments_of
+from mlff.data.cells import volume
 from mlff.data.neighbors import wants_list
 from mlff.data.permutations import Permutations
 from mlff.kernels.descriptor import Descriptor
 from mlff.kernels.kernels import Kernel
-from mlff.kernels.surroundings import Surroundings
 from mlff.operators import ENERGY, FORCES, HESSIAN, HESSIAN_PRODUCTS, STRESS, Operator, find_operator, order_of
 from mlff.potentials.arguments import chosen_atoms, coordinates, displacements, one_geometry, require_atoms
 from mlff.potentials.calibration import Calibration
 from mlff.potentials.committee import Committee
-from mlff.potentials.compiled import Prepared, arrived, on_device
+from mlff.potentials.compiled import arrived
 from mlff.potentials.derivatives import symmetric_tensor, unordered_choices
 from mlff.potentials.energy_function import EnergyFunction
-from mlff.potentials.environmental import Environmental, Summed
+from mlff.potentials.entrance import Entrance, require_strainable
+from mlff.potentials.environmental import Summed
 from mlff.potentials.label_weights import LabelWeights
 from mlff.potentials.potential import Potential
 from mlff.potentials.record import joined
@@ -40,9 +40,7 @@ from mlff.units import formula
 
 Positions = Float[np.ndarray | jax.Array, "*batch n 3"]
 Vectors = Float[np.ndarray | jax.Array, "*k n 3"]
-ARRANGED = 256  # compositions whose preparations are kept
 MEMBERS = 8  # of the committee that stands for a posterior in simulations and model files
-_ISOLATED = Surroundings(np.zeros((3, 3)))
 
 
 class ForceField(Tree):
@@ -164,15 +162,15 @@ class ForceField(Tree):
         Raises:
             ValueError: other atoms, no such shape, positions or results that are not finite.
         """
-        if (summed := self._summed(positions, cell, pbc, numbers)) is not None:
+        if (summed := self._entrance.summed(positions, cell, pbc, numbers)) is not None:
             energies, forces = summed.energies, -summed.gradients.reshape(np.shape(positions))
             return (float(energies[0]), forces) if forces.ndim == 2 else (energies, forces)
-        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        prepared, positions, around = self._entrance.checked(positions, cell, pbc, numbers)
         if positions.ndim == 2:
             with doubled():
                 packed = arrived(prepared.functions.single(prepared.leaves, prepared.numbers, positions, *around))
             if not np.isfinite(packed).all():
-                self._refuse(positions)
+                self._entrance.refuse(positions)
             return float(packed[0]), prepared.of_atoms(packed[1:].reshape(positions.shape)).copy()
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (positions, around))
         size = prepared.batch_size(*one, memory)
@@ -181,7 +179,7 @@ class ForceField(Tree):
         for piece, result in map_chunks(function, (positions, around), size):
             packed[piece] = result
         if not np.isfinite(packed).all():
-            self._refuse(positions)
+            self._entrance.refuse(positions)
         return packed[:, 0].copy(), prepared.of_atoms(packed[:, 1:].reshape(positions.shape))
 
     def hessian(
@@ -205,7 +203,7 @@ class ForceField(Tree):
         """
         self.require_derivative(2, "the Hessian")
         one_geometry("the Hessian", positions)
-        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        prepared, positions, around = self._entrance.checked(positions, cell, pbc, numbers)
         atoms = None if moving is None else chosen_atoms(moving, prepared.atoms)
         slots = prepared.moving(atoms)
         rows = chunk_size(prepared.bytes_per_gradient(positions, around), memory)
@@ -213,7 +211,7 @@ class ForceField(Tree):
         with doubled():
             arguments = (prepared.leaves, prepared.numbers, positions, *around, slots)
             hessian = np.array(prepared.functions.hessian(*arguments, rows_at_once=rows))
-        self._require_answer(hessian)
+        self._entrance.require_answer(hessian)
         return hessian
 
     def hessian_vector_product(
@@ -237,11 +235,11 @@ class ForceField(Tree):
         """
         self.require_derivative(2, "the Hessian")
         one_geometry("the Hessian", positions)
-        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        prepared, positions, around = self._entrance.checked(positions, cell, pbc, numbers)
         directions = displacements("vectors", vectors, (prepared.atoms, 3), (2, 3))
         sets = directions.reshape(-1, 1, prepared.atoms, 3)
         products = np.empty((len(sets), prepared.atoms, 3))
-        for piece, gradients in self._gradients_along(prepared, positions, around, sets, memory):
+        for piece, gradients in self._entrance.gradients_along(prepared, positions, around, sets, memory):
             products[piece] = gradients
         return products.reshape(directions.shape)
 
@@ -269,10 +267,10 @@ class ForceField(Tree):
         one_geometry("a derivative along directions", positions)
         directions = displacements("directions", directions, np.shape(positions), (4,))
         self.require_derivative(directions.shape[1], f"the derivative of order {directions.shape[1]}")
-        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        prepared, positions, around = self._entrance.checked(positions, cell, pbc, numbers)
         last, sets = directions[:, -1], directions[:, :-1]
         derivatives = np.empty(len(sets))
-        for piece, gradients in self._gradients_along(prepared, positions, around, sets, memory):
+        for piece, gradients in self._entrance.gradients_along(prepared, positions, around, sets, memory):
             derivatives[piece] = np.einsum("cna,cna->c", gradients, last[piece])
         return derivatives
 
@@ -307,10 +305,10 @@ class ForceField(Tree):
         one_geometry("force constants", positions)
         self.require_derivative(order, f"a force constant of order {order}")
         directions = displacements("directions", directions, np.shape(positions), (3,))
-        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+        prepared, positions, around = self._entrance.checked(positions, cell, pbc, numbers)
         chosen = unordered_choices(len(directions), order - 1)
         contracted = np.empty((len(chosen), len(directions)))
-        for piece, gradients in self._gradients_along(prepared, positions, around, directions[chosen], memory):
+        for piece, gradients in self._entrance.gradients_along(prepared, positions, around, directions[chosen], memory):
             contracted[piece] = np.tensordot(gradients, directions, axes=((1, 2), (1, 2)))
         return symmetric_tensor(chosen, contracted)
 
@@ -330,7 +328,7 @@ class ForceField(Tree):
         of other models, and where a frame is a small molecule, which is quicker as a whole."""
         if not self.model.sees_alone or not all(wants_list(len(b.numbers), b.pbc.any(axis=0)) for b in frames.batches):
             return None
-        return self._environmental.summed(frames.batches)
+        return self._entrance.environmental.summed(frames.batches)
 
     def energy_forces_and_stress(
         self, positions: Float[np.ndarray | jax.Array, "n 3"], cell, pbc=None, numbers=None
@@ -348,17 +346,21 @@ class ForceField(Tree):
     def _stress(self, positions, cell, pbc, numbers) -> tuple[float | None, np.ndarray | None, np.ndarray]:
         """Stress, with energy and forces where they come with it."""
         one_geometry("the stress", positions)
-        self._require_cell("stress")
-        _, _, cells, periodic = self._located(positions, cell, pbc, numbers)
-        _require_strainable("stress", cells[0], periodic[0])
+        self._entrance.require_cell("stress")
+        _, _, cells, periodic = self._entrance.located(positions, cell, pbc, numbers)
+        require_strainable("stress", cells[0], periodic[0])
         if not volume(cells[0]):
             raise ValueError(
                 f"cell: its volume is zero, so there is no stress; give three cell vectors as rows, Å, received {np.asarray(cell).tolist()}"
             )
-        if (summed := self._summed(positions, cell, pbc, numbers)) is not None:
+        if (summed := self._entrance.summed(positions, cell, pbc, numbers)) is not None:
             return float(summed.energies[0]), -summed.gradients, summed.strains[0] / volume(cells[0])
-        prepared, _, around = self._checked(positions, cell, pbc, numbers)
-        return None, None, self._applied(STRESS, prepared, positions, around, (np.asarray(cell, dtype=np.float64),))
+        prepared, _, around = self._entrance.checked(positions, cell, pbc, numbers)
+        return (
+            None,
+            None,
+            self._entrance.applied(STRESS, prepared, positions, around, (np.asarray(cell, dtype=np.float64),)),
+        )
 
     def apply(
         self,
@@ -384,10 +386,10 @@ class ForceField(Tree):
         given = tuple(np.asarray(argument)[None] for argument in arguments)
         self._require_order(operator, coordinates(positions)[None], given)
         if operator.strain:
-            prepared, _, around = self._strainable(operator.name, positions, cell, pbc, numbers)
+            prepared, _, around = self._entrance.strainable(operator.name, positions, cell, pbc, numbers)
         else:
-            prepared, _, around = self._checked(positions, cell, pbc, numbers)
-        return self._applied(operator, prepared, positions, around, arguments)
+            prepared, _, around = self._entrance.checked(positions, cell, pbc, numbers)
+        return self._entrance.applied(operator, prepared, positions, around, arguments)
 
     def strain_derivatives(
         self, positions: Float[np.ndarray | jax.Array, "n 3"], cell, pbc=None, numbers=None
@@ -403,11 +405,11 @@ class ForceField(Tree):
             ValueError: the descriptor takes no cell, no direction is periodic, or the kernel is not smooth enough.
         """
         self.require_derivative(2, "the second derivative by strain")
-        prepared, positions, around = self._strainable("strain", positions, cell, pbc, numbers)
+        prepared, positions, around = self._entrance.strainable("strain", positions, cell, pbc, numbers)
         with doubled():
             leaves = prepared.leaves, prepared.numbers
             pure, mixed = map(np.array, prepared.functions.strain_derivatives(*leaves, positions, *around))
-        self._require_answer(pure)
+        self._entrance.require_answer(pure)
         return pure, prepared.of_atoms(mixed)
 
     def training_distance(
@@ -424,16 +426,16 @@ class ForceField(Tree):
             ValueError: as `energy_and_forces`.
         """
         one_geometry("the distance from the training frames", positions)
-        if self._spacings is None:
-            self._located(positions, cell, pbc, numbers)
+        if self._entrance.spacings is None:
+            self._entrance.located(positions, cell, pbc, numbers)
             return np.nan
         if self.model.sees_alone:
-            prepared, x, cells, periodic = self._located(positions, cell, pbc, numbers)
+            prepared, x, cells, periodic = self._entrance.located(positions, cell, pbc, numbers)
             if wants_list(prepared.atoms, periodic.any(axis=0)):
-                return self._environmental.training_distance(self._batch(x, cells, periodic, numbers))
-        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
+                return self._entrance.environmental.training_distance(self._entrance.batch(x, cells, periodic, numbers))
+        prepared, positions, around = self._entrance.checked(positions, cell, pbc, numbers)
         with doubled():
-            arguments = (prepared.leaves, self._spacings, positions, prepared.numbers, *around)
+            arguments = (prepared.leaves, self._entrance.spacings, positions, prepared.numbers, *around)
             return float(prepared.functions.training_distance(*arguments))
 
     def std(
@@ -505,10 +507,10 @@ class ForceField(Tree):
     ) -> tuple[LabelledFrames, tuple[int, ...]]:
         """Geometries that labels are asked of, and the shape of these labels."""
         self._require_posterior()
-        _, x, cells, periodic = self._located(positions, cell, pbc, numbers)
-        self._require_finite(x)
+        _, x, cells, periodic = self._entrance.located(positions, cell, pbc, numbers)
+        self._entrance.require_finite(x)
         if operator.strain:
-            self._require_cell(operator.name)
+            self._entrance.require_cell(operator.name)
         x = x.reshape(-1, *x.shape[-2:])
         if not len(x):
             raise ValueError("positions: there is no geometry; give shape (n, 3), or (m, n, 3) with m from 1")
@@ -544,7 +546,7 @@ class ForceField(Tree):
         """
         self._require_posterior()
         one_geometry("a standard deviation", positions)
-        prepared, x, around = self._committee_force_field._checked(positions, cell, pbc, numbers)
+        prepared, x, around = self._committee_entrance.checked(positions, cell, pbc, numbers)
         energies, forces = self.committee.energies_and_forces(prepared, x, around)
         stds = self.committee.std(energies) if self._knows_energies else np.inf, self.committee.std(forces)
         return float(self.calibrated(ENERGY, stds[0])), self.calibrated(FORCES, stds[1])
@@ -557,9 +559,9 @@ class ForceField(Tree):
         return Committee.of(self.posterior.members(MEMBERS, 0))
 
     @functools.cached_property
-    def _committee_force_field(self) -> ForceField:
-        """The first member, for the preparations that all share."""
-        return ForceField(self.committee.shared, self.numbers, record=self.record)
+    def _committee_entrance(self) -> Entrance:
+        """Into the first member, for the preparations that all share."""
+        return Entrance(self.committee.shared, self.numbers, bool(self.record.get("periodic")))
 
     @property
     def _knows_energies(self) -> bool:
@@ -607,178 +609,19 @@ class ForceField(Tree):
         numbers = self.numbers if numbers is None else self._known(numbers)
         export.save(self, None if numbers is None else np.asarray(numbers, dtype=np.int32), path)
 
-    # -- where NumPy goes in ---------------------------------------------------------------------------------------
-
     @functools.cached_property
-    def _prepared(self) -> dict[bytes, Prepared]:
-        return {}
+    def _entrance(self) -> Entrance:
+        return Entrance(self.model, self.numbers, bool(self.record.get("periodic")))
 
     @functools.cached_property
     def _orders(self) -> dict[tuple, int]:
         """Of derivative, by operator and shape of the positions."""
         return {}
 
-    @functools.cached_property
-    def _on_device(self) -> Potential:
-        """The one copy of the model's arrays that all compositions share."""
-        return on_device(self.model)
-
-    def _prepare(self, numbers: np.ndarray) -> Prepared:
-        """The model for one composition: as it is for that of the fit, in slots of a few sizes for any other."""
-        key = numbers.tobytes()
-        if key not in self._prepared:
-            if len(self._prepared) >= ARRANGED:  # files may hold hundreds of thousands of compositions
-                del self._prepared[next(iter(self._prepared))]
-            fitted = self.numbers is not None and np.array_equal(np.sort(self.numbers), np.sort(numbers))
-            self._prepared[key] = Prepared.of(self._on_device, numbers, room=not fitted)
-        return self._prepared[key]
-
-    @functools.cached_property
-    def _fitted(self) -> Prepared | None:
-        """For the atoms that it was made for."""
-        return None if self.numbers is None else self._prepare(np.asarray(self.numbers, dtype=np.int32))
-
-    @functools.cached_property
-    def _spacings(self):
-        return self.model.spacings()
-
-    @functools.cached_property
-    def _sees_atoms_alone(self) -> bool:
-        """Whether neither a cell nor neighbours enter the energy."""
-        return not self.takes_cell and self.model.reach == 0.0
-
-    @functools.cached_property
-    def _environmental(self) -> Environmental:
-        """The model as a sum over environments."""
-        return Environmental(self._on_device, self._spacings)
-
-    def _summed(self, positions, cell, pbc, numbers) -> Summed | None:
-        """Energies and first derivatives of frames that have lists of neighbours, as sums over environments; None for other
-        frames, and models that are no such sums."""
-        if not self.model.sees_alone:
-            return None
-        prepared, positions, cells, periodic = self._located(positions, cell, pbc, numbers)
-        if not wants_list(prepared.atoms, periodic.any(axis=0)):
-            return None
-        summed = self._environmental.summed((self._batch(positions, cells, periodic, numbers),))
-        if not all(np.isfinite(array).all() for array in summed):
-            self._refuse(positions)
-        return summed
-
-    def _batch(self, positions, cells, periodic, numbers) -> Batch:
-        """Positions that were checked, of one geometry or several, as frames."""
-        frames = positions[None] if positions.ndim == 2 else positions
-        atomic = np.asarray(self.numbers if numbers is None else numbers, dtype=np.int32)
-        return Batch(frames, atomic, cells, periodic, {}, np.arange(len(frames)))
-
-    def _located(
-        self, positions, cell, pbc, numbers
-    ) -> tuple[Prepared, np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """Prepared model, and positions, cells and periodic directions, checked, of one geometry or of each of a batch."""
-        positions = coordinates(positions)
-        prepared = self._fitted if numbers is None else self._prepare(self._known(numbers))
-        if prepared is None:
-            raise ValueError("numbers: this force field is for several compositions; give the atomic numbers")
-        atoms = prepared.atoms
-        if positions.shape[-2:] != (atoms, 3) or positions.ndim not in (2, 3):
-            of_what = formula(np.asarray(self.numbers if numbers is None else numbers))
-            raise ValueError(
-                f"positions: expected shape ({atoms}, 3) or (m, {atoms}, 3) for {of_what}, received {positions.shape}"
-            )
-        cells = periodic = None
-        if not (self._sees_atoms_alone and states_no_period(cell, pbc)):
-            cells, periodic = stated(cell, pbc, 1 if positions.ndim == 2 else len(positions))
-            if periodic.any() and not self.takes_cell:
-                raise ValueError(
-                    f"pbc: periodic, but {self.model.blind} takes no cell; set pbc=False for an isolated molecule"
-                )
-        if not self._sees_atoms_alone:
-            if cell is None and self.record.get("periodic"):
-                raise ValueError("cell: the force field is of periodic frames and needs one; give shape (3, 3), Å")
-            self._require_finite(positions)
-        elif positions.ndim == 3:
-            self._require_finite(positions)
-        return prepared, positions, cells, periodic
-
-    def _checked(self, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, Surroundings]:
-        """Prepared model, and positions and surroundings of its slots, of one geometry or of each of a batch."""
-        prepared, positions, cells, periodic = self._located(positions, cell, pbc, numbers)
-        single = positions.ndim == 2
-        if self._sees_atoms_alone:
-            return prepared, positions, _ISOLATED if single else Surroundings(np.zeros((len(positions), 3, 3)))
-        around = prepared.surroundings(self._batch(positions, cells, periodic, numbers))
-        return prepared, prepared.fill(positions), around.frame(0) if single else around
-
-    def _applied(
-        self, operator: Operator, prepared: Prepared, positions, around: Surroundings, arguments: tuple
-    ) -> np.ndarray:
-        """The compiled operator at positions of atoms, not of slots: what an operator makes of them has their shape."""
-        shown = None if prepared.layout is None else prepared.layout.shown
-        with doubled():
-            where = (prepared.leaves, prepared.numbers, coordinates(positions), *around)
-            found = np.array(prepared.functions.applied(*where, arguments, shown, function=operator.function))
-        self._require_answer(found)
-        return found
-
-    def _strainable(self, what: str, positions, cell, pbc, numbers) -> tuple[Prepared, np.ndarray, Surroundings]:
-        """Prepared model, positions and surroundings of one geometry whose cell can be deformed."""
-        self._require_cell(what)
-        one_geometry(f"the {what}", positions)
-        prepared, positions, around = self._checked(positions, cell, pbc, numbers)
-        _require_strainable(what, around.cell, around.cell.any(axis=1))
-        return prepared, positions, around
-
-    def _require_cell(self, what: str) -> None:
-        if not self.takes_cell:
-            raise ValueError(f"{what}: {self.model.blind} takes no cell, so there is no {what}")
-
-    def _gradients_along(
-        self, prepared: Prepared, positions: np.ndarray, around: Surroundings, sets: np.ndarray, memory: int
-    ):
-        """(slice of the sets, derivatives of the gradient along their directions), chunk by chunk."""
-        # every forward pass doubles what the function computes
-        size = chunk_size(prepared.bytes_per_gradient(positions, around) << max(0, sets.shape[1] - 1), memory)
-        function = functools.partial(
-            prepared.functions.gradient_along, prepared.leaves, prepared.numbers, positions, *around
-        )
-        for piece, gradients in map_chunks(function, (prepared.fill(sets),), size):
-            self._require_answer(gradients)
-            yield piece, prepared.of_atoms(gradients)
-
-    def _known(self, numbers) -> np.ndarray:
-        """Atomic numbers other than the force field's own, where it can take them."""
-        numbers = np.asarray(numbers, dtype=np.int32)
-        require_atoms(self, numbers, "numbers")
-        return numbers
-
-    def _refuse(self, positions: np.ndarray) -> None:
-        self._require_finite(positions)
-        raise ValueError(
-            self.model.failure or "positions: energy or forces are not finite there; two atoms may coincide"
-        )
-
-    def _require_answer(self, found: np.ndarray) -> None:
-        """Refuse derivatives that a term could not give."""
-        if self.model.failure and not np.isfinite(found).all():
-            raise ValueError(self.model.failure)
-
     def __getstate__(self) -> dict:
         """Without compiled functions, which another process makes anew."""
-        made_anew = ("_committee_force_field", "_prepared", "_fitted", "_on_device", "_orders", "_environmental")
+        made_anew = ("_entrance", "_committee_entrance", "_orders")
         return {name: value for name, value in self.__dict__.items() if name not in made_anew}
-
-    def _require_finite(self, positions: np.ndarray) -> None:
-        if not np.isfinite(positions).all():
-            raise ValueError("positions: not all finite; a previous step of the simulation may have diverged")
-
-
-def _require_strainable(what: str, cell: np.ndarray, periodic: np.ndarray) -> None:
-    """Refuse what a strain is asked of where it changes no energy: no direction is periodic."""
-    if not periodic.any() or not cell.any():
-        raise ValueError(
-            f"pbc: no direction is periodic, so the cell does not enter the energy and there is no {what}; "
-            "set pbc=True for a crystal, or ask for forces alone"
-        )
 
 
 # what has a compiled path of its own, by operator: (force field, geometry, arguments of the operator) → labels
