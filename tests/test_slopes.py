@@ -110,9 +110,18 @@ def test_a_stress_that_is_not_symmetric_is_refused(tmp_path):
 
 
 def test_too_few_points_are_a_cause_too(caplog):
-    """What two environments span follows no labels, and their units are not to blame."""
-    kernel = mlff.LocalKernel(moments, mlff.RBF(lengthscale=3.0))
-    for points, said in ((1, True), (60, False)):
+    """What one environment spans follows no labels, and their units are not to blame alone; of a sign that is wrong they are no cause."""
+    kernel, right = mlff.LocalKernel(moments, mlff.RBF(lengthscale=3.0)), copper(lambda stress: stress, 5)
+    twice = [mlff.Frame(f.system, {name: 2.0 * label for name, label in f.labels.items()}) for f in right]
+    for data, baseline in ((right, None), (mlff.Dataset(twice), "emt")):
         caplog.clear()
-        mlff.fit(kernel, copper(lambda stress: stress), labels=("energy", "forces", "stress"), inducing=points)
-        assert (f"or {points} inducing functionals are too few, raise inducing" in caplog.text) == said
+        mlff.fit(kernel, data, labels=("energy", "forces", "stress"), inducing=1, baseline=baseline)
+        assert "or the inducing functionals are too few (1)" in caplog.text
+    caplog.clear()
+    mlff.fit(kernel, right, labels=("energy", "forces", "stress"), inducing=60)
+    assert "too few" not in caplog.text
+    caplog.clear()
+    noise = {"energy": 4e-3, "forces": 1e-2, "stress": 0.1}
+    mlff.fit(kernel, copper(lambda stress: -stress, 5), labels=("energy", "forces", "stress"), noise=noise, inducing=60)
+    assert "the sign of stress is the other one" in caplog.text
+    assert "too few" not in caplog.text

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+from moments import moments
 
 import mlff
 from descriptors import fchl19, inverse_distances, powered_distances, soap
@@ -361,34 +362,68 @@ def test_more_frames_without_a_matrix_are_searched_anew(water, monkeypatch):
             raise np.linalg.LinAlgError("too little noise")
         return whole(self, model, hyperparameters)
 
+    told: list[float] = []
     monkeypatch.setattr(Problem, "with_gradient", guarded)
     monkeypatch.setattr(tuning, "FEW_ROWS", 200)
-    found = mlff.tune(kernel, water[:60])
+    found = mlff.tune(kernel, water[:60], progress=lambda stage, share: told.append(share) if stage == "tune" else None)
     assert limit
     assert found.summary["frames"] == 60
+    assert told == sorted(told)
     assert found.summary["errors"]["forces"] < found.summary["errors_before"]["forces"]
 
 
-@pytest.mark.parametrize(("kills", "few"), [(1, 1500), (4, 1500), (12, 1500), (4, 60), (30, 60)])
+@pytest.mark.thorough  # a search of few frames and its refinement, of arguments that other tests look at one by one
+def test_arguments_are_refined_within_the_bounds_of_all_frames(water, monkeypatch):
+    """A number of an array and one below zero are factors of what they began with."""
+    kernel = models(water[:7])["own"]
+    monkeypatch.setattr(tuning, "FEW_ROWS", 100)
+    monkeypatch.setattr(tuning, "FEW_FRAMES", 8)
+    found = mlff.tune(kernel, water[:24], arguments=("widths", "shifts.far"), objective="folds")
+    assert found.summary["frames"] == 24
+    numbers = {h["name"].partition(" ")[0]: h for h in found.summary["hyperparameters"]}
+    values = found.kernel.leaves[0].descriptor.named_arguments
+    assert numbers["widths[1]"]["to"] == pytest.approx(float(np.ravel(values["widths"])[1]))
+    assert numbers["shifts.far"]["to"] == pytest.approx(float(values["shifts.far"]))
+    assert numbers["shifts.far"]["to"] < 0.0
+    assert found.summary["errors"]["forces"] < found.summary["errors_before"]["forces"]
+
+
+def test_few_frames_have_every_label_and_element(datasets):
+    """Though it is a few of the frames alone that have them."""
+    water, ethanol = (mlff.Dataset.read(datasets / f"{name}.extxyz") for name in ("water", "ethanol"))
+    frames = [mlff.Frame(f.system, {"forces": f.labels["forces"]}) for f in water[:38]]
+    data = mlff.Dataset([*frames, *ethanol[:2], *water[100:102]])
+    kernel = mlff.LocalKernel(moments, mlff.RBF())
+    request = Request.of(kernel, data, LABELS, None, None, None, None)
+    for seed in range(5):
+        drawn = tuning._drawn(request, 50, 4, seed)
+        assert {38, 39, 40, 41} <= set(drawn.tolist())  # with energies, and with carbon
+        assert len(drawn) < 20
+
+
+@pytest.mark.parametrize(("kills", "few"), [(1, 1500), (4, 1500), (12, 1500), (4, 60), ("refined", 60)])
 def test_tuning_goes_on(kills, few, water, tmp_path, monkeypatch):
     """From any evaluation, to the same numbers; nothing that was kept is evaluated anew."""
     monkeypatch.setattr(checkpoint, "WORTH", 0.0)
     monkeypatch.setattr(tuning, "FEW_ROWS", few)
     monkeypatch.setattr(tuning, "FEW_FRAMES", 4)
+    monkeypatch.setattr(tuning, "OF_EACH", 1)
     kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52())
     expected = mlff.tune(kernel, water[:12])
     evaluate, done = Problem.with_gradient, []
 
     def dying(self, model, hyperparameters):
-        if len(done) == kills:
+        last = sum(done[-2:]) == 24 if kills == "refined" else len(done) == kills  # twice evaluated on all frames
+        if alive and last:
             raise KeyboardInterrupt
-        done.append(model)
+        done.append(len(self.features.observations))
         return evaluate(self, model, hyperparameters)
 
+    alive = True
     monkeypatch.setattr(Problem, "with_gradient", dying)
     with pytest.raises(KeyboardInterrupt):
         mlff.tune(kernel, water[:12], checkpoint=tmp_path / "kept")
-    kills = -1
+    alive = False
     found = mlff.tune(kernel, water[:12], checkpoint=tmp_path / "kept")
     assert len(done) == expected.summary["evaluations"]
     assert found.noise == expected.noise

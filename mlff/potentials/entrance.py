@@ -103,7 +103,7 @@ class Entrance:
     ) -> tuple[Prepared, np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Prepared model, and positions, cells and periodic directions, checked, of one geometry or of each of a batch."""
         positions = coordinates(positions)
-        prepared = self._fitted if numbers is None else self.prepare(self._known(numbers))
+        prepared = self._fitted if numbers is None else self.prepare(self.known(numbers))
         if prepared is None:
             raise ValueError("numbers: this force field is for several compositions; give the atomic numbers")
         atoms = prepared.atoms
@@ -173,7 +173,7 @@ class Entrance:
             self.require_answer(gradients)
             yield piece, prepared.of_atoms(gradients)
 
-    def _known(self, numbers) -> np.ndarray:
+    def known(self, numbers) -> np.ndarray:
         """Atomic numbers other than the force field's own, where it can take them."""
         numbers = np.asarray(numbers, dtype=np.int32)
         require_atoms(self, numbers, "numbers")

@@ -606,7 +606,7 @@ class ForceField(Tree):
         """
         from mlff.potentials import exported as export
 
-        numbers = self.numbers if numbers is None else self._known(numbers)
+        numbers = self.numbers if numbers is None else self._entrance.known(numbers)
         export.save(self, None if numbers is None else np.asarray(numbers, dtype=np.int32), path)
 
     @functools.cached_property

@@ -392,5 +392,6 @@ def examined(fitted: ForceField, labels: tuple[str, ...], data: Dataset) -> Forc
     # energies that are no labels are looked at too, and one of them has no slope
     looked_at = {*labels, "energy"} if len(data) > 1 else set(labels) - {"energy"}
     strained = [frame.group for frame in data if np.size(frame.labels.get("stress", ()))]
-    warn_of_slopes(training, looked_at, strained, (fitted.record.get("inducing") or {}).get("functionals"))
+    last = fitted.record.get("terms", [fitted.record])[-1]  # after a baseline the correction to it
+    warn_of_slopes(training, looked_at, strained, last.get("inducing", {}).get("functionals"))
     return fitted.replace(record={**fitted.record, "training": training.summary()})

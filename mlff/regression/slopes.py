@@ -41,37 +41,48 @@ def warn_of_slopes(
         strained: the group of every frame that has stresses; in one the shears may have another order than in the others.
         functionals: of a sparse model how many span it: a few follow no labels, whatever these are.
     """
-    too_few = "" if functionals is None else f"; or {functionals} inducing functionals are too few, raise inducing"
+    or_few = "" if functionals is None else f", or the inducing functionals are too few ({functionals})"
     for name in NAMES:
         if name not in kinds or name not in training.values:
             continue
-        slope, cause = _stress(*training.values[name]) if name == "stress" else _plain(name, *training.values[name])
+        slope, cause = _cause(name, *training.values[name], or_few)
         if not abs(slope - 1.0) <= TOLERANCE:
             # of labels that contradict each other the noise says which gives way
             rest = OR_STRESS if name != "stress" and "stress" in kinds else ""
             logger.warning(
-                "predicted against reference %s of the training frames have slope %.3g, expected 1: %s%s%s",
-                NAMES[name], slope, cause, rest, too_few,
+                "predicted against reference %s of the training frames have slope %.3g, expected 1: %s%s",
+                NAMES[name], slope, cause, rest,
             )  # fmt: skip
         elif name == "stress":
             _warn_of_groups(*training.values[name], strained)
 
 
-def _plain(name: str, reference: np.ndarray, predicted: np.ndarray) -> tuple[float, str]:
-    """Slope of energies or forces, and what to think of when it is not 1."""
+def _cause(name: str, reference: np.ndarray, predicted: np.ndarray, or_few: str) -> tuple[float, str]:
+    """Slope of a kind of label, and what to think of when it is not 1.
+
+    Arguments:
+        or_few: another thing to think of, where nothing is certain.
+    """
+    return _stress(reference, predicted, or_few) if name == "stress" else _plain(name, reference, predicted, or_few)
+
+
+def _plain(name: str, reference: np.ndarray, predicted: np.ndarray, or_few: str) -> tuple[float, str]:
+    """Slope of energies or forces, and its cause."""
     slope = slope_of(reference, predicted)
     if abs(slope + 1.0) <= TOLERANCE or (name == "forces" and slope < 0.0):
         return slope, "the forces point up the energy: are they gradients? Change their sign"
     if name == "energy":
         return slope, (
             "energies and forces do not belong together (units, method), or the energies vary less than the model's error"
+            + or_few
         )
     return slope, (
         "are they in the units that were stated (eV/Å here), and of the same method as the other labels? Or the noise is large"
+        + or_few
     )
 
 
-def _stress(reference: np.ndarray, predicted: np.ndarray) -> tuple[float, str]:
+def _stress(reference: np.ndarray, predicted: np.ndarray, or_few: str) -> tuple[float, str]:
     """Slope of the normal components, or where it is 1, of the shears."""
     reference, predicted = (values.reshape(-1, 9) for values in (reference, predicted))
     slope = slope_of(reference[:, NORMAL].ravel(), predicted[:, NORMAL].ravel())
@@ -80,7 +91,7 @@ def _stress(reference: np.ndarray, predicted: np.ndarray) -> tuple[float, str]:
     if not abs(slope - 1.0) <= TOLERANCE:
         return slope, (
             "is stress in eV/Å³ (1 GPa is 0.00624 eV/Å³), positive under tension, and of the method of the other labels? "
-            "Or the noise is large"
+            "Or the noise is large" + or_few
         )
     missed = np.sqrt(np.mean((predicted - reference)[:, SHEARED] ** 2))
     if missed <= NOTICED * np.sqrt(np.mean(reference**2)):

@@ -6,8 +6,8 @@
 FOLDER takes `train_0.extxyz`, `train_1.extxyz` and `test.extxyz`: GFN2-xTB dynamics at 500 K as `datasets/generate.py` makes them, one
 frame every 20 fs, of three seeds; what is there already is taken, what is not is made in two processes, a quarter of an hour. FCHL19
 in principal components, energies and forces as labels, the noise found by validation; frames are drawn by seed 0, fewer are a
-beginning of more. Every fit runs in a process of its own, so that its peak memory is its own, and prints a JSON line: frames, points,
-seconds, peak memory (MB), test MAE of energies (meV) and forces (meV/Å), microseconds a geometry of a batch.
+beginning of more. Every fit runs in a process of its own, so that its peak memory is its own, and prints a JSON line: frames, points
+asked for and found, seconds, peak memory (MB), test MAE of energies (meV) and forces (meV/Å), microseconds a geometry of a batch.
 """
 
 import argparse
@@ -64,7 +64,8 @@ def fitted(folder: pathlib.Path, frames: int, points: int, memory: str, dropped:
         force_field.energy_and_forces(positions)
         batches.append((time.perf_counter() - started) / len(positions))
     return {
-        "frames": len(train), "points": points, "seconds": seconds, "peak_mb": memory_mb, "energy_mev": 1e3 * errors.energy_mae,
+        "frames": len(train), "points": points, "functionals": force_field.record["inducing"]["functionals"],
+        "seconds": seconds, "peak_mb": memory_mb, "energy_mev": 1e3 * errors.energy_mae,
         "forces_mev_a": 1e3 * errors.forces_mae, "batch_us": 1e6 * float(np.median(batches)),
     }  # fmt: skip
 
@@ -78,7 +79,7 @@ def picture(results: list[dict], path: pathlib.Path) -> None:
     for axes, (name, label) in zip(figure.subplots(1, 3), wanted, strict=True):
         for points in sorted({row["points"] for row in results}):
             rows = [row for row in results if row["points"] == points]
-            axes.plot([r["frames"] for r in rows], [r[name] for r in rows], "o-", label=f"{points} points")
+            axes.plot([r["frames"] for r in rows], [r[name] for r in rows], "o-", label=f"at most {points} points")
         axes.set(xscale="log", yscale="log", xlabel="training frames", ylabel=label)
         axes.legend()
     figure.savefig(path, dpi=150)

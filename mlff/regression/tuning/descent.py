@@ -97,13 +97,7 @@ class _Seen:
             result, gradient = self.problem.with_gradient(self.at(logarithms), self.hyperparameters)
         except (np.linalg.LinAlgError, FloatingPointError):
             return None
-        plain = {name: float(error) for name, error in result.errors.items()}
-        return {
-            "value": float(result.value),
-            "errors": plain,
-            "scale": float(result.scale),
-            "gradient": gradient.tolist(),
-        }
+        return {**_as_plain(result), "gradient": gradient.tolist()}
 
     def reached(self, logarithms: np.ndarray) -> None:
         """The next iterate."""
@@ -145,11 +139,25 @@ def refined(problem: Problem, found: Minimum, told: Callable[[int], None], check
     highest = np.log([h.bounds[1] for h in seen.hyperparameters])
     if found.last is None or not _minimise(seen, np.minimum(found.place, highest), REFINING):
         return dataclasses.replace(found, last=None, evaluations=seen.calls)
+    _, begun, slope = seen.found[0]
+    pairs = zip(seen.hyperparameters, slope, strict=True)
+    stays = {(h.kind, h.place) for h, along in pairs if along == 0.0}
+    idle = tuple(h for h in found.idle if (h.kind, h.place) in stays)
+    before = checkpoint.plain("start", lambda: _before(problem, found.start))
+    return _lowest(seen, begun if before is None else Assessment(**before), idle)
+
+
+def _before(problem: Problem, model: Model) -> dict | None:
+    """The objective of a model as plain data; None where the matrix is not positive definite."""
     try:
-        first = problem.assessed(found.start)[0]
+        return _as_plain(problem.assessed(model)[0])
     except (np.linalg.LinAlgError, FloatingPointError):
-        first = found.first
-    return _lowest(seen, first, found.idle)
+        return None
+
+
+def _as_plain(found: Assessment) -> dict:
+    errors = {name: float(error) for name, error in found.errors.items()}
+    return {"value": float(found.value), "errors": errors, "scale": float(found.scale)}
 
 
 def _within(h: Hyperparameter, problem: Problem) -> Hyperparameter:

@@ -25,9 +25,10 @@ from mlff.regression.tuning.problem import OBJECTIVES, Problem
 logger = logging.getLogger(__name__)
 
 MAX_ROWS = 5000  # of the linear system that is tuned on; larger sets are drawn from
-# Where there are twice as many as these, the search is made on a few of the frames first, and gone on with from where that ends: a
-# step there takes a fortieth of the time.
+# Where there are twice as many frames as these make, the search is made on these first, and gone on with from where that ends: a step
+# there takes a fifteenth to a fortieth of the time.
 FEW_ROWS, FEW_FRAMES = 1500, 20
+OF_EACH = 5  # frames with every label and element among those that are drawn
 SEARCHED = 0.3  # of the time
 # (length scale of global terms over START times the data's, share of the first term, noise over the labels' root mean square)
 STARTS = ((2.0, None, 1e-2), (6.0, 0.97, 1e-3))
@@ -113,22 +114,22 @@ def tune(
     drawn = _drawn(request, MAX_ROWS, 3, checked_seed(seed))
     few = _drawn(request, FEW_ROWS, FEW_FRAMES, seed)
 
-    def problem_of(frames: np.ndarray) -> Problem:
+    def problem_of(frames: np.ndarray, tell: Progress = lambda stage, fraction: None) -> Problem:
         of_frames = dataclasses.replace(request, frames=request.frames.take(frames))
-        return Problem.of(of_frames, noise is None, progress, objective, arguments, seed)
+        return Problem.of(of_frames, noise is None, tell, objective, arguments, seed)
 
-    stated = (noise is None, objective, tuple(arguments), seed)
+    stated = (noise is None, objective, tuple(arguments), seed, MAX_ROWS, FEW_ROWS, FEW_FRAMES)
     about = "" if checkpoint is None else fingerprint(*request.identity, stated)
     with begun(checkpoint, about) as kept:
         if len(drawn) < 2 * len(few):
-            problem, before = problem_of(drawn), []
-            found = _searched(problem, progress, 1.0, kept)
+            problem, before = problem_of(drawn, progress), []
+            found = _searched(problem, progress, (0.0, 1.0), kept)
         else:
-            before = _searched(problem_of(few), progress, SEARCHED, kept)
-            problem, told = problem_of(drawn), _told(progress, SEARCHED, 1.0 - SEARCHED, REFINING)
+            before = _searched(problem_of(few, progress), progress, (0.0, SEARCHED), kept.beneath("few"))
+            problem, told = problem_of(drawn), _told(progress, (SEARCHED, 1.0), REFINING)
             found = [refined(problem, min(before, key=lambda each: each.value), told, kept.beneath("refined"))]
             if found[0].last is None:  # no matrix of more frames is positive definite there
-                found += _searched(problem, progress, 1.0, kept.beneath("many"))
+                found += _searched(problem, progress, (SEARCHED, 1.0), kept.beneath("many"))
     best = min(found, key=lambda each: each.value)
     progress("tune", 1.0)
     if best.last is None:
@@ -154,18 +155,19 @@ def _require_factors(request: Request, noise) -> None:
         )
 
 
-def _searched(problem: Problem, progress: Progress, share: float, kept: Checkpoint) -> list[Minimum]:
-    """Where it leads downhill from every start; a share of the work."""
-    of_each = share / len(STARTS)
+def _searched(problem: Problem, progress: Progress, share: tuple[float, float], kept: Checkpoint) -> list[Minimum]:
+    """Where it leads downhill from every start; from a share of the work done to another."""
+    ends = np.linspace(*share, len(STARTS) + 1).tolist()
     return [
-        descend(problem, start, _told(progress, k * of_each, of_each, EVALUATIONS), kept.beneath(f"start {k}"))
+        descend(problem, start, _told(progress, (ends[k], ends[k + 1]), EVALUATIONS), kept.beneath(f"start {k}"))
         for k, start in enumerate(STARTS)
     ]
 
 
-def _told(progress: Progress, start: float, share: float, most: int) -> Callable[[int], None]:
-    """Tells of a search that is a share of all."""
-    return lambda evaluations: progress("tune", min(0.99, start + share * min(1.0, evaluations / most)))
+def _told(progress: Progress, share: tuple[float, float], most: int) -> Callable[[int], None]:
+    """Tells of a search."""
+    start, end = share
+    return lambda evaluations: progress("tune", min(0.99, start + (end - start) * min(1.0, evaluations / most)))
 
 
 def _require_frames(count: int) -> None:
@@ -176,15 +178,26 @@ def _require_frames(count: int) -> None:
 
 
 def _drawn(request: Request, rows: int, least: int, seed: int) -> np.ndarray:
-    """Indices of frames that make so many rows, and of no fewer frames than the least; fewer are some of more."""
+    """Indices of frames that make so many rows, and of no fewer frames than the least, some of them of every label and element."""
     sizes = sum(
         np.median([batch.labels[name][0].size for batch in request.frames.having(name).batches])
         for name in request.labels
     )
-    most = max(least, int(rows // sizes))
-    if len(request.frames) <= most:
-        return request.frames.index
-    return np.sort(np.random.default_rng(seed).permutation(request.frames.index)[:most])
+    order = np.random.default_rng(seed).permutation(request.frames.index)
+    chosen = set(order[: max(least, int(rows // sizes))].tolist())
+    for members in _with_each(request):
+        chosen.update([i for i in order.tolist() if i in members][:OF_EACH])
+    return np.array(sorted(chosen))
+
+
+def _with_each(request: Request) -> list[set[int]]:
+    """The frames that have a label, and those that have an element, of each."""
+    found: dict[str | int, set[int]] = {}
+    for batch in request.frames.batches:
+        present = [name for name in request.labels if name in batch.labels] + np.unique(batch.numbers).tolist()
+        for each in present:
+            found.setdefault(each, set()).update(batch.index.tolist())
+    return list(found.values())
 
 
 def _summary(problem: Problem, best: Minimum, tuned: Model) -> dict:
