@@ -72,6 +72,7 @@ def fitted(folder: pathlib.Path, frames: int, points: int, memory: str, dropped:
 
 def picture(results: list[dict], path: pathlib.Path) -> None:
     """Errors, seconds and memory against frames."""
+    from matplotlib import ticker
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), layout="constrained")
@@ -81,6 +82,9 @@ def picture(results: list[dict], path: pathlib.Path) -> None:
             rows = [row for row in results if row["points"] == points]
             axes.plot([r["frames"] for r in rows], [r[name] for r in rows], "o-", label=f"at most {points} points")
         axes.set(xscale="log", yscale="log", xlabel="training frames", ylabel=label)
+        axes.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
+        for write in (axes.xaxis.set_major_formatter, axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            write(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.legend()
     figure.savefig(path, dpi=150)
 
