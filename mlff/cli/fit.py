@@ -267,11 +267,17 @@ def _checkpoint_folder(target: pathlib.Path, process: int, resume: bool) -> path
 
 def _say_plan(planned, tune: bool, as_json: bool) -> None:
     """What a fit would do; before it, tuning takes time that no plan tells."""
+    from mlff.regression.tuning.descent import EVALUATIONS
+    from mlff.regression.tuning.tune import FEW_ROWS, MAX_ROWS
+
     if as_json:
         return terminal.print_json(planned.summary())
     terminal.say(str(planned))
     if tune:
-        terminal.say("tuning comes before; its evaluations take as long as a few fits of these frames each")
+        terminal.say(
+            f"tuning comes before: some {EVALUATIONS} evaluations, each as long as a few fits of these frames, or of as many as make "
+            f"{MAX_ROWS} equations; of large sets most of them of {FEW_ROWS}"
+        )
 
 
 def _default_target(data: pathlib.Path) -> pathlib.Path:
