@@ -63,10 +63,10 @@ def test_small_sets_are_held_out_in_turn(frames):
 def limited(longest: float, sizes: list):
     """A validation error for which matrices are positive definite up to a length scale only."""
 
-    def error(validation, kernel):
+    def error(validation, kernel, noisier=1.0):
         sizes.extend((len(fold.training), len(fold.held_out)) for fold in validation.folds)
         scale = kernel.radial.lengthscale
-        return np.inf if scale > longest else 1.0 + abs(np.log(scale / (0.3 * longest)))
+        return np.inf if scale > longest else noisier + abs(np.log(scale / (0.3 * longest)))
 
     return error
 
@@ -213,3 +213,20 @@ def test_features_of_a_part_of_the_frames_are_not_handed_on(frames, monkeypatch)
     monkeypatch.setattr(hyperparameters, "MAX_FIT", 20)
     monkeypatch.setattr(hyperparameters, "ENOUGH", 1)
     assert search_lengthscale(KERNEL, frames, {"forces": 1e-3}).features is None
+
+
+def test_noise_that_nobody_stated_is_found_where_labels_have_some(water, rng):
+    """Exact labels keep the least; of noisy ones frames held out tell, and the truth is met better."""
+    kernel, size = mlff.GlobalKernel(inverse_distances, mlff.Matern52()), np.std([f.labels["forces"] for f in water])
+    exact = mlff.fit(kernel, water[:60])
+    assert exact.record["noise"]["forces"] < 4e-5 * size
+    noisy = [
+        mlff.Frame(f.system, {**f.labels, "forces": f.labels["forces"] + 0.05 * size * rng.standard_normal((3, 3))})
+        for f in water[:60]
+    ]
+    noisy = mlff.Dataset(noisy)
+    found = mlff.fit(kernel, noisy)
+    assert 2e-3 * size < found.record["noise"]["forces"] < 0.5 * size
+    stated = mlff.fit(kernel, noisy, noise=exact.record["noise"]["forces"])
+    assert stated.record["noise"] == exact.record["noise"]
+    assert mlff.evaluate(found, water[60:]).forces_mae < 0.9 * mlff.evaluate(stated, water[60:]).forces_mae

@@ -29,7 +29,7 @@ from mlff.regression.devices.shared_rows import SharedRows
 from mlff.regression.exact import IndefiniteMatrix, Progress
 from mlff.regression.planning.plan import accelerators, plan_fit
 from mlff.regression.planning.plans import Plan
-from mlff.regression.requests import Request, operators_of
+from mlff.regression.requests import Request, operators_of, states_noise
 from mlff.regression.slopes import warn_of_slopes
 from mlff.regression.solution import Solution, solve_iteratively, solve_system
 from mlff.regression.sparse.fit import fit_sparse, require_inducing, require_selection, sparse_lengthscale
@@ -89,7 +89,8 @@ def fit(
             (v·H·w for the pairs of "curvature_vectors", (k, 2, n, 3)), or an `Operator`. A frame may lack some of them.
             Without any, those that the model was tuned for, else forces.
         noise: standard deviation of the labels in their unit (eV, eV/Å, …): a number for one kind of label, or a mapping
-            by name; without it, 3e-5 of the labels' root mean square, which only keeps the matrix well-conditioned.
+            by name; without it, 3e-5 of the labels' root mean square, which only keeps the matrix well-conditioned, or 10, 100 or 1000
+            times that, where a length scale is looked for and frames held out are predicted better so.
         seed: of the frames that the search holds out.
         progress: called with the name of a stage and the share of it that is done.
         atomic_energies: energies of isolated atoms by symbol, {"H": -13.6, …}, eV, for local kernels with energies among the
@@ -142,7 +143,8 @@ def fit(
             logger.warning("fit: a sparse model of %d functionals, %s", planned.unknowns, planned.reason)
             inducing = planned.unknowns
         if inducing is None:
-            search = _hyperparameters(request, planned, seed, progress, kept, devices)
+            free = not noise_stated and not states_noise(request)
+            request, search = _hyperparameters(request, planned, free, seed, progress, kept, devices)
             kernel, solution = _solve_or_shorten(
                 request, search, planned, seed, progress, posterior, kept, devices, start
             )
@@ -262,19 +264,26 @@ def _as_tuned(tuned: Tuned, labels, noise, baseline: ForceField | None) -> tuple
 
 
 def _hyperparameters(
-    request: Request, planned: Plan, seed: int, progress: Progress, kept: Checkpoint, devices: Devices | None
-) -> Search:
-    """The kernel with all its length scales, searched where one is missing; of several processes all take those of the first, as
-    rounding may lead others to another trial."""
+    request: Request,
+    planned: Plan,
+    free: bool,
+    seed: int,
+    progress: Progress,
+    kept: Checkpoint,
+    devices: Devices | None,
+) -> tuple[Request, Search]:
+    """The kernel with all its length scales, searched where one is missing, and the request with the noise that was found there, where it
+    is free; of several processes all take those of the first, as rounding may lead others to another trial."""
     if not lacks_lengthscale(request.kernel):
-        return Search(request.kernel, [])
+        return request, Search(request.kernel, [])
     atoms = request.atomic_energies
     search = search_lengthscale(
-        request.kernel, request.frames, request.levels, seed, atoms, progress, planned.searched, kept
+        request.kernel, request.frames, request.levels, seed, atoms, progress, planned.searched, kept, free
     )
-    if devices is None or devices.processes == 1:
-        return search
-    return dataclasses.replace(search, kernel=devices.agreed_numbers(search.kernel))
+    if devices is not None and devices.processes > 1:
+        kernel, noisier = devices.agreed_numbers((search.kernel, search.noisier))
+        search = dataclasses.replace(search, kernel=kernel, noisier=float(noisier))
+    return dataclasses.replace(request, noise={n: search.noisier * level for n, level in request.noise.items()}), search
 
 
 def _agreed(request: Request, devices: Devices | None, data: Dataset, stated: tuple) -> Request:

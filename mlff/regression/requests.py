@@ -207,6 +207,11 @@ def _atomic_energies(kernel: Kernel, given, labels: Sequence[str]) -> dict[int, 
     return {z: known[z] for z in elements}
 
 
+def states_noise(request: Request) -> bool:
+    """Whether the noise of a label of some frames is stated as a number, as of groups."""
+    return any(len(b.noise_of(name).known) for b in request.frames.batches for name in b.labels)
+
+
 def noise_levels(noise, frames: LabelledFrames, operators: dict[str, Operator]) -> dict[str, float]:
     """The standard deviation of every kind of label, by name: what is stated, or a small share of the labels' size."""
     labels = tuple(operators)

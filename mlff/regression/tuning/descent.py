@@ -18,6 +18,11 @@ logger = logging.getLogger(__name__)
 
 EVALUATIONS = 40  # of the objective, from one start
 REFINING = 12  # from what few frames have found
+RAISED = (
+    1.0,
+    3.0,
+    10.0,
+)  # what its noise is multiplied by, where the matrix of more frames is not positive definite with less
 NOISIER = (3e-3, 1e-2, 3e-2)  # over the labels' root mean square, for a start whose matrix is not positive definite
 
 
@@ -137,7 +142,11 @@ def refined(problem: Problem, found: Minimum, told: Callable[[int], None], check
     """
     seen = _Seen(problem, found.start, [_within(h, problem) for h in found.hyperparameters], told, checkpoint)
     highest = np.log([h.bounds[1] for h in seen.hyperparameters])
-    if found.last is None or not _minimise(seen, np.minimum(found.place, highest), REFINING):
+    noises = np.array([h.kind == "noise" for h in seen.hyperparameters])
+    places = [
+        np.minimum(found.place + noises * np.log(factor), highest) for factor in (RAISED if noises.any() else (1.0,))
+    ]
+    if found.last is None or not any(_minimise(seen, place, REFINING) for place in places):
         return dataclasses.replace(found, last=None, evaluations=seen.calls)
     _, begun, slope = seen.found[0]
     pairs = zip(seen.hyperparameters, slope, strict=True)

@@ -17,7 +17,7 @@ from mlff.potentials.differences import baseline_of
 from mlff.potentials.force_field import ForceField
 from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
 from mlff.regression.exact import Progress
-from mlff.regression.requests import Request
+from mlff.regression.requests import Request, states_noise
 from mlff.regression.tuning.descent import EVALUATIONS, REFINING, Minimum, descend, refined
 from mlff.regression.tuning.hyperparameters import Hyperparameter, Model
 from mlff.regression.tuning.problem import OBJECTIVES, Problem
@@ -148,7 +148,7 @@ def tune(
 
 def _require_factors(request: Request, noise) -> None:
     """Refuse noise of groups that is stated, where that of the others is looked for."""
-    if noise is None and any(len(b.noise_of(name).known) for b in request.frames.batches for name in b.labels):
+    if noise is None and states_noise(request):
         raise ValueError(
             "group_noise: states the noise of a label in a group, and that of the others is tuned; give factors, {'Surface': 2.0}, or "
             "noise"
