@@ -104,7 +104,7 @@ def tune(
     Raises:
         ValueError: fewer than 3 frames, no positive definite matrix, or what `fit` refuses.
     """
-    started = time.perf_counter()
+    started, progress = time.perf_counter(), _rising(progress)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective={objective!r:.60} is not known; choose from {', '.join(OBJECTIVES)}")
     baseline = baseline_of(baseline)
@@ -162,6 +162,19 @@ def _searched(problem: Problem, progress: Progress, share: tuple[float, float], 
         descend(problem, start, _told(progress, (ends[k], ends[k + 1]), EVALUATIONS), kept.beneath(f"start {k}"))
         for k, start in enumerate(STARTS)
     ]
+
+
+def _rising(progress: Progress) -> Progress:
+    """Shares that never fall, as what is begun anew would have them."""
+    reached = 0.0
+
+    def tell(stage: str, fraction: float) -> None:
+        nonlocal reached
+        if stage == "tune":
+            reached = fraction = max(reached, fraction)
+        progress(stage, fraction)
+
+    return tell
 
 
 def _told(progress: Progress, share: tuple[float, float], most: int) -> Callable[[int], None]:
