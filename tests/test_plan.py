@@ -219,14 +219,14 @@ def test_the_search_fits_as_many_frames_as_are_planned(water, monkeypatch):
     seen = []
     search = fitting.search_lengthscale
 
-    def seeing(kernel, frames, levels, seed, atoms, progress, most, kept):
-        seen.append(most)
-        return search(kernel, frames, levels, seed, atoms, progress, most, kept)
+    def seeing(kernel, frames, levels, seed, atoms, progress, most, kept, free):
+        seen.append((most, free))
+        return search(kernel, frames, levels, seed, atoms, progress, most, kept, free)
 
     monkeypatch.setattr(fitting, "plan_fit", as_planned)
     monkeypatch.setattr(fitting, "search_lengthscale", seeing)
     mlff.fit(mlff.GlobalKernel(inverse_distances, mlff.Matern52()), water[:40], noise=NOISE)
-    assert seen == [7]
+    assert seen == [(7, False)]  # noise is stated
 
 
 def test_less_memory_searches_with_fewer_frames(counted, ethanol):
