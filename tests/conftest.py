@@ -34,13 +34,17 @@ def pytest_configure(config):
     """
     if not hasattr(config, "workerinput"):
         if "not thorough" in config.option.markexpr:
-            quick = {**known_options(), **UNOPTIMISED}
-            options = [f"--{name}={str(value).lower()}" for name, value in quick.items()]
-            os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *options])
+            add_flags(UNOPTIMISED)  # first: to ask what is known sets XLA up, in this process too
+            add_flags(known_options())
         folder = tempfile.TemporaryDirectory(prefix="compiled-")
         config.add_cleanup(folder.cleanup)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+def add_flags(options: dict) -> None:
+    flags = [f"--{name}={str(value).lower()}" for name, value in options.items()]
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
 
 @pytest.fixture(scope="module", autouse=True)
