@@ -92,7 +92,10 @@ def fit(
     multiplicity: Multiplicity = None,
     lengthscale: Annotated[float | None, typer.Option(help="Without it the recipe's, or found by validation.")] = None,
     noise: Annotated[
-        list[str] | None, typer.Option(help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV).")
+        list[str] | None,
+        typer.Option(
+            help="Of the labels: 0.001, or forces=0.001 (eV/Å) and energy=0.001 (eV); else next to none, or what validation finds."
+        ),
     ] = None,
     group_noise: Annotated[
         list[str] | None,
