@@ -30,6 +30,15 @@ def test_labels_are_the_calculators(copper):
     assert len(set(found.fingerprints())) == 7
 
 
+def test_geometries_of_ase_are_started_from_too(copper):
+    atoms = copper[0].system.to_ase()
+    expected = mlff.sampled(EMT(), copper[:1], frames=4, interval=3)
+    for start in (atoms, [atoms]):
+        found = mlff.sampled(EMT(), start, frames=4, interval=3)
+        np.testing.assert_array_equal([f.positions for f in found], [f.positions for f in expected])
+    assert atoms.calc is None
+
+
 class Plain(EMT):
     """A calculator that has no free energy, as many."""
 

@@ -389,3 +389,14 @@ def _slice(index: str | int | slice, total: int) -> slice | list[int]:
     if not -total <= parts[0] < total:
         raise ValueError(f"index={index!r} is out of range: there are {total} frames")
     return [parts[0]]
+
+
+def require_dataset(data) -> None:
+    """Refuse what is no data set: geometries of ASE have no units, nor say which of their results are labels.
+
+    Raises:
+        ValueError: with what makes one.
+    """
+    if not isinstance(data, Dataset):
+        kind = f"the class {data.__name__}" if isinstance(data, type) else f"a {type(data).__name__}"
+        raise ValueError(f"data: expected a Dataset, received {kind}; Dataset.read(path) and Dataset(frames) make one")

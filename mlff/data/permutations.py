@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
 from mlff.data.bonds import bond_graph, keep_bonds
-from mlff.data.dataset import Dataset
+from mlff.data.dataset import Dataset, require_dataset
 from mlff.units import formula, symbols
 
 PAIRS = 3000  # pairs of neighbouring frames that are matched, about
@@ -155,6 +155,7 @@ def find_permutations(dataset: Dataset, reach: str = "dynamics", max_order: int 
     Source: assignment between graphs as in Chmiela et al., Comput. Phys. Commun. 240, 38 (2019),
     doi 10.1016/j.cpc.2019.02.007; reach and threshold are this project's.
     """
+    require_dataset(dataset)
     positions, numbers = dataset.uniform_positions(), dataset.uniform_numbers()
     if reach not in ("dynamics", "graph"):
         raise ValueError(f"reach={reach!r} is not known; use 'dynamics' or 'graph'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -22,7 +22,7 @@ FRICTION = 0.02  # 1/fs
 
 def sampled(
     calculator,
-    data: Dataset,
+    data: Dataset | Atoms | Sequence[Atoms],
     frames=500,
     temperature: float = 500.0,
     interval: int = 20,
@@ -42,7 +42,7 @@ def sampled(
 
     Arguments:
         calculator: any of ASE.
-        data: frames to start from.
+        data: frames to start from, or geometries of ASE, one or several.
         frames: how many are wanted.
         temperature: K, of velocities and thermostat: no lower than that of what the force field is for.
         interval: steps between frames.
@@ -56,11 +56,14 @@ def sampled(
     require_calculator(calculator)
     frames, interval = whole_number("frames", frames), whole_number("interval", interval)
     rng = np.random.default_rng(checked_seed(seed))
-    count = min(WALKERS, len(data), frames)
+    starts = [data] if isinstance(data, Atoms) or not np.iterable(data) else list(data)
+    if not starts or not all(isinstance(start, (Frame, Atoms)) for start in starts):
+        raise ValueError("data: expected frames to start from, a Dataset, or geometries of ASE, at least one")
+    count = min(WALKERS, len(starts), frames)
     found: list[Frame] = []
-    for k, start in enumerate(rng.permutation(len(data))[:count]):
-        wanted = frames // count + (k < frames % count)
-        atoms = data[int(start)].to_ase()
+    for k, place in enumerate(rng.permutation(len(starts))[:count]):
+        wanted, start = frames // count + (k < frames % count), starts[place]
+        atoms = start.copy() if isinstance(start, Atoms) else start.to_ase()
         atoms.calc = calculator
         thermalise(atoms, temperature, rng)
 

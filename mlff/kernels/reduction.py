@@ -8,7 +8,7 @@ import numpy as np
 
 from mlff.arguments import checked_seed, is_number
 from mlff.data.batches import Batch, LabelledFrames
-from mlff.data.dataset import Dataset
+from mlff.data.dataset import Dataset, require_dataset
 from mlff.kernels.components import Components, Moments
 from mlff.kernels.environments import ENVIRONMENTS, features_in, grouped, sees_alone
 from mlff.kernels.jets import block_sizes, require_unit_length
@@ -40,6 +40,7 @@ def reduced(kernel: Kernel, data: Dataset, dropped: float = 1e-6, seed: int = 0)
     """
     if not is_number(dropped) or not 0.0 < dropped < 1.0:
         raise ValueError(f"dropped={dropped!r} must be a share of the variance, between 0 and 1")
+    require_dataset(data)
     frames = LabelledFrames.of(data)
     kernel = kernel.completed(np.concatenate(frames.compositions))
     if not any(isinstance(leaf, LocalKernel) for leaf in kernel.leaves):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mlff.data.batches import LabelledFrames
-from mlff.data.dataset import Dataset
+from mlff.data.dataset import Dataset, require_dataset
 from mlff.data.identity import among
 from mlff.operators import ENERGY, FORCES, OPERATORS, STRESS, Operator, find_operator
 from mlff.potentials.arguments import require_atoms, require_charge
@@ -148,6 +148,7 @@ def evaluate(force_field: ForceField, data: Dataset, labels: Sequence[str | Oper
         ValueError: the frames are of another molecule, share geometries with the training frames, or have another charge;
             labels that are asked for and that no frame has, or that the force field cannot give.
     """
+    require_dataset(data)
     for frame in data:
         require_atoms(force_field, frame.numbers, data.source)
     require_disjoint(fingerprints_of(force_field.record), data)

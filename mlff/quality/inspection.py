@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mlff.arguments import checked_seed
-from mlff.data.dataset import Dataset
+from mlff.data.dataset import Dataset, require_dataset
 from mlff.data.frames import Frame
 from mlff.kernels.kernels import Kernel
 from mlff.regression.exact import IndefiniteMatrix
@@ -105,6 +105,7 @@ def inspect(data: Dataset, seed: int = 0, progress: Progress = lambda stage, sha
     Raises:
         ValueError: no forces, too few frames, or more than a fifth that fit no others.
     """
+    require_dataset(data)
     seed = checked_seed(seed)
     if "forces" not in data.label_names:
         raise ValueError(f"inspect: {data.source or 'the data'} has no forces, which are what frames are judged by")

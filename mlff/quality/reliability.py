@@ -20,7 +20,7 @@ from matplotlib.ticker import NullFormatter
 from scipy.special import erf
 from scipy.stats import spearmanr
 
-from mlff.data.dataset import Dataset
+from mlff.data.dataset import Dataset, require_dataset
 from mlff.operators import OPERATORS
 from mlff.potentials.calibration import BINS, LEAST, SMALLEST, Calibration, shares, unknown
 from mlff.potentials.errors import require_disjoint
@@ -123,6 +123,7 @@ def reliability(
     """
     if force_field.posterior is None:
         raise ValueError(WITHOUT)
+    require_dataset(data)
     require_disjoint(fingerprints_of(force_field.record), data)
     kinds: dict[str, ErrorBars] = {}
     for i, frame in enumerate(data):

@@ -11,7 +11,7 @@ import numpy as np
 
 from descriptors import fchl19, inverse_distances, soap
 from mlff.data.batches import LabelledFrames
-from mlff.data.dataset import Dataset
+from mlff.data.dataset import Dataset, require_dataset
 from mlff.data.permutations import Permutations, find_permutations
 from mlff.kernels.composed import SumKernel
 from mlff.kernels.descriptor import import_descriptor
@@ -209,6 +209,7 @@ def recipe(
     Raises:
         ValueError: no such recipe, one of isolated molecules for periodic frames, or settings that its descriptor does not have.
     """
+    require_dataset(data)
     if name not in RECIPES:
         raise ValueError(f"recipe={name!r} is not known; choose from {', '.join(RECIPES)}")
     chosen = RECIPES[name]

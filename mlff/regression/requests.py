@@ -11,7 +11,7 @@ import numpy as np
 
 from mlff.arguments import LARGEST, is_number, unwrapped
 from mlff.data.batches import LabelledFrames, arguments_of
-from mlff.data.dataset import Dataset
+from mlff.data.dataset import Dataset, require_dataset
 from mlff.data.group_noise import GroupNoise
 from mlff.data.hessian_checks import require_unprojected
 from mlff.kernels.exchange import check_symmetry
@@ -120,10 +120,7 @@ def _require_kernel_and_data(model, data) -> None:
         raise ValueError(
             f"model: expected a kernel, received {_kind(model)}; write fit(GlobalKernel({descriptor}, Matern52()), data)"
         )
-    if not isinstance(data, Dataset):
-        raise ValueError(
-            f"data: expected a Dataset, received {_kind(data)}; Dataset.read(path) and Dataset(frames) make one"
-        )
+    require_dataset(data)
 
 
 def _kind(value) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mlff.arguments import checked_seed
-from mlff.data.dataset import Dataset
+from mlff.data.dataset import Dataset, require_dataset
 from mlff.dynamics.sampling import labelled, sampled
 from mlff.kernels.reduction import reduced
 from mlff.potentials.errors import compare
@@ -55,6 +55,7 @@ def distilled(
     Raises:
         ValueError: no such method, frames of another charge, an atom that flies away, or labels that are not finite.
     """
+    require_dataset(data)
     seed = checked_seed(seed)
     reference = method if isinstance(method, Reference) else Reference(method)
     for frame in data:
