@@ -16,6 +16,7 @@ from mlff.data.batches import LabelledFrames
 from mlff.data.group_noise import GroupNoise
 from mlff.operators import ENERGY, FORCES
 from mlff.quality.report import noise_text
+from mlff.regression.planning import plan as planning
 from mlff.regression.sparse.inducing import EnvironmentValues
 from mlff.regression.sparse.label_kinds import group_of, label_of
 from mlff.regression.sparse.sums import SparseSystem
@@ -276,6 +277,8 @@ def test_groups_are_told_apart_where_there_are_enough_frames_and_memory(rough, m
     assert set(groups_apart(groups, 30, 2).values()) == {"fine", "rough"}
     assert not groups_apart({i: "fine" for i in groups}, 30, 2)
     assert not groups_apart(groups, 10000, 2)
+    needed = planning.sparse_bytes  # of as many functionals as these frames have no environments for
+    monkeypatch.setattr(planning, "sparse_bytes", lambda _, *kinds: needed(2000, *kinds))
     plan = functools.partial(mlff.plan, KERNEL, rough, tuple(NOISE), inducing=2000)
     most = plan(memory="64GB")
     assert (most.groups, plan(memory="64GB", noise=NOISE).groups) == (2, 0)
