@@ -155,6 +155,7 @@ def ethanol_model() -> mlff.ForceField:
     return mlff.fit(kernel, data, labels)
 
 
+@pytest.mark.thorough  # the longest of a command whose parts other tests look at
 def test_the_command_at_the_end_keeps_what_was_promised(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke

@@ -46,6 +46,7 @@ def test_what_is_no_method_is_refused_before_the_work(water):
         mlff.distilled("emt", water[:2], frames=0)
 
 
+@pytest.mark.thorough  # what it does in Python other tests look at
 def test_the_command(water, baseline, datasets, tmp_path, monkeypatch):
     """A method as it is, distilled, and a model that was saved: what is printed, what the file holds."""
     given = {}

@@ -350,6 +350,7 @@ def test_points_that_nearly_coincide_are_subtracted(rng, monkeypatch):
     np.testing.assert_allclose(label_sums._squares(points, others), wanted, rtol=1e-12)
 
 
+@pytest.mark.thorough  # warm starts change how long it takes, not where it ends
 def test_from_an_earlier_fit(water, monkeypatch):
     """Fewer iterations to the same model; of other frames' weights none are taken."""
     kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52(lengthscale=3.0), amplitude=1.0)

@@ -110,6 +110,7 @@ def test_what_is_refused(copper):
         mlff.phonon_error_bars(without, [1, 1, 1], POINTS)
 
 
+@pytest.mark.thorough  # cells of several atoms are looked at too
 def test_elastic_constants_of_one_atom_a_cell(copper):
     """Nothing moves with the strain; against samples, as above."""
     found = mlff.elastic_constants_error_bars(copper)

@@ -121,7 +121,11 @@ def labelled(positions, rng):
     return mlff.Frame(mlff.System(positions, NUMBERS, np.zeros((3, 3)), np.zeros(3, bool)), labels)
 
 
-@pytest.mark.parametrize("operator", ASKED, ids=lambda operator: operator.name)
+@pytest.mark.parametrize(
+    "operator",
+    [pytest.param(op, marks=pytest.mark.thorough if op == HESSIAN_PRODUCTS else ()) for op in ASKED],
+    ids=lambda operator: operator.name,
+)
 def test_every_operator_against_dense_linear_algebra(fitted, operator):
     """All answers, in their order, also those that no descriptor sees: net forces are known to be zero."""
     force_field, x = fitted

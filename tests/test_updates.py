@@ -74,6 +74,7 @@ def test_what_cannot_be_extended_is_refused(water, tmp_path):
         mlff.extended(exact, mlff.Dataset([*water[:8], water[3]], water.source, [*range(9)]))
 
 
+@pytest.mark.thorough  # updates of one composition and kernel are looked at too
 def test_frames_of_another_composition_and_sums(water, datasets):
     """New frames need not have all elements of the old; sums of kernels have several kinds of environments."""
     ethanol, benzene = (mlff.Dataset.read(datasets / f"{name}.extxyz", index=":5") for name in ("ethanol", "benzene"))
