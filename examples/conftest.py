@@ -5,7 +5,7 @@ import os
 import pytest
 
 os.environ["MLFF_EXAMPLES"] = "small"
-LONGEST = ("05_", "06_", "07_")
+LONGEST = ("06_", "07_")
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks

@@ -119,7 +119,6 @@ def free_port() -> int:
         return opened.getsockname()[1]
 
 
-@pytest.mark.thorough  # matrices, products and fits of several devices are looked at in one process by others
 def test_eight_devices_and_two_processes_give_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(shared_rows, "TILE_ROWS", shared_fit.ROWS)
     where = f"127.0.0.1:{free_port()}"
