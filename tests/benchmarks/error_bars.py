@@ -4,8 +4,8 @@
     python tests/benchmarks/error_bars.py [--molecules malonaldehyde ethanol] [--train 100] [--samples 200] [--fits 50]
         [--recipe sgdml-rbf]
 
-Frames are those of `datasets/`. For the relaxed molecule, frequencies, zero-point energy, positions and, from the minimum to a
-frame of the dynamics, an energy difference: the standard deviations by `mlff.frequency_error_bars` and its like; those of the relaxed
+Frames are those of `datasets/`. For the relaxed molecule, frequencies, zero-point energy and, from the minimum to a frame of the
+dynamics, an energy difference: the standard deviations by `mlff.frequency_error_bars` and its like; those of the relaxed
 geometries of so many `force_field.sample(seed)`; and those of fits to as many frames drawn with replacement (each frame once), with
 the same hyperparameters. A JSON line a molecule: of all numbers of a kind the median ratio of the second and the third to the first, its
 quartiles, how many of the truth's own numbers (GFN2-xTB, relaxed) lie within one and two of the first, and seconds.
@@ -16,6 +16,7 @@ Of N samples a standard deviation is known to 1/√(2N): of 200, 19 of 20 ratios
 import argparse
 import json
 import pathlib
+import sys
 import time
 
 import numpy as np
@@ -40,7 +41,7 @@ def relaxed(calculator, start: Atoms) -> Atoms:
 
 
 def numbers_of(atoms: Atoms, other: np.ndarray, hessian: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """What is looked at, of one surface: frequencies (1/cm), zero-point energy (eV), positions (Å), an energy difference (eV)."""
+    """What is looked at, of one surface: frequencies (1/cm), zero-point energy (eV), an energy difference (eV)."""
     root = np.sqrt(np.repeat(atoms.get_masses(), 3))
     internal = motions(atoms).internal / root
     hessian = atoms.calc.get_hessian(atoms) if hessian is None else hessian
@@ -50,27 +51,17 @@ def numbers_of(atoms: Atoms, other: np.ndarray, hessian: np.ndarray | None = Non
     return {
         "frequencies": frequencies,
         "zero-point energy": np.array([0.5 * INVERSE_CM * frequencies[frequencies > 0].sum()]),
-        "distances": atoms.get_all_distances()[np.triu_indices(len(atoms), 1)],
         "difference": np.array([away.get_potential_energy() - atoms.get_potential_energy()]),
     }
 
 
 def truth(start: Atoms, other: np.ndarray) -> dict[str, np.ndarray]:
     """The same of GFN2-xTB itself."""
-    from tblite.ase import TBLite
+    sys.path.insert(0, str(DATASETS))
+    import generate
 
-    atoms = relaxed(TBLite(method="GFN2-xTB", accuracy=0.01, verbosity=0), start)
-    displaced, rows, step = atoms.copy(), [], 0.005
-    displaced.calc = atoms.calc
-    for i in range(3 * len(atoms)):
-        forces = []
-        for sign in (1, -1):
-            displaced.positions = atoms.positions
-            displaced.positions.flat[i] += sign * step
-            forces.append(displaced.get_forces().ravel())
-        rows.append((forces[1] - forces[0]) / (2 * step))
-    hessian = np.array(rows)
-    return numbers_of(atoms, other, 0.5 * (hessian + hessian.T))
+    atoms = relaxed(generate.reference(accuracy=0.01), start)
+    return numbers_of(atoms, other, generate.hessian(atoms, atoms.calc))
 
 
 def first_order(atoms: Atoms, other: np.ndarray) -> dict[str, np.ndarray]:

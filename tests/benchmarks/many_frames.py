@@ -11,7 +11,6 @@ asked for and found, seconds, peak memory (MB), test MAE of energies (meV) and f
 """
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import pathlib
@@ -30,11 +29,9 @@ def made(path: pathlib.Path) -> None:
     """One set of frames, where it is not there."""
     if path.exists():
         return
-    place = pathlib.Path(__file__).parents[2] / "datasets" / "generate.py"
-    spec = importlib.util.spec_from_file_location("generate", place)
-    generate = importlib.util.module_from_spec(spec)
-    sys.modules["generate"] = generate
-    spec.loader.exec_module(generate)
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "datasets"))
+    import generate
+
     seed, frames = SETS[path.stem]
     recipe = generate.Recipe(path.stem, "Ethanol", generate.molecule("CH3CH2OH"), frames, SPACING, seed=seed)
     generate.write_whole(path, generate.label(generate.sample(recipe), recipe))
