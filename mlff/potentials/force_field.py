@@ -561,7 +561,7 @@ class ForceField(Tree):
     @functools.cached_property
     def _committee_entrance(self) -> Entrance:
         """Into the first member, for the preparations that all share."""
-        return Entrance(self.committee.shared, self.numbers, bool(self.record.get("periodic")))
+        return self._into(self.committee.shared)
 
     @property
     def _knows_energies(self) -> bool:
@@ -611,7 +611,11 @@ class ForceField(Tree):
 
     @functools.cached_property
     def _entrance(self) -> Entrance:
-        return Entrance(self.model, self.numbers, bool(self.record.get("periodic")))
+        return self._into(self.model)
+
+    def _into(self, model: Potential) -> Entrance:
+        """Of a potential for the same atoms."""
+        return Entrance(model, self.numbers, bool(self.record.get("periodic")))
 
     @functools.cached_property
     def _orders(self) -> dict[tuple, int]:

@@ -102,7 +102,7 @@ def facts_of(data: Dataset, frames: LabelledFrames) -> dict[str, Any]:
 
 def joined(one: Mapping, other: Mapping) -> dict[str, Any]:
     """The record of a sum of potentials: those of its terms, and what simulations look for in the first that says it."""
-    terms = [record for whole in (one, other) for record in whole.get("terms", [whole])]
+    terms = [*records_of(one), *records_of(other)]
     start = next((record for record in terms if "geometry" in record), {})
     return {
         "terms": terms,
@@ -113,9 +113,14 @@ def joined(one: Mapping, other: Mapping) -> dict[str, Any]:
     }
 
 
+def records_of(record: Mapping) -> list[Mapping]:
+    """Of all terms of a sum, in their order; of a potential that is none its own."""
+    return record.get("terms", [record])
+
+
 def fingerprints_of(record: Mapping) -> frozenset[str]:
     """Those of the training frames of a potential, or of all terms of a sum."""
-    return frozenset(print for each in record.get("terms", [record]) for print in each.get("fingerprints", ()))
+    return frozenset(print for each in records_of(record) for print in each.get("fingerprints", ()))
 
 
 def frames_learnt(record: Mapping) -> int | None:

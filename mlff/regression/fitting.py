@@ -21,7 +21,7 @@ from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.label_weights import LabelWeights
-from mlff.potentials.record import facts_of, start_geometry
+from mlff.potentials.record import facts_of, records_of, start_geometry
 from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
 from mlff.regression.constants import constants_mixing, energies_left
 from mlff.regression.devices.mesh import Devices
@@ -401,6 +401,6 @@ def examined(fitted: ForceField, labels: tuple[str, ...], data: Dataset) -> Forc
     # energies that are no labels are looked at too, and one of them has no slope
     looked_at = {*labels, "energy"} if len(data) > 1 else set(labels) - {"energy"}
     strained = [frame.group for frame in data if np.size(frame.labels.get("stress", ()))]
-    last = fitted.record.get("terms", [fitted.record])[-1]  # after a baseline the correction to it
-    warn_of_slopes(training, looked_at, strained, last.get("inducing", {}).get("functionals"))
+    *_, correction = records_of(fitted.record)  # to a baseline, or the force field itself
+    warn_of_slopes(training, looked_at, strained, correction.get("inducing", {}).get("functionals"))
     return fitted.replace(record={**fitted.record, "training": training.summary()})
