@@ -141,7 +141,7 @@ def test_foreign_version_says_who_wrote_it(saved, monkeypatch, water_model):
     water_model.save(saved)
     monkeypatch.undo()
     with pytest.raises(
-        ValueError, match=r"version 99, this mlff reads 'mlff' versions 2 to 5; install the mlff that wrote it"
+        ValueError, match=r"version 99, this mlff reads 'mlff' versions 2 to 6; install the mlff that wrote it"
     ):
         mlff.load(saved)
 

@@ -147,7 +147,7 @@ def damaged_model(folder, datasets, model_file):
 
 
 def foreign_version(folder, datasets, model_file):
-    content = model_file.read_bytes().replace(b'\\"version\\": 5', b'\\"version\\": 7')
+    content = model_file.read_bytes().replace(b'\\"version\\": 6', b'\\"version\\": 7')
     assert content != model_file.read_bytes()
     (folder / "new.mlff").write_bytes(content)
     return ["md", "new.mlff", "--steps", "5"]
@@ -275,7 +275,7 @@ CASES = {
     "damaged model": (damaged_model, r"bad\.mlff: (its content does not match its digest|no mlff model file)"),
     "foreign format version": (
         foreign_version,
-        r"new\.mlff: format 'mlff' version 7, this mlff reads 'mlff' versions 2 to 5",
+        r"new\.mlff: format 'mlff' version 7, this mlff reads 'mlff' versions 2 to 6",
     ),
     "data instead of a model": (arguments("show", "WATER"), r"water\.extxyz: no mlff model file"),
     "trajectory that exists": (existing_trajectory, r"--out md\.traj exists; go on with --resume"),

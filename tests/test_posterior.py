@@ -12,11 +12,12 @@ from test_gram import WATER, dense_matrix, frames_of
 
 import mlff
 from descriptors import inverse_distances
+from mlff import archive
 from mlff.data.batches import LabelledFrames
 from mlff.data.system import System
 from mlff.operators import ENERGY, FORCES, HESSIAN_PRODUCTS
 from mlff.potentials.calibration import Calibration
-from mlff.quality.reliability import reliability_figure
+from mlff.quality.reliability import ErrorBars, reliability_figure
 from mlff.regression.solution import solve
 from mlff.regression.system.features import compute_features
 from mlff.regression.waves import Drawn, random_functions, values_at
@@ -336,6 +337,19 @@ def test_calibration_finds_what_errors_were_multiplied_by(rng):
     np.testing.assert_allclose(calibration.scaled("energy", stds), calibration.factor * stds)
 
 
+def test_what_chance_made_large_in_a_committee_is_calibrated(rng):
+    """Where all labels are known equally well, what a committee says of them is chance alone."""
+    calibration = Calibration.of({"forces": (np.ones(3000), 2.0 * rng.standard_normal(3000))}, members=8)
+    said, errors = np.sqrt(rng.chisquare(8, 20_000) / 6), 2.0 * rng.standard_normal(20_000)
+    bars = ErrorBars([calibration.scaled("forces", said, committee=True)], [errors])
+    for found in bars.bins():
+        assert 0.64 < found["within_one"] < 0.73
+        assert 0.93 < found["within_two"] < 0.975
+    uncorrected = ErrorBars([calibration.scaled("forces", said)], [errors]).bins()
+    assert uncorrected[0]["within_one"] < 0.6 < 0.76 < uncorrected[-1]["within_one"]
+    np.testing.assert_allclose(calibration.scaled("forces", 1.0), 2.0, rtol=0.06)
+
+
 def test_labels_that_symmetry_fixes_calibrate_nothing(rng):
     stds = np.concatenate([np.full(500, 1e-9), np.ones(500)])
     errors = np.concatenate([np.full(500, 1e-12), 2.0 * rng.standard_normal(500)])
@@ -375,6 +389,21 @@ def test_altered_committees_are_refused(fitted, tmp_path, place, array, message)
     force_field.replace(posterior=committee).save(tmp_path / "m.mlff")
     with pytest.raises(ValueError, match=message):
         mlff.load(tmp_path / "m.mlff")
+
+
+def test_files_from_before_committees_had_tables_are_read(fitted, tmp_path):
+    force_field, x = fitted
+    force_field.save(tmp_path / "new.mlff")
+    arrays, header = archive.read(tmp_path / "new.mlff", lambda header: None)
+    del header["posterior_calibration"]["of_committee"]
+    before = {name: array for name, array in arrays.items() if ".of_committee." not in name}
+    archive.write(tmp_path / "old.mlff", {**header, "version": 5}, before)
+    old, new = (mlff.load(tmp_path / name) for name in ("old.mlff", "new.mlff"))
+    assert new.calibration.of_committee.keys() == {"energy", "forces"}
+    assert old.calibration.of_committee is None
+    as_it_was = new.replace(calibration=new.calibration.replace(of_committee=None))
+    np.testing.assert_allclose(old.std("forces", x[0]), as_it_was.std("forces", x[0]), rtol=1e-9)
+    np.testing.assert_allclose(new.std("forces", x[0]), new.energy_and_forces_std(x[0])[1], rtol=1e-9)
 
 
 def test_energies_that_nobody_gave_are_not_known(water):

@@ -230,3 +230,12 @@ def test_noise_that_nobody_stated_is_found_where_labels_have_some(water, rng):
     stated = mlff.fit(kernel, noisy, noise=exact.record["noise"]["forces"])
     assert stated.record["noise"] == exact.record["noise"]
     assert mlff.evaluate(found, water[60:]).forces_mae < 0.9 * mlff.evaluate(stated, water[60:]).forces_mae
+
+
+@pytest.mark.parametrize(("fitted", "noisier"), [(48, 100.0), (12, 10.0), (2, 1.0)])
+def test_less_noise_is_taken_for_more_frames_than_were_looked_at(frames, monkeypatch, fitted, noisier):
+    """Of sixty: where a hundred times the noise is best for 48 that, for 12 a tenth of it, for two a hundredth."""
+    errors = {1.0: 1.0, 10.0: 0.9, 100.0: 0.8, 1000.0: 0.85}
+    monkeypatch.setattr(hyperparameters.Validation, "error", lambda self, kernel, noisier=1.0: errors[noisier])
+    monkeypatch.setattr(hyperparameters, "MAX_FIT", fitted)
+    assert search_lengthscale(KERNEL, frames, {"forces": 1e-3}, free=True).noisier == noisier

@@ -463,12 +463,13 @@ class ForceField(Tree):
             found.append(np.sqrt(np.maximum(np.diagonal(covariance), 0.0)).reshape(shape))
         if operator == ENERGY and not self._knows_energies:
             found = [np.full_like(each, np.inf) for each in found]
-        stds = self.calibrated(operator, np.stack(found) if np.ndim(positions) == 3 else found[0])
+        found = np.stack(found) if np.ndim(positions) == 3 else found[0]
+        stds = self.calibrated(operator, found, committee=isinstance(self.posterior, Committee))
         return float(stds) if stds.ndim == 0 else stds
 
-    def calibrated(self, operator: Operator, stds: np.ndarray | float) -> np.ndarray | float:
-        """Standard deviations of the posterior, times what frames that were left out say that they are too small by."""
-        return stds if self.calibration is None else self.calibration.scaled(operator.name, stds)
+    def calibrated(self, operator: Operator, stds: np.ndarray | float, committee: bool = False) -> np.ndarray | float:
+        """Standard deviations of the posterior or its committee, times what frames left out say that they are too small by."""
+        return stds if self.calibration is None else self.calibration.scaled(operator.name, stds, committee)
 
     def covariance(
         self, operator: str | Operator, positions: Positions, cell=None, pbc=None, numbers=None, arguments: tuple = ()
@@ -549,7 +550,8 @@ class ForceField(Tree):
         prepared, x, around = self._committee_entrance.checked(positions, cell, pbc, numbers)
         energies, forces = self.committee.energies_and_forces(prepared, x, around)
         stds = self.committee.std(energies) if self._knows_energies else np.inf, self.committee.std(forces)
-        return float(self.calibrated(ENERGY, stds[0])), self.calibrated(FORCES, stds[1])
+        energy, forces = (self.calibrated(*pair, committee=True) for pair in zip((ENERGY, FORCES), stds, strict=True))
+        return float(energy), forces
 
     @functools.cached_property
     def committee(self) -> Committee | None:

@@ -35,8 +35,9 @@ from mlff.trust import find_sources, named_again, require_trusted
 
 FORMAT = "mlff"
 MARK = b'{\\"format\\": \\"mlff\\"'  # where the header begins, within the header of safetensors
-VERSION = 5
-READABLE = (2, 3, 4, 5)  # 3 added labels of second order; 4 classes of users, any potential, programs; 5 error bars
+VERSION = 6
+# 3 added labels of second order; 4 classes of users, any potential, programs; 5 error bars; 6 tables of their committees
+READABLE = (2, 3, 4, 5, 6)
 HEADER = {
     "units": Expected(f"{UNITS}, which is what files are written in", lambda value: value == UNITS),
     "record": Expected("a JSON object", lambda value: isinstance(value, dict)),
@@ -161,7 +162,9 @@ def _with_sources(header: dict, arrays: archive.Arrays, sources: Mapping[str, Ca
 
 def _upgraded(header: dict) -> dict:
     """A header as the newest version has it."""
-    model = header.get("model")
+    model, calibration = header.get("model"), header.get("posterior_calibration")
+    if header["version"] < 6 and isinstance(calibration, dict):
+        header = {**header, "posterior_calibration": {**calibration, "of_committee": None}}
     if header["version"] >= 4 or not isinstance(model, dict):
         return header
     rest = {name: value for name, value in header.items() if name != "label_order"}

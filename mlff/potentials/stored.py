@@ -90,7 +90,10 @@ POTENTIALS = Registry(
         "Waves": Stored(Waves, {"points": reals("R D"), "phases": reals("R"), "strengths": reals("R")}),
         "Products": Stored(Products, {"points": reals("R f D"), "phases": reals("R f"), "strengths": reals("R")}),
         "Committee": Stored(Committee, {"shared": instance(Potential), "varying": named(MEMBERS)}),
-        "Calibration": Stored(Calibration, {"factor": POSITIVE, "tables": named(reals("2 k"))}),
+        "Calibration": Stored(
+            Calibration,
+            {"factor": POSITIVE, "tables": named(reals("2 k")), "of_committee": optional(named(reals("2 k")))},
+        ),
         "EnergyFunction": Stored(
             EnergyFunction,
             {"function": instance(Descriptor), "elements": optional(ELEMENTS), "order": one_of(LEVEL, INFINITE)},

@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 
 from mlff.data.dataset import Dataset, require_dataset
 from mlff.operators import OPERATORS
-from mlff.potentials.calibration import BINS, LEAST, SMALLEST, Calibration, shares, unknown
+from mlff.potentials.calibration import SMALLEST, Calibration, bin_count, shares, unknown
 from mlff.potentials.errors import require_disjoint
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.record import fingerprints_of
@@ -47,8 +47,8 @@ class ErrorBars:
     def bins(self) -> list[dict[str, float]]:
         """By standard deviation, as many labels in each: their mean σ, RMSE, and shares of errors within σ and 2σ."""
         stds, errors = self.flat
-        count = max(1, min(BINS, len(stds) // LEAST))
-        return [_with_std(stds[chosen], errors[chosen]) for chosen in np.array_split(np.argsort(stds), count)]
+        of_size = np.array_split(np.argsort(stds), bin_count(len(errors)))
+        return [_with_std(stds[chosen], errors[chosen]) for chosen in of_size]
 
     def shares_within(self, multiples: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
         """Shares of the errors within multiples of their standard deviations; erf(q/√2) of q are expected."""

@@ -19,7 +19,7 @@ from mlff.potentials.calibration import Calibration
 from mlff.potentials.differences import baseline_of, same_baseline
 from mlff.potentials.errors import compare
 from mlff.potentials.expansion import Expansion
-from mlff.potentials.force_field import ForceField
+from mlff.potentials.force_field import MEMBERS, ForceField
 from mlff.potentials.label_weights import LabelWeights
 from mlff.potentials.record import facts_of, records_of, start_geometry
 from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
@@ -375,7 +375,7 @@ def _with_error_bars(
             len(request.frames),
         )
     try:
-        calibration = Calibration.of(left_out)
+        calibration = Calibration.of(left_out, MEMBERS)
     except ValueError as error:
         logger.warning("error bars: their size could not be checked on frames left out (%s)", error)
         return fitted.replace(posterior=posterior)
