@@ -356,6 +356,10 @@ def test_labels_that_symmetry_fixes_calibrate_nothing(rng):
     calibration = Calibration.of({"forces": (stds, errors)})
     np.testing.assert_allclose(calibration.factor, 2.0, rtol=0.15)
     assert np.isfinite(calibration.tables["forces"]).all()
+    told = calibration.summary({"forces": (stds, errors), "energy": (np.zeros(3), np.zeros(3))})
+    assert told.keys() == {"factor", "forces"}
+    assert told["forces"]["count"] == 500
+    assert 0.63 < told["forces"]["within_one"] < 0.74
     with pytest.raises(ValueError, match="known beforehand"):
         Calibration.of({"forces": (np.zeros(3), np.zeros(3))})
 

@@ -52,7 +52,7 @@ class Calibration(Tree):
         Raises:
             ValueError: there are none, or all are known beforehand.
         """
-        kept = {name: unknown(np.ravel(stds), np.ravel(errors)) for name, (stds, errors) in pairs.items()}
+        kept = {name: unknown(*map(np.ravel, pair)) for name, pair in pairs.items()}
         kept = {name: pair for name, pair in kept.items() if len(pair[0])}
         if not kept:
             raise ValueError(
@@ -67,12 +67,16 @@ class Calibration(Tree):
         )
 
     def summary(self, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict:
-        """What the record says: factors, and how the labels they were found from lie within them."""
-        return {"factor": self.factor, **{name: self.coverage(name, *pair) for name, pair in pairs.items()}}
+        """What the record says: factors, and how the labels they were found from lie within one and two calibrated standard deviations.
 
-    def coverage(self, name: str, stds: np.ndarray, errors: np.ndarray) -> dict:
-        """Of labels of an operator, with standard deviations as they are: shares of errors within one and two calibrated ones."""
-        return {"count": len(errors), **shares(self.scaled(name, stds), errors)}
+        Arguments:
+            pairs: as of `of`.
+        """
+        found = {name: self._coverage(name, *unknown(*map(np.ravel, pair))) for name, pair in pairs.items()}
+        return {"factor": self.factor, **{name: covered for name, covered in found.items() if covered["count"]}}
+
+    def _coverage(self, name: str, stds: np.ndarray, errors: np.ndarray) -> dict:
+        return {"count": len(errors), **(shares(self.scaled(name, stds), errors) if len(errors) else {})}
 
     def scaled(self, name: str, stds: np.ndarray | float, committee: bool = False) -> np.ndarray | float:
         """Standard deviations of an operator's labels, calibrated; of a committee, or exact ones."""

@@ -42,7 +42,7 @@ from mlff.regression.validation import (
 
 ROUNDS = 4  # of a search for amplitudes beside noise that is stated
 ENOUGH = 0.3  # a change of their logarithm that is none
-LOOKED_AT = 20  # frames left out whose errors tell how large error bars are
+LOOKED_AT = 40  # frames left out whose errors tell how large error bars are: of 20, few have the largest
 SEARCH_ENVIRONMENTS, SEARCH_POINTS = 2500, 1000  # with which a length scale is looked for
 
 
