@@ -20,7 +20,7 @@ from mlff.potentials.calibration import Calibration
 from mlff.quality.reliability import ErrorBars, reliability_figure
 from mlff.regression.solution import solve
 from mlff.regression.system.features import compute_features
-from mlff.regression.waves import Drawn, random_functions, values_at
+from mlff.regression.waves import WAVES, Drawn, random_functions, values_at
 
 NUMBERS = np.array([8, 1, 1])
 GROUP = mlff.Permutations.generate([[0, 2, 1]], [8, 1, 1])
@@ -195,7 +195,7 @@ def test_samples_have_that_covariance(fitted):
     root = np.linalg.cholesky(covariance)
     whitened = np.linalg.solve(root, energies.T)
     values = np.linalg.eigvalsh(whitened @ whitened.T / count)
-    # kurtosis of a sum of 500 waves over the seeds of their strengths, which share the waves: a tenth more than normal
+    # kurtosis of a sum of 250 waves over the seeds of their strengths, which share the waves: a tenth more than normal
     assert np.all(np.abs(values - 1.0) < 0.35), values
     one = force_field.sample(4)
     np.testing.assert_allclose(one.forces(asked[0]), -gradient(one, asked[0]), atol=1e-4)
@@ -384,7 +384,7 @@ def test_reliability_says_what_shares_lie_within(fitted, rng):
     [
         (".terms[9].nothing", np.ones((8, 2)), "is of no array of the committee"),
         (".terms[0].parts[0].channels[0].strengths", np.ones((8, 7)), "or not of its shape"),
-        (".terms[0].parts[0].channels[0].strengths", np.ones((2, 500)), "three members or more"),
+        (".terms[0].parts[0].channels[0].strengths", np.ones((2, WAVES)), "three members or more"),
     ],
 )
 def test_altered_committees_are_refused(fitted, tmp_path, place, array, message):

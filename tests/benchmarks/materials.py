@@ -297,6 +297,14 @@ def main() -> None:
         }[name](*rest)  # fmt: skip
         print(json.dumps(found))
         return
+    if (
+        "fit" not in given.steps
+        and given.models is None
+        and (late := {"properties", "md", "scaling"} & set(given.steps))
+    ):
+        parser.error(
+            f"--steps {' '.join(sorted(late))} ask models: fit them too, or name the --models that an earlier run kept"
+        )
     results: list[dict] = []
 
     def tell(**result) -> None:
