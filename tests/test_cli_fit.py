@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import ase.io
 import pytest
 from test_cli import called
 
@@ -44,6 +45,22 @@ def test_recipes(recipe, tmp_path, datasets):
     assert found["forces_mae"] < 0.1
     assert found["permutations"] == (2 if recipe == "sfchl19" else 1)
     assert set(found["noise"]) == ({"energy", "forces"} if recipe == "fchl19-gpr" else {"forces"})
+
+
+def test_frames_to_test_on_may_lack_what_labels_says(tmp_path, water):
+    """As training frames may; and all of them what they need not have."""
+    bare = [mlff.Frame(frame.system, {"forces": frame.labels["forces"]}) for frame in water[40:44]]
+    for name, frames in (("train", water[:20]), ("some", [*bare, *water[44:48]]), ("none", bare)):
+        ase.io.write(tmp_path / f"{name}.extxyz", [frame.to_ase() for frame in frames])
+    chosen = ("--labels", "energy,forces", "--recipe", "gdml", "--lengthscale", "3", "--out", "w.mlff", "--json")
+    for name, compared in (("some", 4), ("none", 0)):
+        ran = called("fit", "train.extxyz", "--test", f"{name}.extxyz", *chosen, cwd=tmp_path)
+        errors = json.loads(ran.stdout)["errors"]
+        assert errors["forces"]["count"] == 9 * (4 + compared)
+        assert errors.get("energy", {"count": 0})["count"] == compared
+    refused = called("fit", "train.extxyz", *chosen, "--inducing", "-5", cwd=tmp_path, code=2)
+    assert "--inducing -5 must be at least 1" in refused.stderr
+    assert "model:" not in refused.stderr  # before the work
 
 
 def test_a_full_disk_in_the_report_leaves_the_model(tmp_path, datasets, monkeypatch):

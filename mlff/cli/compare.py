@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from mlff.cli import terminal
-from mlff.cli.options import AsJSON, Data, Key, Recipe, Units, parse_keys
+from mlff.cli.options import AsJSON, Data, Key, Labels, Recipe, Units, parse_keys, parse_labels
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def compare(
     budget: Annotated[float, typer.Option(help="Seconds that it may take.")] = 300.0,
     seed: Annotated[int, typer.Option(help="Of the frames that are drawn.")] = 0,
     units: Units = None,
+    labels: Labels = None,
     key: Key = None,
     plot: Annotated[pathlib.Path | None, typer.Option(help="Write errors against costs to this PNG file.")] = None,
     as_json: AsJSON = False,
@@ -54,11 +55,13 @@ def compare(
     with reserved({"--plot": plot}, inputs, {"--plot": PNG}), terminal.progress() as progress:
         started = time.monotonic()
         progress("read", 0.0)
-        frames = Dataset.read(data, units=units, keys=parse_keys(key))
+        frames = Dataset.read(data, units=units, labels=parse_labels(labels), keys=parse_keys(key))
         most = _most(frames, train, test)
         progress("read", 1.0)
         models = candidates(frames, [each.value for each in recipe or ()])
-        fit = _Fit(data, frames, test, units, key, seed, started, budget, progress)
+        reading = [*_option("--units", units), *_option("--labels", labels)]
+        reading += [word for pair in key or () for word in ("--key", pair)]
+        fit = _Fit(data, frames, test, reading, seed, started, budget, progress)
         outcome = compared(models, sizes(most, frames, models), fit.run, budget - (time.monotonic() - started))
         best = outcome.best
         if plot is not None:
@@ -92,9 +95,8 @@ def _most(frames, train: int | None, test: pathlib.Path | None) -> int:
 class _Fit:
     """`mlff fit` as a process of its own, which can be stopped, and whose memory is its own."""
 
-    def __init__(self, data, frames, test, units, key, seed: int, started: float, budget: float, progress):
-        self.data, self.frames, self.test, self.seed = data, frames, test, seed
-        self.reading = [*(("--units", units) if units else ()), *(w for pair in key or () for w in ("--key", pair))]
+    def __init__(self, data, frames, test, reading: list[str], seed: int, started: float, budget: float, progress):
+        self.data, self.frames, self.test, self.reading, self.seed = data, frames, test, reading, seed
         self.started, self.budget, self.progress = started, budget, progress
         self.warnings: list[str] = []
 
@@ -138,6 +140,10 @@ class _Fit:
         self.warnings += [f"{stage}: {line}" for line in said_of_it]
         errors = said["energy_mae_per_atom"], said["forces_mae"]
         return Outcome(candidate, frames, seconds, *errors, said["peak_memory_mb"], geometry)
+
+
+def _option(name: str, value: str | None) -> list[str]:
+    return [name, value] if value else []
 
 
 def _last_object(text: str) -> dict:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mlff.cli import terminal
-from mlff.cli.options import AsJSON, Data, Key, Model, Trust, Units, parse_keys, parse_trust
+from mlff.cli.options import AsJSON, Data, Key, Labels, Model, Trust, Units, parse_keys, parse_labels, parse_trust
 
 
 def compress(
@@ -19,6 +19,7 @@ def compress(
     ] = 2000,
     out: Annotated[pathlib.Path | None, typer.Option(help="Model file to write; MODEL-POINTS.mlff without it.")] = None,
     units: Units = None,
+    labels: Labels = None,
     key: Key = None,
     trust: Trust = None,
     as_json: AsJSON = False,
@@ -43,7 +44,7 @@ def compress(
         progress("load", 0.0)
         force_field = archive.load(model, parse_trust(trust))
         progress("read", 0.0)
-        read = Dataset.read(data, units=units, keys=parse_keys(key))
+        read = Dataset.read(data, units=units, labels=parse_labels(labels), keys=parse_keys(key))
         smaller = compressed(force_field, read, points, progress)
         archive.save(smaller, target)
     if as_json:

@@ -160,6 +160,7 @@ def fit(
     from mlff.regression.fitting import fit as fit_model
     from mlff.regression.fitting import plan as plan_fit
     from mlff.regression.recipes import RECIPES
+    from mlff.regression.sparse.fit import require_inducing
     from mlff.regression.tuning.tune import tune as tune_model
 
     wanted, keys, levels = parse_labels(labels), parse_keys(key), parse_noise(noise)
@@ -181,6 +182,8 @@ def fit(
         progress("read", 0.0)
         everything, held = read(data, test, frames, train, seed or 0, {"units": units, "keys": keys}, wanted)
         progress("read", 1.0)
+        if inducing is not None:  # before the work
+            require_inducing(inducing, len(everything))
         progress("model", 0.0)
         stated = any(option is not None for option in (kernel, lengthscale, levels, inducing)) or bool(settings)
         recipe, reason, tune = chosen_recipe(everything, recipe, descriptor, tune, stated)

@@ -23,7 +23,20 @@ def read(
             )
         everything, *rest = everything.split(train, *([left] if left and test is None else []), seed=seed)
         held = rest[0] if rest else None
-    return everything, held if test is None else Dataset.read(test, **stated)
+    return everything, held if test is None else _test_frames(test, labels, stated)
+
+
+def _test_frames(path: pathlib.Path, labels, stated: dict):
+    """Of which some may lack what is fitted, as training frames may; or all of them one label, such as the stress."""
+    from mlff.data.dataset import Dataset
+
+    try:
+        return Dataset.read(path, labels=labels, **stated)
+    except ValueError as lacking:
+        try:
+            return Dataset.read(path, **stated)
+        except ValueError:
+            raise lacking from None
 
 
 def chosen_recipe(data, recipe: Recipe | None, descriptor: str | None, tune: bool | None, stated: bool):

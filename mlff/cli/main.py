@@ -141,6 +141,7 @@ def audit(
     data: Data,
     frames: Annotated[str, typer.Option(help="Which frames, in ASE's index syntax; a few of them are chosen.")] = ":",
     units: Units = None,
+    labels: Labels = None,
     key: Key = None,
     seed: Annotated[int, typer.Option(help="Of displacements and directions.")] = 0,
     as_json: AsJSON = False,
@@ -159,7 +160,7 @@ def audit(
     descriptor = import_descriptor(function)
     with terminal.progress() as progress:
         progress("read", 0.0)
-        read = Dataset.read(data, units=units, keys=parse_keys(key), index=frames)
+        read = Dataset.read(data, units=units, labels=parse_labels(labels), keys=parse_keys(key), index=frames)
         progress("audit", 0.0)
         outcome = examine(descriptor, read, seed=seed)
         progress("audit", 1.0)
@@ -190,6 +191,7 @@ def select(
     ] = None,
     known: Annotated[pathlib.Path | None, typer.Option(help="Frames that are labelled already.")] = None,
     units: Units = None,
+    labels: Labels = None,
     key: Key = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     trust: Trust = None,
@@ -213,7 +215,8 @@ def select(
         progress("read", 0.0)
         geometries = read_pool(pool, units)
         candidates = unlabelled(geometries, pool.name)
-        labelled = None if known is None else Dataset.read(known, units=units, keys=parse_keys(key))
+        stated = {"units": units, "labels": parse_labels(labels), "keys": parse_keys(key)}
+        labelled = None if known is None else Dataset.read(known, **stated)
         force_field = None if model is None else load(model, parse_trust(trust))
         progress("read", 1.0)
         chosen = choose(candidates, n, force_field, labelled, by, seed, progress)
@@ -230,6 +233,7 @@ def inspect(
     data: Data,
     frames: Annotated[str, typer.Option(help="Which frames, in ASE's index syntax.")] = ":",
     units: Units = None,
+    labels: Labels = None,
     key: Key = None,
     seed: Annotated[int, typer.Option(help="Of how many frames are divided.")] = 0,
     as_json: AsJSON = False,
@@ -245,7 +249,7 @@ def inspect(
 
     with terminal.progress() as progress:
         progress("read", 0.0)
-        read = Dataset.read(data, units=units, keys=parse_keys(key), index=frames)
+        read = Dataset.read(data, units=units, labels=parse_labels(labels), keys=parse_keys(key), index=frames)
         progress("read", 1.0)
         found = look(read, seed, progress)
         progress("inspect", 1.0)
