@@ -162,9 +162,7 @@ def _with_sources(header: dict, arrays: archive.Arrays, sources: Mapping[str, Ca
 
 def _upgraded(header: dict) -> dict:
     """A header as the newest version has it."""
-    model, calibration = header.get("model"), header.get("posterior_calibration")
-    if header["version"] < 6 and isinstance(calibration, dict):
-        header = {**header, "posterior_calibration": {**calibration, "of_committee": None}}
+    model = header.get("model")
     if header["version"] >= 4 or not isinstance(model, dict):
         return header
     rest = {name: value for name, value in header.items() if name != "label_order"}

@@ -93,6 +93,7 @@ POTENTIALS = Registry(
         "Calibration": Stored(
             Calibration,
             {"factor": POSITIVE, "tables": named(reals("2 k")), "of_committee": optional(named(reals("2 k")))},
+            may_lack=("of_committee",),  # in files of version 5
         ),
         "EnergyFunction": Stored(
             EnergyFunction,
