@@ -27,12 +27,14 @@ def read(
 
 
 def _test_frames(path: pathlib.Path, labels, stated: dict):
-    """Of which some may lack what is fitted, as training frames may; or all of them one label, such as the stress."""
+    """Of which some may lack what `labels` names, as training frames may; or all of them one label, such as the stress."""
     from mlff.data.dataset import Dataset
 
     try:
         return Dataset.read(path, labels=labels, **stated)
     except ValueError as lacking:
+        if labels is None:
+            raise
         try:
             return Dataset.read(path, **stated)
         except ValueError:

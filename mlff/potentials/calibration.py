@@ -52,8 +52,7 @@ class Calibration(Tree):
         Raises:
             ValueError: there are none, or all are known beforehand.
         """
-        kept = {name: unknown(*map(np.ravel, pair)) for name, pair in pairs.items()}
-        kept = {name: pair for name, pair in kept.items() if len(pair[0])}
+        kept = _telling(pairs)
         if not kept:
             raise ValueError(
                 "calibration: all labels are known beforehand (by symmetry); give frames that are less regular"
@@ -72,11 +71,10 @@ class Calibration(Tree):
         Arguments:
             pairs: as of `of`.
         """
-        found = {name: self._coverage(name, *unknown(*map(np.ravel, pair))) for name, pair in pairs.items()}
-        return {"factor": self.factor, **{name: covered for name, covered in found.items() if covered["count"]}}
+        return {"factor": self.factor, **{name: self._coverage(name, *pair) for name, pair in _telling(pairs).items()}}
 
     def _coverage(self, name: str, stds: np.ndarray, errors: np.ndarray) -> dict:
-        return {"count": len(errors), **(shares(self.scaled(name, stds), errors) if len(errors) else {})}
+        return {"count": len(errors), **shares(self.scaled(name, stds), errors)}
 
     def scaled(self, name: str, stds: np.ndarray | float, committee: bool = False) -> np.ndarray | float:
         """Standard deviations of an operator's labels, calibrated; of a committee, or exact ones."""
@@ -100,6 +98,12 @@ def unknown(stds: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Without labels that symmetry fixes, whose standard deviations are rounding: forces in a perfect crystal."""
     chosen = stds > ROUNDING * stds.max(initial=0.0)
     return stds[chosen], errors[chosen]
+
+
+def _telling(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The labels that symmetry does not fix, of all kinds that have some."""
+    kept = {name: unknown(*map(np.ravel, pair)) for name, pair in pairs.items()}
+    return {name: pair for name, pair in kept.items() if len(pair[0])}
 
 
 def bin_count(errors: int) -> int:

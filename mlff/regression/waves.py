@@ -22,9 +22,9 @@ from mlff.regression.system.gram import Side
 from mlff.regression.system.kernel_blocks import groups_of, unpadded_rows
 from mlff.regression.system.terms import Term
 
-# Of every species and part of the kernel. Measured of forces, ethanol, 200 frames of sgdml-rbf and 60 of SOAP: beyond the spread that 32
-# samples have by chance, their standard deviations are 7 % off with 100 waves, which they share, 5 % with 250, and less than can be seen
-# with 500. A committee of eight is off by 25 % by chance, and takes a quarter less time with 250 than with 500.
+# Of every species and part of the kernel. Measured of forces, ethanol, 200 frames of sgdml-rbf: beyond the spread that 32 samples have by
+# chance, their standard deviations are 8 % off with 100 waves, which they share (60 frames of SOAP: 7 %), 5 % with 250, less than can be
+# seen with 500. A committee of eight is off by 25 % by chance, and takes a quarter less time or more with 250 than with 500.
 WAVES = 250
 
 
