@@ -505,3 +505,27 @@ def test_labels_that_were_looked_at_are_kept(stop, alloy, tmp_path, monkeypatch)
     np.testing.assert_allclose(
         resumed.model.parts[0].channels[0].values, whole.model.parts[0].channels[0].values, rtol=1e-8
     )
+
+
+def test_error_bars_look_at_all_of_a_few_frames_by_models_of_the_others(alloy):
+    """Of stated noise and all labels as functionals, what is left out of one frame after another of a fold is what an exact fit without
+    the fold says."""
+    kernel, names = LOCAL.replace(amplitude=1.0), ("energy", "forces")
+    noise, frames = {name: NOISE[name] for name in names}, LabelledFrames.of(alloy)
+    found = mlff.fit(kernel, alloy, names, noise, inducing=range(12), posterior=True)
+    assert found.record["error_bars"]["forces"]["count"] == sum(3 * len(frame.numbers) for frame in alloy)
+    assert found.record["error_bars"]["energy"]["count"] == 11  # the only frame of four copper atoms tells a constant
+    atoms = np.array([[np.sum(frame.numbers == z) for z in (29, 47, 79)] for frame in alloy])
+    fold_of = folds_of(frames, 0)
+    errors = []
+    for fold in range(5):
+        others, held = ([i for i in range(12) if (fold_of[i] == fold) == held] for held in (False, True))
+        without = mlff.fit(kernel, alloy[others], names, noise)
+        for i in held:
+            if np.linalg.matrix_rank(atoms[[*others, i]]) > np.linalg.matrix_rank(atoms[others]):
+                continue
+            frame = alloy[i]
+            energy = without.energy(frame.positions, frame.cell, frame.system.pbc, frame.numbers)
+            errors.append(frame.labels["energy"] - energy)
+    size = np.sqrt(np.mean(np.square(errors)))
+    np.testing.assert_allclose(found.record["error_bars"]["energy"]["rmse"], size, rtol=1e-4)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from mlff.arguments import is_number
+from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
 from mlff.regression.checkpoint import NOWHERE, Checkpoint
 from mlff.regression.constants import constants_mixing, energies_left
@@ -98,9 +99,8 @@ def fit_sparse(
     kept = left_out = None
     if posterior:
         kept = _posterior(request, kernel, of_terms, factor, system)
-        others = request.frames.take([i for i, fold in folds.items() if fold])
-        without_first = solve(others, levels=noise, amplitudes=amplitudes, without=0)
-        left_out = kept.left_out(without_first, request.frames, folds, LOOKED_AT, progress)
+        known_without = functools.partial(solve, levels=noise, amplitudes=amplitudes)
+        left_out = _left_out(kept, request.frames, folds, known_without, seed, progress)
     return Solution(
         factor.model(kernel),
         of_terms,
@@ -123,6 +123,41 @@ def _posterior(
     having, model = request.frames.having("energy"), factor.model(kernel)
     mixing = constants_mixing(model.elements, having, energies_left(model, having))
     return SparsePosterior(kernel, amplitudes, factor, known, having, mixing)
+
+
+def _left_out(
+    posterior: SparsePosterior,
+    frames: LabelledFrames,
+    fold_of: Mapping[int, int],
+    known_without: Callable[..., SparseFactor],
+    seed: int,
+    progress: Progress,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Standard deviations, without noise, and errors of labels of frames by the model of others: of one fold after the other, until
+    enough frames have been looked at, of any atoms.
+
+    Arguments:
+        known_without: the solution of some frames, without a fold.
+    """
+    pairs: dict[str, list] = {}
+    most, looked_at = min(LOOKED_AT, len(frames)), 0
+    drawn = np.random.default_rng(seed).permutation(list(fold_of))
+    for fold in range(FOLDS):
+        chosen = [i for i in drawn if fold_of[i] == fold][: most - looked_at]
+        if not chosen:
+            continue
+        others = frames.take([i for i, other in fold_of.items() if other != fold])
+        factor = known_without(others, without=fold)
+        share = functools.partial(_share_of, progress, looked_at / most, len(chosen) / most)
+        for name, pair in posterior.left_out(factor, others, frames.take(chosen), share).items():
+            pairs.setdefault(name, []).append(pair)
+        looked_at += len(chosen)
+    return {name: tuple(map(np.concatenate, zip(*of_folds, strict=True))) for name, of_folds in pairs.items()}
+
+
+def _share_of(progress: Progress, done: float, part: float, stage: str, fraction: float) -> None:
+    """Progress of a part of a stage."""
+    progress(stage, done + part * fraction)
 
 
 def require_inducing(inducing, frames: int) -> int | list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.kernels import Kernel
 from mlff.operators import ENERGY, FORCES, Operator
-from mlff.potentials.expansion import Expansion, constant_elements
+from mlff.potentials.expansion import Expansion, composition, constant_elements
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.sums import PotentialSum
 from mlff.potentials.uncertainty import Uncertainty
@@ -83,29 +82,36 @@ class SparsePosterior(Uncertainty):
         return samples
 
     def left_out(
-        self, factor: SparseFactor, frames: LabelledFrames, fold_of: Mapping[int, int], count: int, progress: Progress
+        self, factor: SparseFactor, others: LabelledFrames, frames: LabelledFrames, progress: Progress
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Standard deviations, without noise, and errors of labels of frames of the first fold, by the model of all others.
+        """Standard deviations, without noise, and errors of labels of some frames, by the model of others; no energies of atoms whose
+        constants these do not tell.
 
         Arguments:
-            factor: of all frames but those of the first fold.
-            frames: of the fit, with their folds by index.
-            count: how many are looked at.
+            factor: of the others.
         """
-        others, model = dataclasses.replace(self, factor=factor), factor.model(self.kernel)
+        without, model = dataclasses.replace(self, factor=factor), factor.model(self.kernel)
+        told = [composition(model.elements, numbers) for numbers in others.compositions]
         found: dict[str, list] = {}
-        chosen, done = frames.take([i for i, fold in fold_of.items() if fold == 0][:count]), 0
+        done = 0
         progress("error bars", 0.0)
-        for batch in chosen.batches:
-            force_field = ForceField(model, batch.numbers)
+        for batch in frames.batches:
+            force_field, asked = ForceField(model, batch.numbers), (FORCES, ENERGY)
+            if not factor.system.given and not _is_told(composition(model.elements, batch.numbers), told):
+                asked = (FORCES,)
             for k in range(len(batch)):
                 one, where = batch.take([k]), (batch.positions[k], batch.cells[k], batch.pbc[k])
-                for operator in (FORCES, ENERGY):
+                for operator in asked:
                     if operator.name in factor.system.labels and operator.name in batch.labels:
-                        variances = np.diagonal(others.covariance(operator, LabelledFrames((one,))))
+                        variances = np.diagonal(without.covariance(operator, LabelledFrames((one,))))
                         error = one.labels[operator.name][0] - force_field.apply(operator, *where)
                         pair = np.sqrt(np.maximum(variances, 0.0)), np.ravel(error)
                         found.setdefault(operator.name, []).append(pair)
                 done += 1
-                progress("error bars", done / len(chosen))
+                progress("error bars", done / len(frames))
         return {name: tuple(map(np.concatenate, zip(*pairs, strict=True))) for name, pairs in found.items()}
+
+
+def _is_told(asked: Float[np.ndarray, " z"], told: list[Float[np.ndarray, " z"]]) -> bool:
+    """Whether a combination of constants follows from others."""
+    return bool(np.linalg.matrix_rank([*told, asked]) == np.linalg.matrix_rank(told))
