@@ -15,6 +15,7 @@ from descriptors import fchl19, inverse_distances, powered_distances, soap
 from descriptors.geometry import pair_distances
 from mlff.quality.report import tuned_text
 from mlff.regression import checkpoint
+from mlff.regression.exact import IndefiniteMatrix
 from mlff.regression.requests import Request
 from mlff.regression.tuning import tune as tuning
 from mlff.regression.tuning.descent import REFINING, descend
@@ -356,6 +357,42 @@ def test_few_frames_lead_most_of_the_way(water, monkeypatch):
     for name, error in expected.summary["errors"].items():
         assert found.summary["errors"][name] == pytest.approx(error, rel=0.05)
         assert found.summary["errors_before"][name] > error
+
+
+@pytest.mark.thorough  # five searches
+def test_less_noise_is_taken_for_more_frames_than_were_tuned_on(water, monkeypatch):
+    """A tenth for five times the frames, or as much as leaves a matrix; as much as the labels have where they have it."""
+    kernel = mlff.LocalKernel(COARSE, mlff.Matern72())
+    monkeypatch.setattr(tuning, "MAX_ROWS", 200)
+
+    def factors(found: mlff.Tuned) -> dict[str, float]:
+        reached = {h["name"].removeprefix("noise of "): h["to"] for h in found.summary["hyperparameters"]}
+        return {name: found.noise[name] / reached[name] for name in LABELS}
+
+    found = mlff.tune(kernel, water[:100])
+    assert found.summary["frames"] == 20
+    own = found.summary["noise"]["energy"] > 0.5 * found.summary["errors"]["energy"]  # told by few frames
+    assert factors(found) == pytest.approx({"energy": 1.0 if own else 0.1, "forces": 0.1})
+    assert found.summary["noise"] == found.noise == mlff.fit(found, water[:100]).record["noise"]
+    assert factors(mlff.tune(kernel, water[:20])) == pytest.approx({"energy": 1.0, "forces": 1.0})
+    stated = {"energy": 1e-3, "forces": 1e-2}
+    assert mlff.tune(kernel, water[:100], noise=stated).noise == stated
+
+    forces = np.array([frame.labels["forces"] for frame in water[:100]])
+    labels = forces + 0.03 * forces.std() * np.random.default_rng(0).standard_normal(forces.shape)
+    pairs = zip(water[:100], labels, strict=True)
+    noisy = mlff.Dataset([mlff.Frame(frame.system, {**frame.labels, "forces": forces}) for frame, forces in pairs])
+    assert factors(mlff.tune(kernel, noisy))["forces"] == pytest.approx(1.0)
+
+    refused = []
+
+    def refusing(system):
+        if len(refused) < 2:
+            refused.append(system)
+            raise IndefiniteMatrix("too little noise")
+
+    monkeypatch.setattr(tuning, "factorise", refusing)
+    assert factors(mlff.tune(kernel, water[:100]))["forces"] == pytest.approx(0.1**0.5)
 
 
 def test_more_frames_without_a_matrix_are_searched_anew(water, monkeypatch):
