@@ -3,14 +3,15 @@
     pip install "mlff[datasets]"
     python tests/benchmarks/small_data.py --data DIR [--molecules ethanol …] [--frames 25 50 100 200] [--cheap 500]
         [--ways sgdml-rbf fchl19-gpr soap-gpr sum tuned distilled direct] [--objective folds] [--arguments soap.sigma soap.cutoff]
-        [--reduced 1e-6] [--memory 16GB]
+        [--reduced 1e-6] [--memory 16GB] [--baseline gfn2]
 
 DIR holds `rmd17_<molecule>_train_01.npz` and `…_test_01.npz`. A JSON line for every model: test MAE of energies (meV) and forces
 (meV/Å) on all test frames, the latter also over MACE's with 50 or 1000 frames (Batatia et al., arXiv 2206.07697), seconds of
 labelling, tuning and fitting, microseconds a geometry with forces in a batch of 1000, peak memory of the process so far. "sum" is the
 recipe sgdml+soap+fchl19 with equal shares, "tuned" the same by `mlff.tune`, "distilled" a tuned correction to FCHL19 fitted to frames
 of dynamics with GFN2-xTB (`mlff.sampled`), "direct" one to GFN2-xTB itself; what is tuned is tuned by --objective, with --arguments of
-descriptors. With --reduced, local terms are taken in principal components that leave out such a share of the variance.
+descriptors. With --reduced, local terms are taken in principal components that leave out such a share of the variance; with
+--baseline, recipes that are not tuned are corrections too.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def model_of(way: str, train: mlff.Dataset, baseline, given: argparse.Namespace)
     if given.reduced and way != "sgdml-rbf":
         kernel = mlff.reduced(kernel, train, given.reduced)
     if way not in ("tuned", "distilled", "direct"):
-        force_field = mlff.fit(kernel, train, LABELS, memory=given.memory)
+        force_field = mlff.fit(kernel, train, LABELS, memory=given.memory, baseline=given.baseline)
         return force_field, {"fit_s": time.perf_counter() - started}
     below = {"tuned": None, "distilled": baseline, "direct": "gfn2"}[way]
     tuned = mlff.tune(kernel, train, LABELS, baseline=below, objective=given.objective, arguments=given.arguments)
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--arguments", nargs="+", default=[])
     parser.add_argument("--reduced", type=float, help="share of the variance of local features that is left out")
     parser.add_argument("--memory", help="of a fit, such as 16GB")
+    parser.add_argument("--baseline", help="of recipes that are not tuned, such as gfn2")
     given = parser.parse_args()
     for molecule in given.molecules:
         train, test = (read(given.data, molecule, part) for part in ("train", "test"))
