@@ -7,7 +7,7 @@ columns, κ = f(δ·δ) gives by the chain rule
 
 summed over the environments e of the row's frame and the points k of the column's, which are its environments of the
 same species, or its permuted images. A product of radial functions has one s_b = |δ_b|² for every block b of features,
-f′ becomes ∂f/∂s_b and f″ becomes ∂²f/∂s_b∂s_c. All terms of all pairs of labels of two frames are one matrix product.
+f′ becomes ∂f/∂s_b and f″ becomes ∂²f/∂s_b∂s_c. All pairs of labels of two frames are matrix products.
 What the second derivatives S:∇∇ of labels of second order add is in `second_order`.
 """
 
@@ -27,7 +27,7 @@ from mlff.precision import double_precision
 from mlff.threads import map_threads, processors
 
 _CHUNK, _FEW = 1 << 16, 1 << 12  # elements of s a call: two shapes, two compilations
-_CACHE = 4 * 2**20  # bytes of the factors of one product that should stay in cache
+_CACHE = 4 * 2**20  # bytes of the factors of products that should stay in cache
 
 
 class Side(NamedTuple):
@@ -89,8 +89,8 @@ def block(radial: Radial, rows: Side, columns: Side, sizes: tuple[int, ...]) -> 
     f, f1, f2 = radial_derivatives(radial, squares(rows.points, columns.points, parts))
     with_values = bool(rows.values.any() or columns.values.any())
     result = np.empty((m, r, n, q))
-    inner = D + len(parts) * k + with_values
-    step = max(1, min(-(-m // processors()), _CACHE // (8 * e * (r + q) * inner)))
+    each = 8 * e * (r + q) * (D + len(parts) * (n + 1) * k + with_values)  # bytes of what is made of a frame
+    step = max(1, min(-(-m // processors()), _CACHE // each))
     offsets = [along_own_points(columns.tangents[..., part], columns.points[..., part]) for part in parts]
 
     def fill(start: int) -> None:
@@ -172,41 +172,42 @@ def along_own_points(
 def _fill(result, rows: Side, columns: Side, parts, offsets, derivatives, with_values: bool) -> None:
     """The blocks of a few frames as rows with all frames as columns.
 
-    left · right, the inner axis holding for every environment the D features, a point's (T·δ) for every block of
-    features, and, where energies enter, the value.
+    The tangents of a column frame are summed over its points first, so that T·T′ is a product for every environment of the row. All the
+    rest is left · right, the inner axis holding for every environment a point's (T·δ) for every block of features, and, where energies
+    enter, the value.
     """
     f, f1, f2 = derivatives
     (m, e, r, D), (n, k, q, _) = rows.tangents.shape, columns.tangents.shape
     count = len(parts)
-    inner = D + count * k + with_values
-    left = np.empty((m, r, e, inner))
-    right = np.empty((m, q, e, inner))
-    left[..., :D] = rows.tangents.transpose(0, 2, 1, 3)
+    inner = count * k + with_values
+    left, right = np.empty((m, r, e, inner)), np.empty((m, q, e, inner))
     if with_values:
         left[..., -1] = rows.values.transpose(0, 2, 1)
-    here = [along_own_points(rows.tangents[..., part], rows.points[..., part]) for part in parts]  # T·φ
-    features = rows.points.reshape(m * e, D)
-    tangents = rows.tangents.reshape(m * e * r, D)
+    features, tangents = rows.points.reshape(m * e, D), rows.tangents.reshape(m * e * r, D)
+    along, across = [], []
+    for part, offset in zip(parts, offsets, strict=True):
+        w = features[:, part] @ columns.tangents[..., part].reshape(n * k * q, -1).T  # δ·T′
+        along.append(np.subtract(w.reshape(m, e, n, k, q), offset, out=w.reshape(m, e, n, k, q)))
+        w = (tangents[:, part] @ columns.points[..., part].reshape(n * k, -1).T).reshape(m, e, r, n, k)
+        here = along_own_points(rows.tangents[..., part], rows.points[..., part])
+        across.append(np.subtract(here[..., None, None], w, out=w))  # T·δ
     for j in range(n):
-        points, values, theirs = columns.points[j], columns.values[j], columns.tangents[j]
-        along = []  # δ·T′, a block of features at a time
-        for b, part in enumerate(parts):
-            w = (features[:, part] @ theirs[..., part].reshape(k * q, -1).T).reshape(m, e, k, q)
-            w -= offsets[b][j]
-            along.append(w)
-            across = here[b][..., None] - (tangents[:, part] @ points[:, part].T).reshape(m, e, r, k)  # T·δ
-            left[..., D + b * k : D + (b + 1) * k] = across.transpose(0, 2, 1, 3)
-            slopes = (-2.0 * f1[b, :, :, j]).reshape(m * e, k)
-            summed = (slopes @ theirs[..., part].reshape(k, -1)).reshape(m, e, q, -1)
-            right[..., part] = summed.transpose(0, 2, 1, 3)
+        values, theirs = columns.values[j], columns.tangents[j]
         for b in range(count):
-            mixed = sum(-4.0 * f2[b, c, :, :, j, :, None] * along[c] for c in range(count))
+            left[..., b * k : (b + 1) * k] = across[b][:, :, :, j].transpose(0, 2, 1, 3)
+            mixed = sum(-4.0 * f2[b, c, :, :, j, :, None] * along[c][:, :, j] for c in range(count))
             if with_values:
                 mixed += 2.0 * f1[b, :, :, j, :, None] * values
-            right[..., D + b * k : D + (b + 1) * k] = mixed.transpose(0, 3, 1, 2)
+            right[..., b * k : (b + 1) * k] = mixed.transpose(0, 3, 1, 2)
         if with_values:
             total = (f[:, :, j].reshape(m * e, k) @ values).reshape(m, e, q)
             for b in range(count):
-                total -= 2.0 * np.einsum("mek,mekq->meq", f1[b, :, :, j], along[b])
+                total -= 2.0 * np.einsum("mek,mekq->meq", f1[b, :, :, j], along[b][:, :, j])
             right[..., -1] = total.transpose(0, 2, 1)
-        result[:, :, j] = left.reshape(m, r, e * inner) @ right.reshape(m, q, e * inner).transpose(0, 2, 1)
+        found = left.reshape(m, r, e * inner) @ right.reshape(m, q, e * inner).transpose(0, 2, 1)
+        for b, part in enumerate(parts):
+            slopes = (-2.0 * f1[b, :, :, j]).reshape(m * e, k)
+            summed = (slopes @ theirs[..., part].reshape(k, -1)).reshape(m, e, q, -1)
+            for i in range(e):
+                found += rows.tangents[:, i, :, part] @ summed[:, i].transpose(0, 2, 1)
+        result[:, :, j] = found
