@@ -7,9 +7,9 @@
 
 DIR holds `rmd17_<molecule>_train_01.npz` and `…_test_01.npz`. A JSON line for every model: test MAE of energies (meV) and forces
 (meV/Å) on all test frames, the latter also over MACE's with 50 or 1000 frames (Batatia et al., arXiv 2206.07697), seconds of
-labelling, tuning and fitting, microseconds a geometry with forces in a batch of 1000, peak memory of the process so far. "sum" is the
-recipe sgdml+soap+fchl19 with equal shares, "tuned" the same by `mlff.tune`, "distilled" a tuned correction to FCHL19 fitted to frames
-of dynamics with GFN2-xTB (`mlff.sampled`), "direct" one to GFN2-xTB itself; what is tuned is tuned by --objective, with --arguments of
+distilling, tuning and fitting, microseconds a geometry with forces in a batch of 1000, peak memory of the process so far. "sum" is the
+recipe sgdml+soap+fchl19 with equal shares, "tuned" the same by `mlff.tune`, "distilled" a tuned correction to GFN2-xTB distilled from
+as many frames as --cheap says (`mlff.distilled`), "direct" one to GFN2-xTB itself; what is tuned is tuned by --objective, with --arguments of
 descriptors. With --reduced, local terms are taken in principal components that leave out such a share of the variance; with
 --baseline, recipes that are not tuned are corrections too.
 """
@@ -38,20 +38,12 @@ def read(folder: pathlib.Path, molecule: str, part: str) -> mlff.Dataset:
 
 
 def baseline_of(train: mlff.Dataset, frames: int) -> tuple[mlff.ForceField, dict]:
-    """FCHL19 fitted to GFN2-xTB, with its own error and what it took."""
-    from tblite.ase import TBLite
-
+    """A model of GFN2-xTB, with its own error and what it took."""
     started = time.perf_counter()
-    cheap = mlff.sampled(TBLite(method="GFN2-xTB", verbosity=0), train, frames + 100)
-    labelled = time.perf_counter()
-    fitted, left = cheap.split(frames, 100, seed=0)
-    kernel, labels = mlff.recipe("fchl19-gpr", fitted)
-    baseline = mlff.fit(kernel, fitted, labels)
+    baseline = mlff.distilled("gfn2", train, frames)
     return baseline, {
-        "label_s": labelled - started,
-        "baseline_fit_s": time.perf_counter() - labelled,
-        "baseline_mev_a": 1e3 * mlff.evaluate(baseline, left).forces_mae,
-    }
+        "baseline_s": time.perf_counter() - started, "baseline_mev_a": 1e3 * baseline.record["distilled"]["forces_mae"],
+    }  # fmt: skip
 
 
 def model_of(way: str, train: mlff.Dataset, baseline, given: argparse.Namespace) -> tuple[mlff.ForceField, dict]:
