@@ -9,8 +9,8 @@ DIR holds `rmd17_<molecule>_train_01.npz` and `…_test_01.npz`. A JSON line for
 (meV/Å) on all test frames, the latter also over MACE's with 50 or 1000 frames (Batatia et al., arXiv 2206.07697), seconds of
 distilling, tuning and fitting, microseconds a geometry with forces in a batch of 1000, peak memory of the process so far. "sum" is the
 recipe sgdml+soap+fchl19 with equal shares, "tuned" the same by `mlff.tune`, "distilled" a tuned correction to GFN2-xTB distilled from
-as many frames as --cheap says (`mlff.distilled`), "direct" one to GFN2-xTB itself; what is tuned is tuned by --objective, with --arguments of
-descriptors. With --reduced, local terms are taken in principal components that leave out such a share of the variance; with
+as many frames as --cheap says (`mlff.distilled`), "direct" one to GFN2-xTB itself; what is tuned is tuned by --objective, with
+--arguments of descriptors. With --reduced, local terms are taken in principal components that leave out such a share of the variance; with
 --baseline, recipes that are not tuned are corrections too.
 """
 
