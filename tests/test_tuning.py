@@ -373,7 +373,11 @@ def test_less_noise_is_taken_for_more_frames_than_were_tuned_on(water, monkeypat
     assert found.summary["frames"] == 20
     own = found.summary["noise"]["energy"] > 0.5 * found.summary["errors"]["energy"]  # told by few frames
     assert factors(found) == pytest.approx({"energy": 1.0 if own else 0.1, "forces": 0.1})
-    assert found.summary["noise"] == found.noise == mlff.fit(found, water[:100]).record["noise"]
+    record = mlff.fit(found, water[:100]).record
+    assert found.summary["noise"] == found.noise == record["noise"]
+    assert f"; tuned on 20 frames, and fitted to all with noise of {'forces' if own else 'energy'} " in tuned_text(
+        record
+    )
     assert factors(mlff.tune(kernel, water[:20])) == pytest.approx({"energy": 1.0, "forces": 1.0})
     stated = {"energy": 1e-3, "forces": 1e-2}
     assert mlff.tune(kernel, water[:100], noise=stated).noise == stated

@@ -308,7 +308,15 @@ def tuned_text(record: dict) -> str:
     errors = [_change(name, said["errors_before"][name], after) for name, after in said["errors"].items()]
     shares = ", ".join(f"{share:.1%}" for share in said["shares"])
     of_terms = f"; shares of the prior variance {shares}" if len(said["shares"]) > 1 else ""
-    return f"{numbers}; RMSE of frames left out: {', '.join(errors)}{of_terms}{_dropped_text(said)}"
+    return f"{numbers}{_noise_text(said)}; RMSE of frames left out: {', '.join(errors)}{of_terms}{_dropped_text(said)}"
+
+
+def _noise_text(said: dict) -> str:
+    """The noise for all frames, where fewer were tuned on and it is another."""
+    reached = {number["name"].removeprefix("noise of "): number["to"] for number in said["hyperparameters"]}
+    less = {name: level for name, level in said.get("noise", {}).items() if level < reached.get(name, level)}
+    levels = ", ".join(f"noise of {name} {level:.3g}" for name, level in less.items())
+    return f"; tuned on {said['frames']} frames, and fitted to all with {levels}" if less else ""
 
 
 def _dropped_text(said: dict) -> str:
