@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--molecules", nargs="+", default=list(MACE), choices=list(MACE))
     parser.add_argument("--frames", nargs="+", type=int, default=[25, 50, 100, 200])
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=(*WAYS, "sgdml+soap"))
     parser.add_argument("--cheap", type=int, default=500)
     parser.add_argument("--objective", default="left-out", choices=("left-out", "folds", "evidence"))
     parser.add_argument("--arguments", nargs="+", default=[])
