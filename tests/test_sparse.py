@@ -507,6 +507,7 @@ def test_labels_that_were_looked_at_are_kept(stop, alloy, tmp_path, monkeypatch)
     )
 
 
+@pytest.mark.thorough  # five exact fits
 def test_error_bars_look_at_all_of_a_few_frames_by_models_of_the_others(alloy):
     """Of stated noise and all labels as functionals, what is left out of one frame after another of a fold is what an exact fit without
     the fold says."""
@@ -529,3 +530,13 @@ def test_error_bars_look_at_all_of_a_few_frames_by_models_of_the_others(alloy):
             errors.append(frame.labels["energy"] - energy)
     size = np.sqrt(np.mean(np.square(errors)))
     np.testing.assert_allclose(found.record["error_bars"]["energy"]["rmse"], size, rtol=1e-4)
+
+
+def test_energies_that_no_others_tell_say_nothing_of_error_bars(alloy):
+    """Silver of which one frame alone has an energy: its constant follows from no other."""
+    names = ("energy", "forces")
+    frames = [
+        f if i not in (6, 9) else mlff.Frame(f.system, {"forces": f.labels["forces"]}) for i, f in enumerate(alloy)
+    ]
+    found = mlff.fit(LOCAL, mlff.Dataset(frames[1:]), names, {n: NOISE[n] for n in names}, inducing=15, posterior=True)
+    assert found.record["error_bars"]["energy"]["count"] == 8

@@ -91,7 +91,7 @@ class SparsePosterior(Uncertainty):
             factor: of the others.
         """
         without, model = dataclasses.replace(self, factor=factor), factor.model(self.kernel)
-        told = [composition(model.elements, numbers) for numbers in others.compositions]
+        told = [composition(model.elements, numbers) for numbers in others.having(ENERGY.name).compositions]
         found: dict[str, list] = {}
         done = 0
         progress("error bars", 0.0)
@@ -114,4 +114,4 @@ class SparsePosterior(Uncertainty):
 
 def _is_told(asked: Float[np.ndarray, " z"], told: list[Float[np.ndarray, " z"]]) -> bool:
     """Whether a combination of constants follows from others."""
-    return bool(np.linalg.matrix_rank([*told, asked]) == np.linalg.matrix_rank(told))
+    return bool(told) and bool(np.linalg.matrix_rank([*told, asked]) == np.linalg.matrix_rank(told))

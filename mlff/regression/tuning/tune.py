@@ -168,7 +168,7 @@ def _noise_of_all(problem: Problem, best: Minimum, tuned: Model, more: float) ->
     matrices = problem.matrices(features)
     for step in range(LESS_BY, 0, -1):
         factor = less_noise(more) ** (step / LESS_BY)
-        levels = {n: max(level * factor, least[n]) if n in falling else level for n, level in tuned.noise.items()}
+        levels = {**tuned.noise, **{n: min(tuned.noise[n], max(tuned.noise[n] * factor, least[n])) for n in falling}}
         tried = {name: level / (MARGIN * more**0.5) for name, level in levels.items()}
         try:
             factorise(problem.system(Model(tuned.kernel, tried), features, matrices))
