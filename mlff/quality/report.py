@@ -313,10 +313,10 @@ def tuned_text(record: dict) -> str:
 
 def _noise_text(said: dict) -> str:
     """The noise for all frames, where fewer were tuned on and it is another."""
-    reached = {number["name"].removeprefix("noise of "): number["to"] for number in said["hyperparameters"]}
-    less = {name: level for name, level in said.get("noise", {}).items() if level < reached.get(name, level)}
-    levels = ", ".join(f"noise of {name} {level:.3g}" for name, level in less.items())
-    return f"; tuned on {said['frames']} frames, and fitted to all with {levels}" if less else ""
+    reached = {number["name"]: number["to"] for number in said["hyperparameters"]}
+    levels = {f"noise of {name}": level for name, level in said.get("noise", {}).items()}
+    less = [f"{name} {level:.3g}" for name, level in levels.items() if level < reached.get(name, level)]
+    return f"; tuned on {said['frames']} frames, and fitted to all with {', '.join(less)}" if less else ""
 
 
 def _dropped_text(said: dict) -> str:

@@ -320,13 +320,13 @@ def _noise_step(error: Callable[[int], float], more: float) -> int:
     while steps < MOST_NOISIER and error(steps + 1) <= (1.0 + TIE) * error(steps):
         steps += 1
     best = min(range(steps + 1), key=error)
-    fewer = round(-math.log(less_noise(more), NOISIER))
+    fewer = round(math.log(more, LESS_NOISE))
     return max(best - fewer, 0) if error(best) < (1.0 - WORTH_NOISE) * error(0) else 0
 
 
 def less_noise(more: float) -> float:
     """What noise is multiplied by that stands for what a kernel cannot express, for so many times the frames."""
-    return NOISIER ** -math.log(max(more, 1.0), LESS_NOISE)
+    return NOISIER ** -math.log(more, LESS_NOISE)
 
 
 def _noisier(features: Features, noise: Noise, factor: float) -> Features:

@@ -114,4 +114,4 @@ class SparsePosterior(Uncertainty):
 
 def _is_told(asked: Float[np.ndarray, " z"], told: list[Float[np.ndarray, " z"]]) -> bool:
     """Whether a combination of constants follows from others."""
-    return bool(told) and bool(np.linalg.matrix_rank([*told, asked]) == np.linalg.matrix_rank(told))
+    return bool(told and np.linalg.matrix_rank([*told, asked]) == np.linalg.matrix_rank(told))

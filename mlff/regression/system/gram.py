@@ -186,8 +186,8 @@ def _fill(result, rows: Side, columns: Side, parts, offsets, derivatives, with_v
     features, tangents = rows.points.reshape(m * e, D), rows.tangents.reshape(m * e * r, D)
     along, across = [], []
     for part, offset in zip(parts, offsets, strict=True):
-        w = features[:, part] @ columns.tangents[..., part].reshape(n * k * q, -1).T  # δ·T′
-        along.append(np.subtract(w.reshape(m, e, n, k, q), offset, out=w.reshape(m, e, n, k, q)))
+        w = (features[:, part] @ columns.tangents[..., part].reshape(n * k * q, -1).T).reshape(m, e, n, k, q)
+        along.append(np.subtract(w, offset, out=w))  # δ·T′
         w = (tangents[:, part] @ columns.points[..., part].reshape(n * k, -1).T).reshape(m, e, r, n, k)
         here = along_own_points(rows.tangents[..., part], rows.points[..., part])
         across.append(np.subtract(here[..., None, None], w, out=w))  # T·δ

@@ -19,7 +19,7 @@ from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
 from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
 from mlff.regression.requests import Request, states_noise
 from mlff.regression.tuning.descent import EVALUATIONS, REFINING, Minimum, descend, refined
-from mlff.regression.tuning.hyperparameters import NOISE, Hyperparameter, Model
+from mlff.regression.tuning.hyperparameters import Hyperparameter, Model
 from mlff.regression.tuning.problem import OBJECTIVES, Problem
 from mlff.regression.validation import less_noise
 
@@ -160,7 +160,7 @@ def _noise_of_all(problem: Problem, best: Minimum, tuned: Model, more: float) ->
     Measured: ethanol, the sum of three, tuned on 178 frames and fitted to 1000, meV/Å: 7.7 with their noise, 6.0 with 0.3 and 5.2 with 0.1
     times that, where the rule says 0.085; 0.03 leaves no positive definite matrix.
     """
-    errors, least = best.last.errors, {name: NOISE[0] * size for name, size in problem.sizes.items()}
+    errors, least = best.last.errors, problem.request.noise  # which nobody stated
     falling = {name for name, level in tuned.noise.items() if level < OF_LABELS * errors[name]}
     if more <= 1.0 or not falling:
         return tuned.noise
