@@ -10,6 +10,7 @@ import typer
 
 from mlff.cli import compare as cli_compare
 from mlff.cli import compress as cli_compress
+from mlff.cli import distil as cli_distil
 from mlff.cli import fit as cli_fit
 from mlff.cli import learn as cli_learn
 from mlff.cli import md as cli_md
@@ -111,6 +112,7 @@ def test(
 app.command()(cli_predict.predict)
 app.command()(cli_compare.compare)
 app.command()(cli_compress.compress)
+app.command()(cli_distil.distil)
 app.command()(cli_md.md)
 app.command()(cli_learn.learn)
 

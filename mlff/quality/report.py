@@ -275,8 +275,9 @@ def distilled_text(record: dict) -> str:
     """What a baseline is a model of, and how far from it, for people."""
     said = record["distilled"]
     energies, forces = 1e3 * said["energy_mae"], 1e3 * said["forces_mae"]
+    by = f" by {said['recipe']}" if "recipe" in said else ""  # files of earlier versions do not say
     return (
-        f"{said['frames']} frames of {said['method']}; {short(energies)} meV and {short(forces)} meV/Å from it on {said['compared']} "
+        f"{said['frames']} frames of {said['method']}{by}; {short(energies)} meV and {short(forces)} meV/Å from it on {said['compared']} "
         "frames that it has not seen"
     )
 
