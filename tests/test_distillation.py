@@ -89,6 +89,18 @@ def test_the_command(water, baseline, datasets, tmp_path, monkeypatch):
     page = (tmp_path / "r" / "report.md").read_text()
     assert "A correction to descriptors.soap:soap" in page
     assert "10 training frames of `water.extxyz`" in page
+    given.clear()
+    assert (
+        "distilled from 30 frames"
+        in called("distil", "d.mlff", datasets / "water.extxyz", "--seed", 4, cwd=tmp_path).stdout
+    )
+    assert (given["reference"].model.order, given["frames"], given["seed"]) == (
+        2,
+        500,
+        4,
+    )  # a method has no third derivative
+    assert "distilled from 30 frames" in called("show", "d-distilled.mlff", cwd=tmp_path).stdout
+    assert "exists" in called("distil", "d.mlff", datasets / "water.extxyz", cwd=tmp_path, code=2).stderr
     file = ["--baseline", "s.mlff"]
     called(*data, "--frames", "50:60", *file, "--out", "t.mlff", cwd=tmp_path)
     for typed, said in (

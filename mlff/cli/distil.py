@@ -68,8 +68,10 @@ def distil(
         force_field = archive.load(model, parse_trust(trust))
         progress("read", 0.0)
         read = Dataset.read(data, units=units, labels=parse_labels(labels), keys=parse_keys(key))
-        name = None if recipe is None else recipe.value
-        quick = distilled(force_field, read, frames, temperature, points, seed, name, progress)
+        quick = distilled(
+            force_field, read, frames, temperature=temperature, points=points, seed=seed,
+            recipe=None if recipe is None else recipe.value, progress=progress,
+        )  # fmt: skip
         archive.save(quick, target)
     if as_json:
         return terminal.print_json(described(quick))

@@ -255,7 +255,7 @@ class Product(Radial):
     label: ClassVar[str] = "product"
 
     @property
-    def order(self) -> float:
+    def order(self) -> int | float:
         return min(factor.order for factor in self.factors)
 
     def value(self, *s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -275,7 +275,7 @@ class Sensitivity(Radial):
     label: ClassVar[str] = "sensitivity"
 
     @property
-    def order(self) -> float:
+    def order(self) -> int | float:
         return self.of.order
 
     def value(self, s: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

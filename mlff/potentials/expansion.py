@@ -257,7 +257,7 @@ class Expansion(Potential):
         return self.transferable and all("neighbors" in function.uses for function in self.functions)
 
     @property
-    def order(self) -> float:
+    def order(self) -> int | float:
         """Continuous derivatives: those of the radial functions beyond what the labels took."""
         return min(radial.order for part in self.parts for radial in part.kernel.radials) - self.label_order
 

@@ -43,7 +43,7 @@ class PairRepulsion(Potential):
         require_positive("cutoff", self.cutoff, ", Å")
 
     @property
-    def order(self) -> float:
+    def order(self) -> int | float:
         return 3
 
     @property

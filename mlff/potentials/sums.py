@@ -59,7 +59,7 @@ class PotentialSum(Potential):
         return all(term.transferable for term in self.terms)
 
     @property
-    def order(self) -> float:
+    def order(self) -> int | float:
         return min(term.order for term in self.terms)
 
     @property
