@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from ase.build import molecule
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.emt import EMT
 from test_cli import called
+from test_sampling import Plain
 
 import mlff
 from descriptors import inverse_distances
+from mlff.data.methods import Together
 from mlff.workflows import distillation
 
 
@@ -56,7 +60,73 @@ def test_a_corrected_method_becomes_one_model(water):
     assert said["recipe"] == "sgdml-rbf"
 
 
+def alone(*molecules):
+    """A data set of geometries."""
+    return mlff.Dataset([mlff.Frame(mlff.System.from_ase(atoms), {"energy": 0.0}, atoms) for atoms in molecules])
+
+
+def test_every_composition_is_sampled_and_few_frames_do():
+    """One molecule of another kind among many, and so few frames that they tell no length scale."""
+    data = alone(*[molecule("H2O") for _ in range(30)], molecule("CO2"))
+    cheap = mlff.sampled(EMT(), data, frames=12, temperature=100.0, interval=2)
+    assert {frame.system.to_ase().get_chemical_formula() for frame in cheap} == {"H2O", "CO2"}
+    few = mlff.distilled("emt", data, frames=4, temperature=100.0)
+    assert few.record["distilled"]["recipe"] == "fchl19-gpr"
+    assert few.energy(data[30].positions, numbers=data[30].numbers) == pytest.approx(
+        mlff.ForceField.of(mlff.Reference("emt")).energy(data[30].positions, numbers=data[30].numbers), abs=0.1
+    )
+
+
+def test_what_holds_of_the_method_holds_of_the_model(water):
+    """Charge, training frames, and energies without a zero: what they are is not lost."""
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.RBF(lengthscale=2.0))
+    forces = mlff.Dataset([mlff.Frame(frame.system, {"forces": frame.labels["forces"]}) for frame in water[:10]])
+    direct = mlff.fit(kernel, forces, "forces", baseline="emt")
+    model = mlff.distilled(direct, water[:10], frames=20, temperature=100.0, recipe="sgdml-rbf")
+    assert not model.record["energy_constant"]
+    assert set(direct.record["terms"][1]["fingerprints"]) < set(model.record["fingerprints"])
+    assert model.record["n_train"] == 30
+
+
+class Charged(EMT):
+    """A calculator that reads the initial charges of the atoms, as some do."""
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=("positions",)):
+        super().calculate(atoms, properties, system_changes)
+        self.results["energy"] = self.results["free_energy"] = (
+            self.results["energy"] + 100.0 * atoms.get_initial_charges().sum()
+        )
+
+
+def test_frames_are_sampled_as_they_are_compared(water):
+    atoms = water[0].system.to_ase()
+    atoms.set_initial_charges([1.0, 0.0, 0.0])
+    atoms.info["REF_hessian"] = np.zeros((9, 9))
+    (frame,) = mlff.sampled(Charged(), alone(atoms), frames=1, interval=2)
+    assert abs(frame.labels["energy"]) < 50.0
+    assert frame.stated_charge == 1.0
+    assert "REF_hessian" not in frame.to_ase().info
+
+
+def test_a_sum_of_programs_is_their_sum(water):
+    atoms = water[0].system.to_ase()
+    atoms.calc = Together([EMT(), Plain()])
+    own = water[0].system.to_ase()
+    own.calc = EMT()
+    assert atoms.get_potential_energy() == pytest.approx(2.0 * own.get_potential_energy(force_consistent=True))
+    np.testing.assert_allclose(atoms.get_forces(), 2.0 * own.get_forces())
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_stress()
+
+
 def test_what_is_no_method_is_refused_before_the_work(water):
+    gold = alone(molecule("H2O"), molecule("SiH4"))
+    with pytest.raises(ValueError, match=r"frame 1: the force field knows .*, not Si"):
+        mlff.distilled("emt", gold)
+    with pytest.raises(ValueError, match="points=0 must be a whole number"):
+        mlff.distilled("emt", water[:2], points=0)
+    with pytest.raises(ValueError, match="at least one"):
+        mlff.distilled("emt", mlff.Dataset([]))
     with pytest.raises(ValueError, match="recipe='mace': choose from those that can be fitted to these frames, gdml, "):
         mlff.distilled("emt", water[:2], recipe="mace")
     with pytest.raises(ValueError, match="method 'gfn7' is not known"):

@@ -30,7 +30,7 @@ def distil(
     temperature: Annotated[
         float, typer.Option(help="K, of that dynamics: no lower than that of what follows.")
     ] = 500.0,
-    points: Annotated[int, typer.Option(help="Environments that a model of atoms is left with.")] = 3000,
+    points: Annotated[int, typer.Option(help="Environments that a model of atoms is left with.")] = 2000,
     recipe: Annotated[
         Recipe | None, typer.Option(help="The new model; without it the better one of two, seen by frames left out.")
     ] = None,
@@ -47,7 +47,7 @@ def distil(
     """One kernel model of a force field that calls a program, from dynamics around the frames of DATA.
 
     A correction to a method, fitted with --baseline-frames 0, is as slow as the method, and has its Hessians by differences; what
-    is distilled from both has neither, and is off by what the command says.
+    is distilled from both has neither, and is off by what the command says. Of DATA geometries count, not labels.
 
     \b
     mlff fit ethanol.xyz --baseline gfn2 --baseline-frames 0 --tune --train 50 --out corrected.mlff

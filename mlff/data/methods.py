@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlff.threads import few_threads
 from mlff.units import formula
@@ -52,6 +53,29 @@ class _EachAlone(Calculator):
         inner = self._make()
         inner.calculate(self.atoms, list(self.implemented_properties), all_changes)
         self.results = {name: inner.results[name] for name in self.implemented_properties}
+
+
+class Together(Calculator):
+    """The sum of calculators: of what all of them have, the energies those whose gradients the forces are."""
+
+    def __init__(self, parts: Sequence[BaseCalculator]):
+        super().__init__()
+        self._parts = parts
+        stressed = all("stress" in part.implemented_properties for part in parts)
+        self.implemented_properties = ["energy", "free_energy", "forces", *(["stress"] if stressed else [])]
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        found = []
+        for part in self._parts:
+            asked = self.atoms.copy()
+            asked.calc = part
+            found.append(calculated(asked))
+        shared = set.intersection(*map(set, found))
+        self.results = {name: sum(each[name] for each in found) for name in shared}
+        self.results["free_energy"] = self.results["energy"]
+        if "stress" in shared:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(self.results["stress"])
 
 
 def _gfnff(charge: int, multiplicity: int, accuracy: float):

@@ -37,8 +37,9 @@ def sampled(
 
     `distilled` does all of this.
 
-    Up to ten runs of 0.5 fs a step, each from another frame with velocities drawn anew; the first five frames of each are left out.
-    A calculator is called about `frames`·(`interval` + 1) times. Charge and spin are the calculator's: state them there.
+    Up to ten runs of 0.5 fs a step, one of every composition at least, each from another frame with velocities drawn anew; the first five
+    frames of each are left out. A calculator is called about `frames`·(`interval` + 1) times. Charge and spin are the calculator's: state
+    them there. Of frames it is shown geometry, masses and constraints, not the charges and moments of atoms.
 
     Arguments:
         calculator: any of ASE.
@@ -59,11 +60,13 @@ def sampled(
     starts = [data] if isinstance(data, Atoms) or not np.iterable(data) else list(data)
     if not starts or not all(isinstance(start, (Frame, Atoms)) for start in starts):
         raise ValueError("data: expected frames to start from, a Dataset, or geometries of ASE, at least one")
-    count = min(WALKERS, len(starts), frames)
+    order = _each_composition_first(rng.permutation(len(starts)), starts)
+    compositions = len({tuple(start.numbers) for start in starts})
+    count = min(max(WALKERS, compositions), len(starts), frames)
     found: list[Frame] = []
-    for k, place in enumerate(rng.permutation(len(starts))[:count]):
+    for k, place in enumerate(order[:count]):
         wanted, start = frames // count + (k < frames % count), starts[place]
-        atoms = start.copy() if isinstance(start, Atoms) else start.to_ase()
+        atoms = start.copy() if isinstance(start, Atoms) else bare(start)
         atoms.calc = calculator
         thermalise(atoms, temperature, rng)
 
@@ -78,6 +81,24 @@ def sampled(
         found += [labelled(atoms, positions) for positions in walked.positions[-wanted:]]
     progress("dynamics", 1.0)
     return Dataset(found, f"dynamics with {type(calculator).__name__}", units="eV, Å (ASE's)")
+
+
+def _each_composition_first(order: np.ndarray, starts: Sequence[Atoms | Frame]) -> list[int]:
+    """The same order, but that the first of every composition comes before the others."""
+    first = {tuple(starts[place].numbers): int(place) for place in order[::-1]}
+    ahead = [int(place) for place in order if first[tuple(starts[place].numbers)] == place]
+    return [*ahead, *(int(place) for place in order if place not in set(ahead))]
+
+
+def bare(frame: Frame) -> Atoms:
+    """The geometry of a frame with its masses, constraints and total charge, and none of its labels."""
+    atoms = frame.system.to_ase()
+    if frame.atoms is not None:
+        atoms.set_masses(frame.atoms.get_masses())
+        atoms.set_constraint([constraint.copy() for constraint in frame.atoms.constraints])
+    if frame.stated_charge is not None:
+        atoms.info["charge"] = frame.stated_charge
+    return atoms
 
 
 def _try(atoms: Atoms) -> None:
@@ -100,6 +121,6 @@ def labelled(atoms: Atoms, positions: np.ndarray) -> Frame:
         raise ValueError(
             f"calculator: {broken[0]} of a geometry is not finite; lower the temperature, or look at the calculator"
         )
-    bare = atoms.copy()
-    bare.set_momenta(None)
-    return Frame(System.from_ase(bare), labels, bare)
+    found = atoms.copy()
+    found.set_momenta(None)
+    return Frame(System.from_ase(found), labels, found)

@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from ase.calculators.mixing import SumCalculator
 
-from mlff.arguments import checked_seed
+from mlff.arguments import checked_seed, whole_number
 from mlff.data.dataset import Dataset, require_dataset
+from mlff.data.methods import METHODS, Together
+from mlff.data.methods import said as told
 from mlff.dynamics.calculator import Calculator
-from mlff.dynamics.sampling import labelled, sampled
+from mlff.dynamics.sampling import bare, labelled, sampled
 from mlff.kernels.kernels import LocalKernel
 from mlff.kernels.reduction import reduced
+from mlff.potentials.arguments import require_atoms, require_charge
 from mlff.potentials.errors import compare
 from mlff.potentials.force_field import ForceField
+from mlff.potentials.record import fingerprints_of
 from mlff.potentials.reference import Reference, references
 from mlff.potentials.sums import PotentialSum, terms_of
 from mlff.regression import recipes
 from mlff.regression.fitting import fit
 from mlff.regression.sparse.compression import compressed
+from mlff.regression.validation import MIN_FRAMES
+from mlff.units import formula
 
 MOLECULES = ("soap-gpr", "sgdml-rbf")  # recipes: the better of them, where both can be fitted
-CRYSTALS = "soap-gap"
+CRYSTALS, FEW = "soap-gap", "fchl19-gpr"  # the latter has a length scale, which so few frames do not tell
 TRIED, COMPARED = 200, 100  # frames that recipes are tried on, and on which a model is held against the method
 
 Progress = Callable[[str, float], None]
@@ -33,7 +38,7 @@ def distilled(
     data: Dataset,
     frames: int = 500,
     temperature: float = 500.0,
-    points: int = 3000,
+    points: int = 2000,
     seed: int = 0,
     recipe: str | None = None,
     progress: Progress = lambda stage, fraction: None,
@@ -56,7 +61,8 @@ def distilled(
     the method that it is of, and quicker, than a correction to a method distilled.
 
     Arguments:
-        method: a name ("gfn2"), a `Reference` with its charge, one of ASE's calculators, or a force field, whose baseline is one.
+        method: a name ("gfn2"), a `Reference` with its charge, one of ASE's calculators, or a force field, such as a correction to
+            one of these.
         data: frames whose surroundings are sampled, with or without labels.
         frames: how many are labelled by the method, about 21 evaluations each.
         temperature: K, of the dynamics: no lower than that of what the force field is for.
@@ -70,54 +76,93 @@ def distilled(
         ValueError: no such method or recipe, frames of another charge, an atom that flies away, or labels that are not finite.
     """
     require_dataset(data)
-    seed = checked_seed(seed)
+    if not len(data):
+        raise ValueError("data: expected frames whose surroundings are sampled, at least one")
+    seed, points = checked_seed(seed), whole_number("points", points)
     if recipe is not None and recipe not in (known := recipes.fitting(data)):
         raise ValueError(
             f"recipe={recipe!r:.60}: choose from those that can be fitted to these frames, {', '.join(known)}"
         )
-    label, calculator = _asked(method, data)
+    method = method if isinstance(method, ForceField) else _of_method(method)
+    calculator = _calculator(method, data)
+    truth = _by(calculator, data)  # what it cannot do is said before the work
     cheap = sampled(calculator, data, frames, temperature, seed=seed, progress=progress)
-    recipe = _chosen(cheap, seed, progress) if recipe is None else recipe
+    recipe = _chosen(recipes.fitting(data), cheap, seed, progress) if recipe is None else recipe
     model = _fitted(recipe, cheap, seed, progress)
-    local = recipes.RECIPES[recipe].inducing is None and any(part.local for part in model.model.parts)
-    if local and points < sum(len(frame.numbers) for frame in cheap):
+    exact = "inducing" not in model.record and any(part.local for part in model.model.parts)
+    if exact and points < sum(len(frame.numbers) for frame in cheap):
         model = compressed(model, cheap, points, progress)
-    errors = compare(model, _by(calculator, data)).summary()
+    errors = compare(model, truth).summary()
     said = {
-        "method": label, "frames": len(cheap), "recipe": recipe,
+        "method": method.model.label, "frames": len(cheap), "recipe": recipe,
         **{name: errors[name] for name in ("energy_mae", "forces_mae")}, "compared": errors["n_test"],
     }  # fmt: skip
-    return model.replace(record={**model.record, "distilled": said})
+    return model.replace(record={**model.record, **_inherited(model, method, data), "distilled": said})
 
 
-def _asked(method, data: Dataset):
-    """What a method is called, and a calculator of it; of frames that it is not for it says so.
+def _of_method(method) -> ForceField:
+    return ForceField.of(method if isinstance(method, Reference) else Reference(method))
 
-    Methods below a force field are called with their usual thresholds, and begin where they ended: three times as fast.
+
+def _calculator(method: ForceField, data: Dataset):
+    """A calculator of a force field, of frames that it is for.
+
+    Methods below it are called with their usual thresholds, and begin where they ended: three times as fast.
+
+    Raises:
+        ValueError: other atoms or another total charge than it takes.
     """
-    if not isinstance(method, ForceField):
-        method = ForceField.of(method if isinstance(method, Reference) else Reference(method))
     programs = references(method.model)
-    for reference in programs:
-        for frame in data:
+    for i, frame in zip(data.indices, data, strict=True):
+        where = f"{data.source}: frame {i}"
+        require_atoms(method, frame.numbers, where)
+        require_charge(method, frame.numbers, frame.stated_charge, f"{where} states")
+        for reference in programs:
             reference.require_frame(frame, data.source)
     calculators = [reference.calculator() for reference in programs]
     if rest := tuple(term for term in terms_of(method.model) if not isinstance(term, Reference)):
         calculators.append(Calculator(ForceField.of(PotentialSum(rest), method.numbers)))
-    return method.model.label, calculators[0] if len(calculators) == 1 else SumCalculator(calculators)
+    return calculators[0] if len(calculators) == 1 else Together(calculators)
 
 
-def _chosen(cheap: Dataset, seed: int, progress: Progress) -> str:
-    """The recipe whose model of some of the frames has the smallest errors of forces of others."""
+def _inherited(model: ForceField, method: ForceField, data: Dataset) -> dict:
+    """What holds of a model because it holds of what it is a model of: training frames, charges, whether energies have a zero."""
+    before = method.record
+    charges = {term.charge for term in references(method.model) if term.named and METHODS[term.method].charged} - {0}
+    stated = {formula(frame.numbers): float(charge) for charge in charges for frame in data}
+    prints = set(model.record["fingerprints"]) | fingerprints_of(before)
+    more = len(prints) - len(set(model.record["fingerprints"]))
+    return {
+        "charges": {**model.record["charges"], **stated},
+        "energy_constant": before.get("energy_constant", True),
+        "fingerprints": sorted(prints), "n_train": model.record["n_train"] + more,
+    }  # fmt: skip
+
+
+def _chosen(known: list[str], cheap: Dataset, seed: int, progress: Progress) -> str:
+    """The recipe whose model of some of the runs has the smallest errors of forces of the others."""
     if any(frame.system.pbc.any() for frame in cheap):
         return CRYSTALS
-    names = [name for name in MOLECULES if name in recipes.fitting(cheap)]
-    if len(names) == 1 or len(cheap) < 3:
+    if len(cheap) < MIN_FRAMES:
+        return FEW
+    names = [name for name in MOLECULES if name in known]
+    apart = len(cheap) // 3
+    if len(names) == 1 or len(cheap) - apart < MIN_FRAMES:
         return names[0]
-    held = min(COMPARED, len(cheap) // 3)
-    order = np.random.default_rng(seed).permutation(len(cheap))
-    rest, some = cheap[np.sort(order[:held])], cheap[np.sort(order[held : held + TRIED])]
-    return min(names, key=lambda name: compare(_fitted(name, some, seed, progress), rest).forces_mae)
+    generator, errors = np.random.default_rng(seed), {}
+    some, rest = (  # of different runs: frames of one are alike
+        frames[np.sort(generator.permutation(len(frames))[:most])]
+        for frames, most in ((cheap[:-apart], TRIED), (cheap[-apart:], COMPARED))
+    )
+    failed: list[ValueError] = []
+    for name in names:
+        try:
+            errors[name] = compare(_fitted(name, some, seed, progress), rest).forces_mae
+        except ValueError as error:
+            failed.append(error)
+    if not errors:
+        raise failed[0]
+    return min(errors, key=errors.__getitem__)
 
 
 def _fitted(name: str, cheap: Dataset, seed: int, progress: Progress) -> ForceField:
@@ -130,11 +175,18 @@ def _fitted(name: str, cheap: Dataset, seed: int, progress: Progress) -> ForceFi
 
 
 def _by(calculator, data: Dataset) -> Dataset:
-    """Some of the frames with the labels of a calculator."""
+    """Some of the frames with the labels of a calculator.
+
+    Raises:
+        ValueError: it fails, and of which frame.
+    """
     chosen = np.unique(np.linspace(0, len(data) - 1, min(len(data), COMPARED)).astype(int))
     found = []
     for i in chosen:
-        atoms = data[int(i)].system.to_ase()
+        atoms = bare(data[int(i)])
         atoms.calc = calculator
-        found.append(labelled(atoms, atoms.positions))
+        try:
+            found.append(labelled(atoms, atoms.positions))
+        except Exception as error:  # of anybody's program
+            raise ValueError(f"{data.source}: frame {data.indices[i]}: the method fails, {told(error)}") from error
     return Dataset(found, data.source, data.indices[chosen])

@@ -66,7 +66,7 @@ def model_of(way: str, train: mlff.Dataset, baseline, given: argparse.Namespace)
     if way != "whole":
         return force_field, spent
     fitted = time.perf_counter()
-    force_field = mlff.distilled(force_field, train, given.cheap, points=2000)
+    force_field = mlff.distilled(force_field, train, given.cheap)
     said = force_field.record["distilled"]
     return force_field, {
         **spent, "distil_s": time.perf_counter() - fitted, "by": said["recipe"], "from_direct_mev_a": 1e3 * said["forces_mae"],
