@@ -8,10 +8,11 @@ from alloys import alloy_frames
 from moments import moments
 
 import mlff
-from descriptors import inverse_distances, soap
+from descriptors import fchl19, inverse_distances, soap
 from mlff.data.batches import LabelledFrames
 from mlff.kernels.components import Components, Moments
 from mlff.kernels.jets import feature_values
+from mlff.precision import double_precision
 from mlff.regression.sparse.inducing import EnvironmentValues
 
 LOCAL = mlff.LocalKernel(moments, mlff.RBF(lengthscale=2.0))
@@ -131,3 +132,15 @@ def test_components_of_something_else_are_refused(alloy):
     other = kernel.replace(descriptor=functools.partial(soap, cutoff=4.0, n_max=2, l_max=1))
     with pytest.raises(ValueError, match="components of 16 features were found, the descriptor has"):
         mlff.fit(other, alloy, LABELS, noise=NOISE)
+
+
+def test_what_is_known_of_one_channel_is_what_masks_tell(water):
+    """Of elements apart and of all atoms at once: the same features, and of a product too."""
+    kernel = mlff.reduced(mlff.LocalKernel(soap, mlff.RBF(lengthscale=2.0)), water[:20], 1e-3)
+    kernel = kernel * mlff.LocalKernel(fchl19, mlff.RBF(lengthscale=3.0)).completed(water[0].numbers)
+    positions, numbers = water[0].positions, water[0].numbers
+    places = [np.flatnonzero(numbers == z) for z in kernel.elements]
+    whole = double_precision(kernel.features)(positions, numbers, None)
+    apart = double_precision(kernel.channel_features)(places, positions, numbers, None)
+    for atoms, own in zip(places, apart, strict=True):
+        np.testing.assert_allclose(own, whole[atoms], rtol=1e-12, atol=1e-12 * np.abs(whole).max())

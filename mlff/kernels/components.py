@@ -78,14 +78,23 @@ class Components(Tree):
 
     def reduced(self, features: Float[Array, "n D"], channels: Integer[Array, " n"]) -> Float[Array, "n k"]:
         """Features of atoms, of which is said which basis each has, in that."""
+        bases = self._checked(features)
+        if len(bases) == 1:
+            return self._normed(features @ bases[0])
+        own = (channels[:, None] == jnp.arange(len(bases), dtype=channels.dtype)).astype(features.dtype)
+        return self._normed(sum(own[:, [z]] * (features @ basis) for z, basis in enumerate(bases)))
+
+    def of_one(self, features: Float[Array, "n D"], channel: int) -> Float[Array, "n k"]:
+        """Features of atoms that all have the same basis, in that: with z bases a z-th of the work."""
+        return self._normed(features @ self._checked(features)[channel])
+
+    def _checked(self, features) -> Float[Array, "z D k"]:
         bases = jnp.asarray(self.bases, features.dtype)
         if features.shape[1] != bases.shape[1]:
             raise ValueError(
                 f"components of {bases.shape[1]} features were found, the descriptor has {features.shape[1]}"
             )
-        if len(bases) == 1:
-            result = features @ bases[0]
-        else:
-            own = (channels[:, None] == jnp.arange(len(bases), dtype=channels.dtype)).astype(features.dtype)
-            result = sum(own[:, [z]] * (features @ basis) for z, basis in enumerate(bases))
-        return result / jnp.sqrt(jnp.sum(result**2, axis=1, keepdims=True)) if self.normalised else result
+        return bases
+
+    def _normed(self, features: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        return features / jnp.sqrt(jnp.sum(features**2, axis=1, keepdims=True)) if self.normalised else features

@@ -79,6 +79,11 @@ class KernelBase(Tree):
         """φ/ℓ of every environment, shape (e, D); the features of the factors of a product side by side."""
         return jnp.concatenate(self.feature_blocks(positions, numbers, cell, neighbors), axis=1)
 
+    def channel_features(self, places, positions, numbers, cell, neighbors=None) -> list[Float[Array, "e D"]]:
+        """φ/ℓ of the environments of every channel of a local kernel, of which is said where they are among the atoms."""
+        blocks = self.channel_blocks(places, positions, numbers, cell, neighbors)
+        return [jnp.concatenate(of_channel, axis=1) for of_channel in blocks]
+
     @property
     def label(self) -> str:
         return " + ".join(dict.fromkeys(f"{leaf.descriptor.name}, {leaf.radial.label}" for leaf in self.leaves))
@@ -159,6 +164,11 @@ class ProductKernel(KernelBase):
     def feature_blocks(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> tuple:
         """φ_i/ℓ_i of every factor, each of shape (e, D_i)."""
         return tuple(factor.feature_blocks(positions, numbers, cell, neighbors)[0] for factor in self.factors)
+
+    def channel_blocks(self, places, positions, numbers, cell, neighbors=None) -> list[tuple]:
+        """As `LocalKernel.channel_blocks`, one array for every factor."""
+        blocks = [factor.channel_blocks(places, positions, numbers, cell, neighbors) for factor in self.factors]
+        return [tuple(of_factor[0] for of_factor in of_channel) for of_channel in zip(*blocks, strict=True)]
 
     def evaluate(self, system, other) -> Float[Array, ""]:
         """k(x, x′)/A of two systems, straight from the definition; a scalar, differentiable in both."""

@@ -39,13 +39,16 @@ _CANDIDATES = 512 * 2**20  # bytes of environments that are looked through at on
 ENVIRONMENTS = 128  # whose frames are looked at together
 
 
-def environment_features(part, centers: Integer[Array, " b"], seen: Environments) -> Float[Array, "b D"]:
+def environment_features(
+    part, centers: Integer[Array, " b"], seen: Environments, channel: int | None = None
+) -> Float[Array, "b D"]:
     """φ/ℓ of environments, from the plain function of a geometry.
 
     Arguments:
         part: of a kernel, with elements.
         centers: atomic numbers of the atoms themselves, shape (b,).
         seen: vectors to the neighbours and their atomic numbers, 0 in empty slots, shapes (b, k, 3) and (b, k).
+        channel: of all of them, where they are of one element.
     """
     elements = jnp.asarray(part.elements, centers.dtype)
     count, slots = seen.numbers.shape
@@ -58,7 +61,11 @@ def environment_features(part, centers: Integer[Array, " b"], seen: Environments
     )
     together = jnp.zeros((count + blind, 3), seen.vectors.dtype)
     numbers = jnp.concatenate([centers, elements])
-    return part.features(together, numbers, jnp.eye(3, dtype=seen.vectors.dtype), neighbors)[:count]
+    where = together, numbers, jnp.eye(3, dtype=seen.vectors.dtype), neighbors
+    if channel is None:
+        return part.features(*where)[:count]
+    places = [np.arange(count if k == channel else 0) for k in range(blind)]
+    return part.channel_features(places, *where)[channel]
 
 
 @jit

@@ -195,17 +195,29 @@ class LocalKernel(KernelBase):
 
     def feature_blocks(self, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> tuple:
         """φ_a(x)/ℓ of every atom, one array of shape (n, D)."""
+        features = self._described(positions, numbers, cell, neighbors)
+        if self.components is not None:
+            numbers = jnp.asarray(numbers)
+            channels = jnp.searchsorted(jnp.asarray(self.elements, numbers.dtype), numbers)
+            features = self.components.reduced(features, channels)
+        return (_scaled(self, features),)
+
+    def channel_blocks(self, places, positions: Float[Array, "n d"], numbers, cell, neighbors=None) -> list[tuple]:
+        """φ_a(x)/ℓ of the atoms of every channel, of which is said where they are; the others are not looked at."""
+        features = self._described(positions, numbers, cell, neighbors)
+        own = [features[atoms] for atoms in places]
+        if self.components is not None:
+            own = [self.components.of_one(of_channel, z) for z, of_channel in enumerate(own)]
+        return [(_scaled(self, of_channel),) for of_channel in own]
+
+    def _described(self, positions, numbers, cell, neighbors) -> Float[Array, "n D"]:
         features = self.descriptor(positions, numbers, cell, neighbors)
         if features.ndim != 2 or features.shape[0] != positions.shape[0]:
             raise ValueError(
                 f"descriptor {self.descriptor.name} returns an array of shape {features.shape} for {positions.shape[0]} "
                 "atoms; a local kernel takes one vector for every atom, shape (n, D)"
             )
-        if self.components is not None:
-            numbers = jnp.asarray(numbers)
-            channels = jnp.searchsorted(jnp.asarray(self.elements, numbers.dtype), numbers)
-            features = self.components.reduced(features, channels)
-        return (_scaled(self, features),)
+        return features
 
     def evaluate(self, system, other) -> Float[Array, ""]:
         """k(x, x′)/A of two systems, straight from the definition; a scalar, differentiable in both."""

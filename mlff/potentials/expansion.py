@@ -208,20 +208,21 @@ class Part(Tree):
         channel = self.channels[self.kernel.elements.index(element)]
         if not len(channel.points):
             return jnp.zeros(len(centers), seen.vectors.dtype)
-        return channel.energies(self.kernel.radial, environment_features(self.kernel, centers, seen), self.sizes)
+        features = environment_features(self.kernel, centers, seen, self.kernel.elements.index(element))
+        return channel.energies(self.kernel.radial, features, self.sizes)
 
     def environment_distances(self, spacings, element: int, centers, seen: Environments) -> Float[Array, " b"]:
         """How far environments of one element lie from the nearest point, in units of how far points lie from each other."""
         k = self.kernel.elements.index(element)
         if not len(self.channels[k].points):
             return jnp.zeros(len(centers), seen.vectors.dtype)
-        return self.channels[k].nearest(environment_features(self.kernel, centers, seen)) / spacings[k]
+        return self.channels[k].nearest(environment_features(self.kernel, centers, seen, k)) / spacings[k]
 
     def _features(self, positions, numbers, cell, neighbors, members: Members | None) -> list[Float[Array, "e D"]]:
         """What is compared with the points of every channel: the environments of its species, a molecule's images."""
-        features = self.kernel.features(positions, numbers, cell, neighbors)
         if self.local:
-            return [features[places] for places in members.places]
+            return self.kernel.channel_features(members.places, positions, numbers, cell, neighbors)
+        features = self.kernel.features(positions, numbers, cell, neighbors)
         return [features if self.images is None else features[0][self.images]]
 
 

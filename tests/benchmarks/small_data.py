@@ -3,14 +3,14 @@
     pip install "mlff[datasets]"
     python tests/benchmarks/small_data.py --data DIR [--molecules ethanol …] [--frames 25 50 100 200] [--cheap 500]
         [--ways sgdml-rbf fchl19-gpr soap-gpr sum tuned distilled direct] [--objective folds] [--arguments soap.sigma soap.cutoff]
-        [--reduced 1e-6] [--memory 16GB] [--baseline gfn2]
+        [--reduced 1e-6] [--memory 16GB] [--baseline gfn2] [--recipe sgdml+soap]
 
 DIR holds `rmd17_<molecule>_train_01.npz` and `…_test_01.npz`. A JSON line for every model: test MAE of energies (meV) and forces
 (meV/Å) on all test frames, the latter also over MACE's with 50 or 1000 frames (Batatia et al., arXiv 2206.07697), seconds of
 distilling, tuning and fitting, microseconds a geometry with forces in a batch of 1000, peak memory of the process so far. "sum" is the
 recipe sgdml+soap+fchl19 with equal shares, "tuned" the same by `mlff.tune`, "distilled" a tuned correction to GFN2-xTB distilled from
 as many frames as --cheap says (`mlff.distilled`), "direct" one to GFN2-xTB itself, "whole" the latter with GFN2-xTB distilled as one
-model from as many; what is tuned is tuned by --objective, with
+model from as many (by --recipe); what is tuned is tuned by --objective, with
 --arguments of descriptors. With --reduced, local terms are taken in principal components that leave out such a share of the variance; with
 --baseline, recipes that are not tuned are corrections too.
 """
@@ -66,7 +66,7 @@ def model_of(way: str, train: mlff.Dataset, baseline, given: argparse.Namespace)
     if way != "whole":
         return force_field, spent
     fitted = time.perf_counter()
-    force_field = mlff.distilled(force_field, train, given.cheap)
+    force_field = mlff.distilled(force_field, train, given.cheap, recipe=given.recipe)
     said = force_field.record["distilled"]
     return force_field, {
         **spent, "distil_s": time.perf_counter() - fitted, "by": said["recipe"], "from_direct_mev_a": 1e3 * said["forces_mae"],
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--objective", default="left-out", choices=("left-out", "folds", "evidence"))
     parser.add_argument("--arguments", nargs="+", default=[])
     parser.add_argument("--reduced", type=float, help="share of the variance of local features that is left out")
+    parser.add_argument("--recipe", help="of what is distilled as a whole, in place of the better of two")
     parser.add_argument("--memory", help="of a fit, such as 16GB")
     parser.add_argument("--baseline", help="of recipes that are not tuned, such as gfn2")
     given = parser.parse_args()
