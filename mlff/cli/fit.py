@@ -245,7 +245,8 @@ def fit(
             progress("self-check", 1.0)
     summary = {"recipe": descriptor or recipe.value, **fit_summary(fitted, evaluation)}
     if below is not None:
-        summary["baseline"] = {"potential": below.model.label, **below.record.get("distilled", {})}
+        distilled = {key: value for key, value in below.record.get("distilled", {}).items() if key != "fingerprints"}
+        summary["baseline"] = {"potential": below.model.label, **distilled}
     if bars is not None:
         summary["error_bars"] = bars.summary()
     if as_json:

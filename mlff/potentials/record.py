@@ -44,7 +44,7 @@ RECORD = {
     "geometry_cell": several(several(NUMBER, 3), 3), "geometry_pbc": several(FLAG, 3),
     "indices": several(WHOLE), "seed": optional(WHOLE), "data_hash": TEXT, "fingerprints": several(TEXT),
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
-    "inducing": OBJECT, "iterations": OBJECT, "compressed": OBJECT, "tuned": OBJECT, "group_noise": OBJECT,
+    "inducing": OBJECT, "iterations": OBJECT, "compressed": OBJECT, "tuned": OBJECT, "group_noise": OBJECT, "distilled": OBJECT,
     "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
 }  # fmt: skip
 MAY_LACK = (
@@ -53,6 +53,7 @@ MAY_LACK = (
     "iterations",
     "compressed",
     "tuned",
+    "distilled",
     "group_noise",
     "unseen",
     "test",
@@ -71,6 +72,10 @@ EVALUATION = {
 }  # fmt: skip
 GROUP_NOISE = {"factors": named(POSITIVE), "stated": named(POSITIVE)}
 ITERATIONS = {"rank": WHOLE, "iterations": WHOLE, "residual_of_noise": LEVEL}
+DISTILLED = {
+    "method": TEXT, "frames": COUNT, "recipe": TEXT, "energy_mae": optional(LEVEL), "forces_mae": LEVEL, "compared": COUNT,
+    "fingerprints": several(TEXT),
+}  # fmt: skip
 ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
 
 
@@ -119,8 +124,9 @@ def records_of(record: Mapping) -> list[Mapping]:
 
 
 def fingerprints_of(record: Mapping) -> frozenset[str]:
-    """Those of the training frames of a potential, or of all terms of a sum."""
-    return frozenset(print for each in records_of(record) for print in each.get("fingerprints", ()))
+    """Those of the training frames of a potential, or of all terms of a sum, and of what these were distilled from."""
+    records = [part for each in records_of(record) for part in (each, each.get("distilled", {}))]
+    return frozenset(print for each in records for print in each.get("fingerprints", ()))
 
 
 def frames_learnt(record: Mapping) -> int | None:
@@ -207,6 +213,8 @@ def require_entries(where: str, record: Mapping) -> None:
             _require_evaluation(f"{where}.{stage}", record[stage])
     if "iterations" in record:
         require(f"{where}.iterations", record["iterations"], ITERATIONS)
+    if "distilled" in record:
+        require(f"{where}.distilled", record["distilled"], DISTILLED, {"recipe", "fingerprints"})  # not in older files
     if "group_noise" in record:
         require(f"{where}.group_noise", record["group_noise"], GROUP_NOISE)
     for i, term in enumerate(record.get("terms", ())):

@@ -97,6 +97,7 @@ def distilled(
     said = {
         "method": method.model.label, "frames": len(cheap), "recipe": recipe,
         **{name: errors[name] for name in ("energy_mae", "forces_mae")}, "compared": errors["n_test"],
+        "fingerprints": sorted(fingerprints_of(method.record)),  # on these no test of it is one
     }  # fmt: skip
     return model.replace(record={**model.record, **_inherited(model, method, data), "distilled": said})
 
@@ -127,17 +128,14 @@ def _calculator(method: ForceField, data: Dataset):
 
 
 def _inherited(model: ForceField, method: ForceField, data: Dataset) -> dict:
-    """What holds of a model because it holds of what it is a model of: training frames, charges, whether energies have a zero."""
+    """What holds of a model because it holds of what it is a model of: charges, and whether energies have a zero."""
     before = method.record
     charges = {term.charge for term in references(method.model) if term.named and METHODS[term.method].charged} - {0}
     stated = {formula(frame.numbers): float(charge) for charge in charges for frame in data}
-    prints = set(model.record["fingerprints"]) | fingerprints_of(before)
-    more = len(prints) - len(set(model.record["fingerprints"]))
     return {
         "charges": {**model.record["charges"], **stated},
         "energy_constant": before.get("energy_constant", True),
-        "fingerprints": sorted(prints), "n_train": model.record["n_train"] + more,
-    }  # fmt: skip
+    }
 
 
 def _chosen(known: list[str], cheap: Dataset, seed: int, progress: Progress) -> str:
