@@ -5,6 +5,8 @@ import functools
 import numpy as np
 import pytest
 from alloys import alloy_frames
+from ase import Atoms
+from ase.calculators.emt import EMT
 from moments import moments
 
 import mlff
@@ -144,3 +146,23 @@ def test_what_is_known_of_one_channel_is_what_masks_tell(water):
     apart = double_precision(kernel.channel_features)(places, positions, numbers, None)
     for atoms, own in zip(places, apart, strict=True):
         np.testing.assert_allclose(own, whole[atoms], rtol=1e-12, atol=1e-12 * np.abs(whole).max())
+
+
+def test_elements_that_never_meet():
+    """Room for atoms of other compositions shows atoms of which nothing is known along the other basis: they do not count."""
+    rng, frames = np.random.default_rng(0), []
+    for element in ("Cu", "Al"):
+        for _ in range(6):
+            atoms = Atoms(f"{element}4", 2.6 * np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]]))
+            atoms.rattle(0.1, rng=rng)
+            atoms.calc = EMT()
+            labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+            frames.append(mlff.Frame(mlff.System.from_ase(atoms), labels))
+    data = mlff.Dataset(frames)
+    kernel = mlff.LocalKernel(functools.partial(soap, normalised=True), mlff.Polynomial(degree=4))
+    model = mlff.fit(mlff.reduced(kernel, data), data, ("energy", "forces"), inducing=30)
+    for frame in (data[0], data[6]):
+        energy, forces = model.energy_and_forces(frame.positions, numbers=frame.numbers)
+        assert energy == pytest.approx(frame.labels["energy"], abs=0.05)
+        np.testing.assert_allclose(forces, frame.labels["forces"], atol=0.2)
+        assert np.isfinite(model.hessian(frame.positions, numbers=frame.numbers)).all()

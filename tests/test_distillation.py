@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.emt import EMT
@@ -92,6 +93,10 @@ def test_what_holds_of_the_method_holds_of_the_model(water, baseline):
     """Its charge, and that energies have no zero."""
     ion = mlff.ForceField.of(mlff.Reference("gfn2", charge=1, multiplicity=2))
     assert distillation._inherited(baseline, ion, water[:2])["charges"] == {"H2O": 1.0}
+    trained = mlff.ForceField.of(mlff.PairRepulsion(cutoff=1.6)).replace(record={"terms": [{"charges": {"H2O": -1.0}}]})
+    assert distillation._inherited(baseline, trained, water[:2])["charges"] == {"H2O": -1.0}
+    with pytest.raises(ValueError, match="the total charge"):
+        distillation._calculator(trained, alone(Atoms("OHH", water[0].positions, info={"charge": 1})))
     unsure = ion.replace(record={"energy_constant": False})
     assert not distillation._inherited(baseline, unsure, water[:2])["energy_constant"]
 
@@ -101,19 +106,20 @@ class Charged(EMT):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=("positions",)):
         super().calculate(atoms, properties, system_changes)
-        self.results["energy"] = self.results["free_energy"] = (
-            self.results["energy"] + 100.0 * atoms.get_initial_charges().sum()
-        )
+        shift = 100.0 * atoms.get_initial_charges().sum()
+        self.results["energy"] = self.results["free_energy"] = self.results["energy"] + shift
 
 
 def test_frames_are_sampled_as_they_are_compared(water):
+    """With all that they were read with, but for the labels."""
     atoms = water[0].system.to_ase()
     atoms.set_initial_charges([1.0, 0.0, 0.0])
-    atoms.info["REF_hessian"] = np.zeros((9, 9))
-    (frame,) = mlff.sampled(Charged(), alone(atoms), frames=1, interval=2)
-    assert abs(frame.labels["energy"]) < 50.0
-    assert frame.stated_charge == 1.0
-    assert "REF_hessian" not in frame.to_ase().info
+    data = mlff.Dataset([mlff.Frame(mlff.System.from_ase(atoms), {"energy": 0.0, "hessian": np.zeros((9, 9))}, atoms)])
+    (sampled,), (compared,) = mlff.sampled(Charged(), data, frames=1, interval=2), distillation._by(Charged(), data)
+    for frame in (sampled, compared):
+        assert frame.labels["energy"] > 50.0
+        assert frame.stated_charge == 1.0
+        assert "REF_hessian" not in frame.to_ase().info
 
 
 def test_a_sum_of_programs_is_their_sum(water):
@@ -135,6 +141,10 @@ def test_what_is_no_method_is_refused_before_the_work(water):
         mlff.distilled("emt", water[:2], points=0)
     with pytest.raises(ValueError, match="at least one"):
         mlff.distilled("emt", mlff.Dataset([]))
+    with pytest.raises(ValueError, match="frames=3: too few to tell the length scale of soap-gpr"):
+        mlff.distilled("emt", water[:2], frames=3, recipe="soap-gpr")
+    with pytest.raises(ValueError, match="frames=1: there are 2 compositions"):
+        mlff.distilled("emt", alone(molecule("H2O"), molecule("CO2")), frames=1)
     with pytest.raises(ValueError, match="recipe='mace': choose from those that can be fitted to these frames, gdml, "):
         mlff.distilled("emt", water[:2], recipe="mace")
     with pytest.raises(ValueError, match="method 'gfn7' is not known"):

@@ -47,7 +47,8 @@ def distil(
     """One kernel model of a force field that calls a program, from dynamics around the frames of DATA.
 
     A correction to a method, fitted with --baseline-frames 0, is as slow as the method, and has its Hessians by differences; what
-    is distilled from both has neither, and is off by what the command says. Of DATA geometries count, not labels.
+    is distilled from both has neither, and is off by what the command says. DATA is read as
+    mlff fit reads it; its labels play no part.
 
     \b
     mlff fit ethanol.xyz --baseline gfn2 --baseline-frames 0 --tune --train 50 --out corrected.mlff

@@ -70,7 +70,7 @@ class Together(Calculator):
         for part in self._parts:
             asked = self.atoms.copy()
             asked.calc = part
-            found.append(calculated(asked))
+            found.append(_asked(asked))
         shared = set.intersection(*map(set, found))
         self.results = {name: sum(each[name] for each in found) for name in shared}
         self.results["free_energy"] = self.results["energy"]
@@ -183,14 +183,18 @@ def calculated(atoms: Atoms) -> dict[str, Any]:
 
     The energy is the one whose gradient the forces are, where a calculator tells them apart; constraints change nothing.
     """
-    known = getattr(atoms.calc, "implemented_properties", ())
     with few_threads(len(atoms)):
-        labels = {
-            "energy": float(atoms.get_potential_energy(force_consistent="free_energy" in known)),
-            "forces": np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64),
-        }
-        if atoms.pbc.all() and "stress" in known:
-            labels["stress"] = atoms.get_stress(voigt=False, apply_constraint=False)
+        return _asked(atoms)
+
+
+def _asked(atoms: Atoms) -> dict[str, Any]:
+    known = getattr(atoms.calc, "implemented_properties", ())
+    labels = {
+        "energy": float(atoms.get_potential_energy(force_consistent="free_energy" in known)),
+        "forces": np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64),
+    }
+    if atoms.pbc.all() and "stress" in known:
+        labels["stress"] = atoms.get_stress(voigt=False, apply_constraint=False)
     return labels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -38,8 +39,8 @@ def sampled(
     `distilled` does all of this.
 
     Up to ten runs of 0.5 fs a step, one of every composition at least, each from another frame with velocities drawn anew; the first five
-    frames of each are left out. A calculator is called about `frames`·(`interval` + 1) times. Charge and spin are the calculator's: state
-    them there. Of frames it is shown geometry, masses and constraints, not the charges and moments of atoms.
+    frames of each are left out. A calculator is called about (`frames` + 5 a run)·`interval` times. Charge and spin are the calculator's:
+    state them there, unless it reads them off the atoms, which keep what they were read with.
 
     Arguments:
         calculator: any of ASE.
@@ -60,8 +61,9 @@ def sampled(
     starts = [data] if isinstance(data, Atoms) or not np.iterable(data) else list(data)
     if not starts or not all(isinstance(start, (Frame, Atoms)) for start in starts):
         raise ValueError("data: expected frames to start from, a Dataset, or geometries of ASE, at least one")
-    order = _each_composition_first(rng.permutation(len(starts)), starts)
-    compositions = len({tuple(start.numbers) for start in starts})
+    order, compositions = _each_composition_first(rng.permutation(len(starts)), starts)
+    if frames < compositions:
+        raise ValueError(f"frames={frames}: there are {compositions} compositions; ask for one of each at least")
     count = min(max(WALKERS, compositions), len(starts), frames)
     found: list[Frame] = []
     for k, place in enumerate(order[:count]):
@@ -83,22 +85,18 @@ def sampled(
     return Dataset(found, f"dynamics with {type(calculator).__name__}", units="eV, Å (ASE's)")
 
 
-def _each_composition_first(order: np.ndarray, starts: Sequence[Atoms | Frame]) -> list[int]:
-    """The same order, but that the first of every composition comes before the others."""
-    first = {tuple(starts[place].numbers): int(place) for place in order[::-1]}
-    ahead = [int(place) for place in order if first[tuple(starts[place].numbers)] == place]
-    return [*ahead, *(int(place) for place in order if place not in set(ahead))]
+def _each_composition_first(order: np.ndarray, starts: Sequence[Atoms | Frame]) -> tuple[list[int], int]:
+    """The same order, but that the first of every composition comes before the others; and how many compositions there are."""
+    kinds = [tuple(sorted(start.numbers)) for start in starts]
+    first = {kinds[place]: int(place) for place in order[::-1]}
+    ahead = [int(place) for place in order if first[kinds[place]] == place]
+    left = [int(place) for place in order if first[kinds[place]] != place]
+    return ahead + left, len(ahead)
 
 
 def bare(frame: Frame) -> Atoms:
-    """The geometry of a frame with its masses, constraints and total charge, and none of its labels."""
-    atoms = frame.system.to_ase()
-    if frame.atoms is not None:
-        atoms.set_masses(frame.atoms.get_masses())
-        atoms.set_constraint([constraint.copy() for constraint in frame.atoms.constraints])
-    if frame.stated_charge is not None:
-        atoms.info["charge"] = frame.stated_charge
-    return atoms
+    """A frame with all that it was read with, but for its labels."""
+    return dataclasses.replace(frame, labels={}).to_ase()
 
 
 def _try(atoms: Atoms) -> None:

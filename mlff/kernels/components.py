@@ -97,4 +97,8 @@ class Components(Tree):
         return bases
 
     def _normed(self, features: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        return features / jnp.sqrt(jnp.sum(features**2, axis=1, keepdims=True)) if self.normalised else features
+        if not self.normalised:
+            return features
+        # an atom of another element, which fills room and does not count, may have nothing along this basis
+        squares = jnp.sum(features**2, axis=1, keepdims=True)
+        return features / jnp.sqrt(jnp.where(squares > jnp.finfo(squares.dtype).eps ** 2, squares, 1.0))

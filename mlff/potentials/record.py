@@ -73,7 +73,7 @@ EVALUATION = {
 GROUP_NOISE = {"factors": named(POSITIVE), "stated": named(POSITIVE)}
 ITERATIONS = {"rank": WHOLE, "iterations": WHOLE, "residual_of_noise": LEVEL}
 DISTILLED = {
-    "method": TEXT, "frames": COUNT, "recipe": TEXT, "energy_mae": optional(LEVEL), "forces_mae": LEVEL, "compared": COUNT,
+    "method": TEXT, "frames": COUNT, "recipe": TEXT, "energy_mae": LEVEL, "forces_mae": LEVEL, "compared": COUNT,
     "fingerprints": several(TEXT),
 }  # fmt: skip
 ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
@@ -131,7 +131,8 @@ def fingerprints_of(record: Mapping) -> frozenset[str]:
 
 def frames_learnt(record: Mapping) -> int | None:
     """How many frames a potential was trained on, or the terms of a sum in all, each frame counted once; None where none says."""
-    return record.get("n_train", len(fingerprints_of(record)) or None)
+    prints = {print for each in records_of(record) for print in each.get("fingerprints", ())}
+    return record.get("n_train", len(prints) or None)
 
 
 def start_geometry(frames: LabelledFrames) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlff.arguments import checked_seed, whole_number
+from mlff.arguments import checked_seed, require_positive, whole_number
 from mlff.data.dataset import Dataset, require_dataset
 from mlff.data.methods import METHODS, Together
 from mlff.data.methods import said as told
@@ -17,7 +17,7 @@ from mlff.kernels.reduction import reduced
 from mlff.potentials.arguments import require_atoms, require_charge
 from mlff.potentials.errors import compare
 from mlff.potentials.force_field import ForceField
-from mlff.potentials.record import fingerprints_of
+from mlff.potentials.record import fingerprints_of, records_of
 from mlff.potentials.reference import Reference, references
 from mlff.potentials.sums import PotentialSum, terms_of
 from mlff.regression import recipes
@@ -54,7 +54,8 @@ def distilled(
 
     Frames of Langevin dynamics with the method (`sampled`), and a model fitted to their energies and forces: of molecules in one order
     of atoms by `soap-gpr` or `sgdml-rbf`, whichever of the two tells more of frames left out when it is fitted to 200 of the
-    others; local terms exact, in components and then `compressed`; of crystals a sparse one. Dynamics runs kernel models alone, with
+    others; local terms exact, in components and then `compressed`. Of several compositions it is `soap-gpr`, of fewer than five
+    frames `fchl19-gpr`, of crystals `soap-gap`, a sparse one. Dynamics runs kernel models alone, with
     exact Hessians, and needs no program beside them. How far the model is from the method is measured on up to 100 of the frames
     of `data`, of which it has seen none: where that is most of the error, more frames are what helps.
 
@@ -68,7 +69,8 @@ def distilled(
         frames: how many are labelled by the method, about 21 evaluations each.
         temperature: K, of the dynamics: no lower than that of what the force field is for.
         points: environments that the model is left with.
-        seed: of the dynamics, and of what is drawn in the fit.
+        seed: of the dynamics, and of what is drawn in the fit. A calculator that begins where it ended, as those that iterate
+            do, makes two runs alike to its thresholds and not to bits.
         recipe: name of the model, in place of the better one.
         progress: called with the name of a stage and the share of it that is done.
     Returns:
@@ -79,12 +81,15 @@ def distilled(
     require_dataset(data)
     if not len(data):
         raise ValueError("data: expected frames whose surroundings are sampled, at least one")
-    seed, points = checked_seed(seed), whole_number("points", points)
+    seed, points, frames = checked_seed(seed), whole_number("points", points), whole_number("frames", frames)
+    require_positive("temperature", temperature)
     if recipe is not None and recipe not in (known := recipes.fitting(data)):
         raise ValueError(
             f"recipe={recipe!r:.60}: choose from those that can be fitted to these frames, {', '.join(known)}"
         )
-    method = method if isinstance(method, ForceField) else _of_method(method)
+    if recipe is not None and frames < MIN_FRAMES and recipes.RECIPES[recipe].radial.lengthscale is None:
+        raise ValueError(f"frames={frames}: too few to tell the length scale of {recipe}; ask for {MIN_FRAMES} or more")
+    method = _force_field(method)
     calculator = _calculator(method, data)
     truth = _by(calculator, data)  # what it cannot do is said before the work
     cheap = sampled(calculator, data, frames, temperature, seed=seed, progress=progress)
@@ -102,7 +107,9 @@ def distilled(
     return model.replace(record={**model.record, **_inherited(model, method, data), "distilled": said})
 
 
-def _of_method(method) -> ForceField:
+def _force_field(method) -> ForceField:
+    if isinstance(known := getattr(method, "force_field", method), ForceField):  # of a `Calculator`
+        return known
     return ForceField.of(method if isinstance(method, Reference) else Reference(method))
 
 
@@ -118,7 +125,8 @@ def _calculator(method: ForceField, data: Dataset):
     for i, frame in zip(data.indices, data, strict=True):
         where = f"{data.source}: frame {i}"
         require_atoms(method, frame.numbers, where)
-        require_charge(method, frame.numbers, frame.stated_charge, f"{where} states")
+        for record in records_of(method.record):
+            require_charge(method.replace(record=record), frame.numbers, frame.stated_charge, f"{where} states")
         for reference in programs:
             reference.require_frame(frame, data.source)
     calculators = [reference.calculator() for reference in programs]
@@ -132,6 +140,8 @@ def _inherited(model: ForceField, method: ForceField, data: Dataset) -> dict:
     before = method.record
     charges = {term.charge for term in references(method.model) if term.named and METHODS[term.method].charged} - {0}
     stated = {formula(frame.numbers): float(charge) for charge in charges for frame in data}
+    for record in records_of(before):
+        stated |= record.get("charges", {})
     return {
         "charges": {**model.record["charges"], **stated},
         "energy_constant": before.get("energy_constant", True),
@@ -139,7 +149,7 @@ def _inherited(model: ForceField, method: ForceField, data: Dataset) -> dict:
 
 
 def _chosen(known: list[str], cheap: Dataset, seed: int, progress: Progress) -> str:
-    """The recipe whose model of some of the runs has the smallest errors of forces of the others."""
+    """The recipe whose model of the first runs has the smallest errors of forces of the last ones."""
     if any(frame.system.pbc.any() for frame in cheap):
         return CRYSTALS
     if len(cheap) < MIN_FRAMES:
@@ -149,7 +159,7 @@ def _chosen(known: list[str], cheap: Dataset, seed: int, progress: Progress) -> 
     if len(names) == 1 or len(cheap) - apart < MIN_FRAMES:
         return names[0]
     generator, errors = np.random.default_rng(seed), {}
-    some, rest = (  # of different runs: frames of one are alike
+    some, rest = (  # of different runs but for one: frames of a run are alike
         frames[np.sort(generator.permutation(len(frames))[:most])]
         for frames, most in ((cheap[:-apart], TRIED), (cheap[-apart:], COMPARED))
     )
