@@ -178,17 +178,12 @@ def test_the_command(water, baseline, datasets, tmp_path, monkeypatch):
     assert "A correction to descriptors.fchl19:fchl19" in page
     assert "10 training frames of `water.extxyz`" in page
     given.clear()
-    assert (
-        "distilled from 30 frames"
-        in called("distil", "d.mlff", datasets / "water.extxyz", "--seed", 4, cwd=tmp_path).stdout
-    )
-    assert (given["reference"].model.order, given["frames"], given["seed"]) == (
-        2,
-        500,
-        4,
-    )  # a method has no third derivative
+    distil = ["distil", "d.mlff", datasets / "water.extxyz"]
+    assert "distilled from 30 frames" in called(*distil, "--seed", 4, cwd=tmp_path).stdout
+    # a method has no third derivative
+    assert (given["reference"].model.order, given["frames"], given["seed"]) == (2, 500, 4)
     assert "distilled from 30 frames" in called("show", "d-distilled.mlff", cwd=tmp_path).stdout
-    assert "exists" in called("distil", "d.mlff", datasets / "water.extxyz", cwd=tmp_path, code=2).stderr
+    assert "exists" in called(*distil, cwd=tmp_path, code=2).stderr
     file = ["--baseline", "s.mlff"]
     called(*data, "--frames", "50:60", *file, "--out", "t.mlff", cwd=tmp_path)
     for typed, said in (

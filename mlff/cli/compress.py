@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from mlff.cli import terminal
-from mlff.cli.options import AsJSON, Data, Key, Labels, Model, Trust, Units, parse_keys, parse_labels, parse_trust
+from mlff.cli.options import AsJSON, Data, Key, Labels, Model, Trust, Units
+from mlff.cli.remaking import remade
 
 
 def compress(
@@ -30,23 +31,14 @@ def compress(
     mlff compress ethanol.mlff ethanol.extxyz --points 1000
     mlff compress ethanol.mlff ethanol.npz --units kcal/mol --points 2000 --out quick.mlff --json
     """
-    from mlff.data.dataset import Dataset
-    from mlff.files import reserved
-    from mlff.potentials import model_files as archive
     from mlff.quality.description import described
     from mlff.quality.report import compressed_text
     from mlff.regression.sparse.compression import compressed
 
-    target = out or pathlib.Path(f"{model.stem}-{points}.mlff")
-    if out is None and target.exists():
-        raise ValueError(f"{target}: exists; name the model file with --out, the same to replace it")
-    with reserved({"--out": target}, [model, data], {"--out": archive.MARK}), terminal.progress() as progress:
-        progress("load", 0.0)
-        force_field = archive.load(model, parse_trust(trust))
-        progress("read", 0.0)
-        read = Dataset.read(data, units=units, labels=parse_labels(labels), keys=parse_keys(key))
-        smaller = compressed(force_field, read, points, progress)
-        archive.save(smaller, target)
+    def make(force_field, frames, progress):
+        return compressed(force_field, frames, points, progress)
+
+    force_field, smaller, target = remade(model, data, out, str(points), units, labels, key, trust, make)
     if as_json:
         return terminal.print_json(described(smaller))
     terminal.say(f"compressed from {force_field.model.size} to {compressed_text(smaller.record)}")

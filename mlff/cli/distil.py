@@ -8,19 +8,8 @@ from typing import Annotated
 import typer
 
 from mlff.cli import terminal
-from mlff.cli.options import (
-    AsJSON,
-    Data,
-    Key,
-    Labels,
-    Model,
-    Recipe,
-    Trust,
-    Units,
-    parse_keys,
-    parse_labels,
-    parse_trust,
-)
+from mlff.cli.options import AsJSON, Data, Key, Labels, Model, Recipe, Trust, Units
+from mlff.cli.remaking import remade
 
 
 def distil(
@@ -47,33 +36,23 @@ def distil(
     """One kernel model of a force field that calls a program, from dynamics around the frames of DATA.
 
     A correction to a method, fitted with --baseline-frames 0, is as slow as the method, and has its Hessians by differences; what
-    is distilled from both has neither, and is off by what the command says. DATA is read as
-    mlff fit reads it; its labels play no part.
+    is distilled from both has neither, and is off by what the command says. DATA is read as mlff fit reads
+    it; its labels play no part.
 
     \b
     mlff fit ethanol.xyz --baseline gfn2 --baseline-frames 0 --tune --train 50 --out corrected.mlff
     mlff distil corrected.mlff ethanol.xyz --frames 1000 --out quick.mlff
     """
-    from mlff.data.dataset import Dataset
-    from mlff.files import reserved
-    from mlff.potentials import model_files as archive
     from mlff.quality.description import described
     from mlff.quality.report import compressed_text, distilled_text
     from mlff.workflows.distillation import distilled
 
-    target = out or pathlib.Path(f"{model.stem}-distilled.mlff")
-    if out is None and target.exists():
-        raise ValueError(f"{target}: exists; name the model file with --out, the same to replace it")
-    with reserved({"--out": target}, [model, data], {"--out": archive.MARK}), terminal.progress() as progress:
-        progress("load", 0.0)
-        force_field = archive.load(model, parse_trust(trust))
-        progress("read", 0.0)
-        read = Dataset.read(data, units=units, labels=parse_labels(labels), keys=parse_keys(key))
-        quick = distilled(
-            force_field, read, frames, temperature=temperature, points=points, seed=seed,
-            recipe=None if recipe is None else recipe.value, progress=progress,
-        )  # fmt: skip
-        archive.save(quick, target)
+    def make(force_field, around, progress):
+        name = None if recipe is None else recipe.value
+        settings = {"temperature": temperature, "points": points, "seed": seed, "recipe": name}
+        return distilled(force_field, around, frames, **settings, progress=progress)
+
+    _, quick, target = remade(model, data, out, "distilled", units, labels, key, trust, make)
     if as_json:
         return terminal.print_json(described(quick))
     terminal.say(f"distilled from {distilled_text(quick.record)}")

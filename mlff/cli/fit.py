@@ -245,8 +245,7 @@ def fit(
             progress("self-check", 1.0)
     summary = {"recipe": descriptor or recipe.value, **fit_summary(fitted, evaluation)}
     if below is not None:
-        distilled = {key: value for key, value in below.record.get("distilled", {}).items() if key != "fingerprints"}
-        summary["baseline"] = {"potential": below.model.label, **distilled}
+        summary["baseline"] = {"potential": below.model.label, **below.record.get("distilled", {})}
     if bars is not None:
         summary["error_bars"] = bars.summary()
     if as_json:

@@ -188,6 +188,7 @@ def calculated(atoms: Atoms) -> dict[str, Any]:
 
 
 def _asked(atoms: Atoms) -> dict[str, Any]:
+    """As `calculated`, with the threads that there are."""
     known = getattr(atoms.calc, "implemented_properties", ())
     labels = {
         "energy": float(atoms.get_potential_energy(force_consistent="free_energy" in known)),

@@ -205,10 +205,11 @@ class Part(Tree):
 
     def environment_energies(self, element: int, centers, seen: Environments) -> Float[Array, " b"]:
         """This term's share of the energies of environments of one element."""
-        channel = self.channels[self.kernel.elements.index(element)]
+        k = self.kernel.elements.index(element)
+        channel = self.channels[k]
         if not len(channel.points):
             return jnp.zeros(len(centers), seen.vectors.dtype)
-        features = environment_features(self.kernel, centers, seen, self.kernel.elements.index(element))
+        features = environment_features(self.kernel, centers, seen, k)
         return channel.energies(self.kernel.radial, features, self.sizes)
 
     def environment_distances(self, spacings, element: int, centers, seen: Environments) -> Float[Array, " b"]:

@@ -43,6 +43,7 @@ RECORD = {
     "geometry": several(several(NUMBER, 3), least=1), "geometry_numbers": several(ELEMENT, least=1),
     "geometry_cell": several(several(NUMBER, 3), 3), "geometry_pbc": several(FLAG, 3),
     "indices": several(WHOLE), "seed": optional(WHOLE), "data_hash": TEXT, "fingerprints": several(TEXT),
+    "inherited_fingerprints": several(TEXT),
     "lengthscales_tried": several(PAIR), "energy_constant": FLAG, "fit_seconds": optional(LEVEL),
     "inducing": OBJECT, "iterations": OBJECT, "compressed": OBJECT, "tuned": OBJECT, "group_noise": OBJECT, "distilled": OBJECT,
     "training": OBJECT, "test": OBJECT, "charges": named(NUMBER), "versions": named(TEXT),
@@ -54,6 +55,7 @@ MAY_LACK = (
     "compressed",
     "tuned",
     "distilled",
+    "inherited_fingerprints",
     "group_noise",
     "unseen",
     "test",
@@ -74,7 +76,6 @@ GROUP_NOISE = {"factors": named(POSITIVE), "stated": named(POSITIVE)}
 ITERATIONS = {"rank": WHOLE, "iterations": WHOLE, "residual_of_noise": LEVEL}
 DISTILLED = {
     "method": TEXT, "frames": COUNT, "recipe": TEXT, "energy_mae": LEVEL, "forces_mae": LEVEL, "compared": COUNT,
-    "fingerprints": several(TEXT),
 }  # fmt: skip
 ERRORS = {"mae": LEVEL, "rmse": LEVEL, "unit": TEXT, "count": WHOLE}
 
@@ -125,14 +126,16 @@ def records_of(record: Mapping) -> list[Mapping]:
 
 def fingerprints_of(record: Mapping) -> frozenset[str]:
     """Those of the training frames of a potential, or of all terms of a sum, and of what these were distilled from."""
-    records = [part for each in records_of(record) for part in (each, each.get("distilled", {}))]
-    return frozenset(print for each in records for print in each.get("fingerprints", ()))
+    return _prints(record, "fingerprints") | _prints(record, "inherited_fingerprints")
+
+
+def _prints(record: Mapping, name: str) -> frozenset[str]:
+    return frozenset(print for each in records_of(record) for print in each.get(name, ()))
 
 
 def frames_learnt(record: Mapping) -> int | None:
     """How many frames a potential was trained on, or the terms of a sum in all, each frame counted once; None where none says."""
-    prints = {print for each in records_of(record) for print in each.get("fingerprints", ())}
-    return record.get("n_train", len(prints) or None)
+    return record.get("n_train", len(_prints(record, "fingerprints")) or None)
 
 
 def start_geometry(frames: LabelledFrames) -> dict[str, Any]:
@@ -215,7 +218,7 @@ def require_entries(where: str, record: Mapping) -> None:
     if "iterations" in record:
         require(f"{where}.iterations", record["iterations"], ITERATIONS)
     if "distilled" in record:
-        require(f"{where}.distilled", record["distilled"], DISTILLED, {"recipe", "fingerprints"})  # not in older files
+        require(f"{where}.distilled", record["distilled"], DISTILLED, {"recipe"})  # not in older files
     if "group_noise" in record:
         require(f"{where}.group_noise", record["group_noise"], GROUP_NOISE)
     for i, term in enumerate(record.get("terms", ())):

@@ -44,10 +44,7 @@ def described(force_field: ForceField) -> dict[str, Any]:
     terms = [{name: each[name] for name in (*FACTS, "n_train") if name in each} for each in record.get("terms", ())]
     return {
         "formula": made_of(force_field), **parts, **summary, **facts, "symmetry": _symmetry(force_field),
-        "test": record.get("test"), **{
-            name: {key: value for key, value in record[name].items() if key != "fingerprints"}
-            for name in ("compressed", "distilled") if name in record
-        },
+        "test": record.get("test"), **{name: record[name] for name in ("compressed", "distilled") if name in record},
         **({"terms": terms} if terms else {}),
     }  # fmt: skip
 

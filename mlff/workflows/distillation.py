@@ -83,7 +83,8 @@ def distilled(
         raise ValueError("data: expected frames whose surroundings are sampled, at least one")
     seed, points, frames = checked_seed(seed), whole_number("points", points), whole_number("frames", frames)
     require_positive("temperature", temperature)
-    if recipe is not None and recipe not in (known := recipes.fitting(data)):
+    known = recipes.fitting(data)
+    if recipe is not None and recipe not in known:
         raise ValueError(
             f"recipe={recipe!r:.60}: choose from those that can be fitted to these frames, {', '.join(known)}"
         )
@@ -93,7 +94,7 @@ def distilled(
     calculator = _calculator(method, data)
     truth = _by(calculator, data)  # what it cannot do is said before the work
     cheap = sampled(calculator, data, frames, temperature, seed=seed, progress=progress)
-    recipe = _chosen(recipes.fitting(data), cheap, seed, progress) if recipe is None else recipe
+    recipe = _chosen(known, cheap, seed, progress) if recipe is None else recipe
     model = _fitted(recipe, cheap, seed, progress)
     exact = "inducing" not in model.record and any(part.local for part in model.model.parts)
     if exact and points < sum(len(frame.numbers) for frame in cheap):
@@ -102,7 +103,6 @@ def distilled(
     said = {
         "method": method.model.label, "frames": len(cheap), "recipe": recipe,
         **{name: errors[name] for name in ("energy_mae", "forces_mae")}, "compared": errors["n_test"],
-        "fingerprints": sorted(fingerprints_of(method.record)),  # on these no test of it is one
     }  # fmt: skip
     return model.replace(record={**model.record, **_inherited(model, method, data), "distilled": said})
 
@@ -136,7 +136,7 @@ def _calculator(method: ForceField, data: Dataset):
 
 
 def _inherited(model: ForceField, method: ForceField, data: Dataset) -> dict:
-    """What holds of a model because it holds of what it is a model of: charges, and whether energies have a zero."""
+    """What holds of a model because it holds of what it is a model of: charges, whether energies have a zero, training frames."""
     before = method.record
     charges = {term.charge for term in references(method.model) if term.named and METHODS[term.method].charged} - {0}
     stated = {formula(frame.numbers): float(charge) for charge in charges for frame in data}
@@ -145,6 +145,7 @@ def _inherited(model: ForceField, method: ForceField, data: Dataset) -> dict:
     return {
         "charges": {**model.record["charges"], **stated},
         "energy_constant": before.get("energy_constant", True),
+        "inherited_fingerprints": sorted(fingerprints_of(before)),  # on these no test of it is one
     }
 
 
@@ -178,9 +179,7 @@ def _fitted(name: str, cheap: Dataset, seed: int, progress: Progress) -> ForceFi
     kernel, labels = recipes.recipe(name, cheap, seed=seed, progress=progress)
     inducing = recipes.RECIPES[name].inducing
     if inducing is None and any(isinstance(leaf, LocalKernel) for leaf in kernel.leaves):
-        kernel = reduced(
-            kernel, cheap, DROPPED, seed
-        )  # a third of the time in fit and dynamics, for less than 1 % of the errors
+        kernel = reduced(kernel, cheap, DROPPED, seed)
     both = tuple(dict.fromkeys(("energy", *labels)))  # a method gives energies, and they cost nothing
     return fit(kernel, cheap, both, seed=seed, progress=progress, inducing=inducing)
 
