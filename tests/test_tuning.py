@@ -17,8 +17,10 @@ from mlff.quality.report import tuned_text
 from mlff.regression import checkpoint
 from mlff.regression.exact import IndefiniteMatrix
 from mlff.regression.requests import Request
+from mlff.regression.tuning import drawing
 from mlff.regression.tuning import tune as tuning
 from mlff.regression.tuning.descent import REFINING, descend
+from mlff.regression.tuning.drawing import drawn_frames
 from mlff.regression.tuning.hyperparameters import named_arguments
 from mlff.regression.tuning.problem import Problem
 from mlff.regression.tuning.tune import STARTS
@@ -363,7 +365,7 @@ def test_few_frames_lead_most_of_the_way(water, monkeypatch):
 def test_less_noise_is_taken_for_more_frames_than_were_tuned_on(water, monkeypatch):
     """A tenth for five times the frames, or as much as leaves a matrix; as much as the labels have where they have it."""
     kernel = mlff.LocalKernel(COARSE, mlff.Matern72())
-    monkeypatch.setattr(tuning, "MAX_ROWS", 200)
+    monkeypatch.setattr(drawing, "MAX_ROWS", 200)
 
     def factors(found: mlff.Tuned) -> dict[str, float]:
         reached = {h["name"].removeprefix("noise of "): h["to"] for h in found.summary["hyperparameters"]}
@@ -443,9 +445,37 @@ def test_few_frames_have_every_label_and_element(datasets):
     kernel = mlff.LocalKernel(moments, mlff.RBF())
     request = Request.of(kernel, data, LABELS, None, None, None, None)
     for seed in range(5):
-        drawn = tuning._drawn(request, 50, 4, seed)
+        drawn = drawn_frames(request, 50, 4, seed)
         assert {38, 39, 40, 41} <= set(drawn.tolist())  # with energies, and with carbon
         assert len(drawn) < 20
+
+
+def test_what_tuning_takes_is_bounded(water, monkeypatch):
+    """Without room for products a step takes longer and ends in the same; without room for the matrix there are fewer frames."""
+    kernel = models(water)["own"]
+    request = Request.of(kernel, water, LABELS, None, None)
+    drawn, taken = drawing.fitting_frames(request, 0, 10**12)
+    few, less = drawing.fitting_frames(request, 0, taken // 4)
+    assert set(few.tolist()) < set(drawn.tolist())
+    assert less <= taken // 4
+    plenty, none = (Problem.of(drawing.part_of(request, few), True, room=room) for room in (1e12, 0.0))
+    assert plenty.products[0] is not None
+    assert none.products == [None]
+    model = plenty.started(2.0, None, 1e-2)
+    hyperparameters = model.hyperparameters(plenty.sizes, plenty.limits)
+    (found, slope), (expected, other) = (each.with_gradient(model, hyperparameters) for each in (plenty, none))
+    assert found.value == pytest.approx(expected.value, rel=1e-9)
+    np.testing.assert_allclose(slope, other, rtol=1e-6, atol=1e-9)
+    asked = []
+    monkeypatch.setattr(tuning, "room_of", lambda memory: taken // 4)
+    monkeypatch.setattr(Problem, "of", lambda *of: asked.append(of) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        mlff.tune(kernel, water)
+    assert len(asked[0][0].frames) <= len(few)
+    assert asked[0][-1] <= taken // 4 - less
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"memory: to tune on \d+ frames takes .* and 0 MB are left of the budget"):
+        mlff.tune(kernel, water, memory="1MB")
 
 
 @pytest.mark.parametrize(("kills", "few"), [(1, 1500), (4, 1500), (12, 1500), (4, 60), ("refined", 60)])
@@ -454,7 +484,7 @@ def test_tuning_goes_on(kills, few, water, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "WORTH", 0.0)
     monkeypatch.setattr(tuning, "FEW_ROWS", few)
     monkeypatch.setattr(tuning, "FEW_FRAMES", 4)
-    monkeypatch.setattr(tuning, "OF_EACH", 1)
+    monkeypatch.setattr(drawing, "OF_EACH", 1)
     kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52())
     expected = mlff.tune(kernel, water[:12])
     evaluate, done = Problem.with_gradient, []

@@ -218,7 +218,7 @@ def fit(
                 model = tune_model(
                     model, everything, fitted_to, levels, seed or 0, progress,
                     group_noise=factors, baseline=below, objective=(objective or Objective.left_out).value,
-                    arguments=tuple(tune_argument or ()), checkpoint=searched,
+                    arguments=tuple(tune_argument or ()), checkpoint=searched, memory=memory,
                 )  # fmt: skip
                 levels = None
             fitted = fit_model(model, everything, noise=levels, progress=progress, checkpoint=checkpoint, **stated)
@@ -274,7 +274,8 @@ def _checkpoint_folder(target: pathlib.Path, process: int, resume: bool) -> path
 def _say_plan(planned, tune: bool, as_json: bool) -> None:
     """What a fit would do; before it, tuning takes time that no plan tells."""
     from mlff.regression.tuning.descent import EVALUATIONS
-    from mlff.regression.tuning.tune import FEW_ROWS, MAX_ROWS
+    from mlff.regression.tuning.drawing import MAX_ROWS
+    from mlff.regression.tuning.tune import FEW_ROWS
 
     if as_json:
         return terminal.print_json(planned.summary())

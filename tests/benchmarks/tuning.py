@@ -1,11 +1,11 @@
 """What a step of tuning costs: the objective with its gradient against the objective alone, and its memory against that of the fit.
 
     python tests/benchmarks/tuning.py [--frames 60 200] [--models sgdml fchl19-gpr sgdml+soap] [--objectives left-out folds evidence]
-        [--arguments "*"]
+        [--arguments "*"] [--memory 700MB]
 
 Frames of `datasets/ethanol.extxyz`, energies and forces, 22 rows each. A JSON line for every combination: rows, how many numbers are
 tuned, the medians over pairs of seconds for the objective and for the objective with its gradient, their ratio, and the peak memory
-(MB) of a process that takes the gradient twice beside that of one that fits the same model.
+(MB) of a process that takes the gradient twice beside that of one that fits the same model. With --memory, tuning keeps to it.
 """
 
 import argparse
@@ -34,20 +34,23 @@ def kernel_of(name: str, data):
     return kernel
 
 
-def prepared(name: str, count: int, objective: str, arguments: list[str]):
+def prepared(name: str, count: int, objective: str, memory: str | None, arguments: list[str]):
+    from mlff.regression.planning.plan import room_of
     from mlff.regression.requests import Request
+    from mlff.regression.tuning.drawing import fitting_frames, room_for_products
     from mlff.regression.tuning.problem import Problem
 
-    data = frames(count)
-    problem = Problem.of(
-        Request.of(kernel_of(name, data), data, LABELS, None, None), True, objective=objective, arguments=arguments
-    )
+    data, room = frames(count), room_of(memory)
+    request = Request.of(kernel_of(name, data), data, LABELS, None, None)
+    _, taken = fitting_frames(request, 0, room)
+    kept = room_for_products(room, taken)
+    problem = Problem.of(request, True, objective=objective, arguments=arguments, room=kept)
     model = problem.started(2.0, None, 1e-2)
     return problem, model, model.hyperparameters(problem.sizes, problem.limits)
 
 
-def timed(name: str, count: int, objective: str, arguments: list[str]) -> dict:
-    problem, model, numbers = prepared(name, count, objective, arguments)
+def timed(name: str, count: int, objective: str, memory: str | None, arguments: list[str]) -> dict:
+    problem, model, numbers = prepared(name, count, objective, memory, arguments)
     alone, both = [], []
     for k in range(PAIRS + 1):
         started = time.perf_counter()
@@ -67,17 +70,17 @@ def timed(name: str, count: int, objective: str, arguments: list[str]) -> dict:
     }
 
 
-def peak(what: str, name: str, count: int, objective: str, arguments: list[str]) -> float:
+def peak(what: str, name: str, count: int, objective: str, memory: str | None, arguments: list[str]) -> float:
     """MB of a process of its own."""
-    typed = [sys.executable, __file__, "--one", what, name, str(count), objective, *arguments]
+    typed = [sys.executable, __file__, "--one", what, name, str(count), objective, memory or "", *arguments]
     return float(subprocess.run(typed, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
-def one(what: str, name: str, count: str, objective: str, *arguments: str) -> None:
+def one(what: str, name: str, count: str, objective: str, memory: str, *arguments: str) -> None:
     from mlff.quality.report import peak_memory_mb
 
     if what == "tune":
-        problem, model, numbers = prepared(name, int(count), objective, list(arguments))
+        problem, model, numbers = prepared(name, int(count), objective, memory or None, list(arguments))
         for _ in range(2):
             problem.with_gradient(model, numbers)
     else:
@@ -94,11 +97,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["sgdml", "fchl19-gpr", "sgdml+soap"])
     parser.add_argument("--objectives", nargs="+", default=["left-out", "folds", "evidence"])
     parser.add_argument("--arguments", nargs="*", default=[])
+    parser.add_argument("--memory", help="of tuning, such as 700MB")
     given = parser.parse_args()
     for count in given.frames:
         for name in given.models:
             for objective in given.objectives:
-                case = name, count, objective, given.arguments
+                case = name, count, objective, given.memory, given.arguments
                 memory = {f"{what}_mb": peak(what, *case) for what in ("tune", "fit")}
                 told = {"model": name, "frames": count, "objective": objective, **timed(*case), **memory}
                 print(

@@ -44,6 +44,11 @@ def budget_of(memory) -> int:
     return _resident() + int(SHARE * free_memory()) if memory is None else bytes_of(memory)
 
 
+def room_of(memory) -> int:
+    """Bytes that are left of a budget for numbers, beside what the process has and what compiled programs take."""
+    return budget_of(memory) - _resident() - UNCOMPILED
+
+
 def plan_fit(
     request: Request,
     inducing=None,

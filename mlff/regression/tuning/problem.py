@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from mlff.batching import machine_memory
 from mlff.kernels.kernels import Kernel
 from mlff.kernels.surroundings import nearest_images_within, reach_of
 from mlff.regression.exact import Progress
@@ -70,8 +70,9 @@ class Problem:
         objective: str = OBJECTIVES[0],
         arguments: Sequence[str] = (),
         seed: int = 0,
+        room: float = math.inf,
     ) -> Problem:
-        """Arguments: free: whether noise is tuned; the others as of `tune`."""
+        """Arguments: free: whether noise is tuned; room: bytes that products may take which make a step faster; the others as of `tune`."""
         kernel, places = named_arguments(request.kernel, arguments)
         request, frames = dataclasses.replace(request, kernel=kernel), request.frames
         scales = data_scales(request.kernel, frames)
@@ -80,7 +81,10 @@ class Problem:
         limits = {place: _limit(kernel, place, features) for place in places}
         searched = {_term_of(kernel, leaf)[0] for leaf, *_ in places}
         _require_first_order(features, searched)
-        products = [None if t in searched else _products(features, t) for t in range(len(features.terms))]
+        products = []
+        for t in range(len(features.terms)):
+            products.append(None if t in searched else _products(features, t, room))
+            room -= 0 if products[-1] is None else needed_bytes(products[-1].blocks.features)
         # noise that is not given is a small share of the labels' size
         sizes = {name: level / RELATIVE_NOISE for name, level in request.noise.items()} if free else None
         folds = None
@@ -242,11 +246,11 @@ def _same_arguments(one: Kernel, other: Kernel) -> bool:
     return all(np.array_equal(a[name], b[name]) for a, b in pairs for name in a)
 
 
-def _products(features: Features, t: int) -> ScalableBlocks | None:
+def _products(features: Features, t: int, room: float) -> ScalableBlocks | None:
     """What the matrix of a term is made of under any length scale, where there is room for it."""
     alone = dataclasses.replace(features, terms=[features.terms[t]])
-    room = needed_bytes(alone) <= machine_memory() / (4 * len(features.terms))
-    return ScalableBlocks.of(KernelBlocks(alone)) if is_scalable(features.terms[t]) and room else None
+    fitting = is_scalable(features.terms[t]) and needed_bytes(alone) <= room
+    return ScalableBlocks.of(KernelBlocks(alone)) if fitting else None
 
 
 def _limit(kernel: Kernel, place: Argument, features: Features) -> float:

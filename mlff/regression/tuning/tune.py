@@ -17,19 +17,19 @@ from mlff.potentials.differences import baseline_of
 from mlff.potentials.force_field import ForceField
 from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
 from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
+from mlff.regression.planning.plan import room_of
 from mlff.regression.requests import Request, states_noise
 from mlff.regression.tuning.descent import EVALUATIONS, REFINING, Minimum, descend, refined
+from mlff.regression.tuning.drawing import LEAST, drawn_frames, fitting_frames, part_of, room_for_products
 from mlff.regression.tuning.hyperparameters import Hyperparameter, Model
 from mlff.regression.tuning.problem import OBJECTIVES, Problem
 from mlff.regression.validation import less_noise
 
 logger = logging.getLogger(__name__)
 
-MAX_ROWS = 5000  # of the linear system that is tuned on; larger sets are drawn from
 # Where there are twice as many frames as these make, the search is made on these first, and gone on with from where that ends: a step
 # there takes a fifteenth to a fortieth of the time.
 FEW_ROWS, FEW_FRAMES = 1500, 20
-OF_EACH = 5  # frames with every label and element among those that are drawn
 SEARCHED = 0.3  # of the time
 # (length scale of global terms over START times the data's, share of the first term, noise over the labels' root mean square)
 STARTS = ((2.0, None, 1e-2), (6.0, 0.97, 1e-3))
@@ -76,6 +76,7 @@ def tune(
     objective: str = OBJECTIVES[0],
     arguments: Sequence[str] = (),
     checkpoint=None,
+    memory=None,
 ) -> Tuned:
     """The hyperparameters of a kernel with which frames that are left out are predicted best.
 
@@ -107,8 +108,10 @@ def tune(
         objective: "left-out", "folds" or "evidence".
         checkpoint: a folder that keeps what was evaluated, from which the same call goes on after it was killed; it goes at the end.
         arguments: of descriptors, by name, "sigma", "soap.sigma" or "fchl19.*" (as in a shell); those that are real numbers.
+        memory: bytes that this process may take, or a text such as "8GB"; without it 80 % of what is free. Fewer frames are drawn where it
+            is too little for 5000 equations, and what makes a step of local kernels faster is kept in a quarter of it at most.
     Raises:
-        ValueError: fewer than 3 frames, no positive definite matrix, or what `fit` refuses.
+        ValueError: fewer than 3 frames, too little memory, no positive definite matrix, or what `fit` refuses.
     """
     started, progress = time.perf_counter(), _rising(progress)
     if objective not in OBJECTIVES:
@@ -117,14 +120,15 @@ def tune(
     request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
     _require_factors(request, noise)
     _require_frames(len(data))
-    drawn = _drawn(request, MAX_ROWS, 3, checked_seed(seed))
-    few = _drawn(request, FEW_ROWS, FEW_FRAMES, seed)
+    room, seed = room_of(memory), checked_seed(seed)
+    drawn, taken = fitting_frames(request, seed, room)
+    few = drawn_frames(request, FEW_ROWS, FEW_FRAMES, seed)
 
     def problem_of(frames: np.ndarray, tell: Progress = lambda stage, fraction: None) -> Problem:
-        of_frames = dataclasses.replace(request, frames=request.frames.take(frames))
-        return Problem.of(of_frames, noise is None, tell, objective, arguments, seed)
+        kept = room_for_products(room, taken)
+        return Problem.of(part_of(request, frames), noise is None, tell, objective, arguments, seed, kept)
 
-    stated = (noise is None, objective, tuple(arguments), seed, MAX_ROWS, FEW_ROWS, FEW_FRAMES)
+    stated = (noise is None, objective, tuple(arguments), seed, drawn.tolist(), FEW_ROWS, FEW_FRAMES)
     about = "" if checkpoint is None else fingerprint(*request.identity, stated)
     with begun(checkpoint, about) as kept:
         if len(drawn) < 2 * len(few):
@@ -216,33 +220,10 @@ def _told(progress: Progress, share: tuple[float, float], most: int) -> Callable
 
 
 def _require_frames(count: int) -> None:
-    if count < 3:
+    if count < LEAST:
         raise ValueError(
-            f"tune: {count} frames are too few to leave one out and learn from the others; give at least 3"
+            f"tune: {count} frames are too few to leave one out and learn from the others; give at least {LEAST}"
         )
-
-
-def _drawn(request: Request, rows: int, least: int, seed: int) -> np.ndarray:
-    """Indices of frames that make so many rows, and of no fewer frames than the least, some of them of every label and element."""
-    sizes = sum(
-        np.median([batch.labels[name][0].size for batch in request.frames.having(name).batches])
-        for name in request.labels
-    )
-    order = np.random.default_rng(seed).permutation(request.frames.index)
-    chosen = set(order[: max(least, int(rows // sizes))].tolist())
-    for members in _with_each(request):
-        chosen.update([i for i in order.tolist() if i in members][:OF_EACH])
-    return np.array(sorted(chosen))
-
-
-def _with_each(request: Request) -> list[set[int]]:
-    """The frames that have a label, and those that have an element, of each."""
-    found: dict[str | int, set[int]] = {}
-    for batch in request.frames.batches:
-        present = [name for name in request.labels if name in batch.labels] + np.unique(batch.numbers).tolist()
-        for each in present:
-            found.setdefault(each, set()).update(batch.index.tolist())
-    return list(found.values())
 
 
 def _summary(problem: Problem, best: Minimum, tuned: Model) -> dict:
