@@ -11,6 +11,7 @@ from ase.calculators.lj import LennardJones
 
 import mlff
 from descriptors import inverse_distances
+from mlff.potentials.arguments import require_charge
 
 LABELS = ("energy", "forces")
 WAVENUMBERS = [1540, 3640, 3650]  # 1/cm, water by GFN2-xTB
@@ -273,3 +274,25 @@ def test_what_is_no_baseline_is_refused(water):
     slab = mlff.System(water[0].positions, water[0].numbers, np.eye(3) * 9, np.array([True, True, False]))
     with pytest.raises(ValueError, match="not about slabs and wires"):
         mlff.distilled("emt", mlff.Dataset([mlff.Frame(slab, water[0].labels)]), frames=2)
+
+
+@pytest.mark.parametrize(
+    ("below", "trained", "charge", "refused"),
+    [
+        (1, {}, 1, None), (1, {}, 0, "the method has +1"), (1, {"H2O": 1.0}, 1, None), (0, {"H2O": 0.0}, -1, "the method has +0"),
+        (None, {"H2O": 1.0}, 0, "the training frames had +1"), (None, {}, -1, "the training frames had +0"), (None, {}, 0, None),
+    ],
+)  # fmt: skip
+def test_a_sum_is_for_the_charge_of_its_terms(below, trained, charge, refused, water_model, water):
+    """Of a method below a correction, whose frames may state none, or of the frames of any term."""
+    pytest.importorskip("tblite")
+    method = mlff.Reference("emt") if below is None else mlff.Reference("gfn2", below, 1 + below)
+    correction = water_model.replace(record={**water_model.record, "charges": trained})
+    force_field = mlff.ForceField.of(method) + correction
+    asked = (force_field, water[0].numbers, float(charge), "atoms: state")
+    if refused is None:
+        return require_charge(*asked)
+    with pytest.raises(
+        ValueError, match=re.escape(f"atoms: state the total charge {charge:+d}, {refused}; a force field")
+    ):
+        require_charge(*asked)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import mlff
 from descriptors import inverse_distances
 from mlff.potentials.errors import Evaluation, LabelErrors
+from mlff.quality import report
 from mlff.quality.description import description
 from mlff.quality.reliability import reliability_texts
 from mlff.quality.report import error_bars_text, fit_summary, parity_figure, peak_memory_mb, png, write_report
@@ -124,7 +126,18 @@ def test_report_of_what_cannot_be_compared(tmp_path, water_model, water):
     assert "| training, 40 | energy per atom |" in page
 
 
-def test_memory_where_the_system_does_not_tell(monkeypatch, water_model):
+def test_memory_is_that_of_the_process_itself():
+    """Not of the one that started it, though Linux counts on from there."""
+    large = np.ones(150_000_000)
+    mine = peak_memory_mb()
+    line = "from mlff.quality.report import peak_memory_mb; print(peak_memory_mb())"
+    told = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True).stdout
+    assert mine > large.nbytes / 2**20 > float(told) > 10
+
+
+def test_memory_where_the_system_does_not_tell(monkeypatch, water_model, tmp_path):
+    monkeypatch.setattr(report, "STATUS", tmp_path / "none")
+    assert peak_memory_mb() > 10
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     assert peak_memory_mb() is None
     assert json.loads(json.dumps(fit_summary(water_model, None)))["peak_memory_mb"] is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mlff.potentials.record import records_of
+from mlff.potentials.reference import references
 from mlff.units import formula, symbols
 
 
@@ -22,22 +24,24 @@ def require_atoms(force_field, numbers: np.ndarray, where: str) -> None:
 
 
 def require_charge(force_field, numbers: np.ndarray, charge: float | None, where: str) -> None:
-    """Refuse a total charge that is stated and is not that of the training frames of the same composition, neutral ones unless
-    they stated another. A local kernel may be asked for compositions that it has not seen, of which nothing is known.
+    """Refuse a total charge that is stated and is not that of a method among the terms, nor that of the training frames of the same
+    composition, neutral ones unless they stated another. A local kernel may be asked for compositions that it has not seen, of which
+    nothing is known.
 
     Raises:
         ValueError: naming both.
     """
-    trained = force_field.record.get("charges")
-    if charge is None or trained is None:  # at once, as a calculator asks at every step
+    if charge is None:  # at once, as a calculator asks at every step
         return
-    kind = formula(numbers)
-    if force_field.transferable and kind not in trained:
-        return
-    if charge != trained.get(kind, 0.0):
+    kind, methods = formula(numbers), [method for method in references(force_field.model) if method.charged]
+    trained = [record["charges"] for record in records_of(force_field.record) if record.get("charges") is not None]
+    known = {float(method.charge) for method in methods} | {charges[kind] for charges in trained if kind in charges}
+    if trained and not known and not force_field.transferable:
+        known = {0.0}
+    if wrong := known - {charge}:
         raise ValueError(
-            f"{where} the total charge {charge:+g}, the training frames had {trained.get(kind, 0.0):+g}; a force field does not see "
-            "charges: take one that was fitted to frames of this charge, or mend what is stated"
+            f"{where} the total charge {charge:+g}, {'the method has' if methods else 'the training frames had'} {min(wrong):+g}; a force "
+            "field does not see charges: take one that was fitted to frames of this charge, or mend what is stated"
         )
 
 

@@ -88,6 +88,11 @@ class Reference(Potential):
         return isinstance(self.method, str)
 
     @property
+    def charged(self) -> bool:
+        """Whether it is asked for a total charge by `charge`."""
+        return self.named and METHODS[self.method].charged
+
+    @property
     def elements(self) -> tuple[int, ...] | None:
         return METHODS[self.method].elements if self.named else None
 

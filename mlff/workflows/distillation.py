@@ -8,7 +8,7 @@ import numpy as np
 
 from mlff.arguments import checked_seed, require_positive, whole_number
 from mlff.data.dataset import Dataset, require_dataset
-from mlff.data.methods import METHODS, Together
+from mlff.data.methods import Together
 from mlff.data.methods import said as told
 from mlff.dynamics.calculator import Calculator
 from mlff.dynamics.sampling import bare, labelled, sampled
@@ -127,10 +127,9 @@ def _calculator(method: ForceField, data: Dataset):
     for i, frame in zip(data.indices, data, strict=True):
         where = f"{data.source}: frame {i}"
         require_atoms(method, frame.numbers, where)
-        for record in records_of(method.record):
-            require_charge(method.replace(record=record), frame.numbers, frame.stated_charge, f"{where} states")
         for reference in programs:
             reference.require_frame(frame, data.source)
+        require_charge(method, frame.numbers, frame.stated_charge, f"{where} states")
     calculators = [reference.calculator() for reference in programs]
     if rest := tuple(term for term in terms_of(method.model) if not isinstance(term, Reference)):
         calculators.append(Calculator(ForceField.of(PotentialSum(rest), method.numbers)))
@@ -140,7 +139,7 @@ def _calculator(method: ForceField, data: Dataset):
 def _inherited(model: ForceField, method: ForceField, data: Dataset) -> dict:
     """What holds of a model because it holds of what it is a model of: charges, whether energies have a zero, training frames."""
     before = method.record
-    charges = {term.charge for term in references(method.model) if term.named and METHODS[term.method].charged} - {0}
+    charges = {term.charge for term in references(method.model) if term.charged} - {0}
     stated = {formula(frame.numbers): float(charge) for charge in charges for frame in data}
     for record in records_of(before):
         stated |= record.get("charges", {})

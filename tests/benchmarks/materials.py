@@ -43,7 +43,9 @@ GPA = 160.21766  # of an eV/Å³
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    from mlff.quality.report import peak_memory_mb
+
+    return peak_memory_mb()
 
 
 def read(folder: pathlib.Path, element: str, part: str, repaired: bool):

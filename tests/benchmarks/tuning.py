@@ -70,15 +70,17 @@ def timed(name: str, count: int, objective: str, memory: str | None, arguments: 
     }
 
 
-def peak(what: str, name: str, count: int, objective: str, memory: str | None, arguments: list[str]) -> float:
-    """MB of a process of its own."""
+def apart(what: str, name: str, count: int, objective: str, memory: str | None, arguments: list[str]):
+    """What a process of its own says, of times or of its memory, MB."""
     typed = [sys.executable, __file__, "--one", what, name, str(count), objective, memory or "", *arguments]
-    return float(subprocess.run(typed, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(typed, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
 def one(what: str, name: str, count: str, objective: str, memory: str, *arguments: str) -> None:
     from mlff.quality.report import peak_memory_mb
 
+    if what == "time":
+        return print(json.dumps(timed(name, int(count), objective, memory or None, list(arguments))))
     if what == "tune":
         problem, model, numbers = prepared(name, int(count), objective, memory or None, list(arguments))
         for _ in range(2):
@@ -103,8 +105,8 @@ def main() -> None:
         for name in given.models:
             for objective in given.objectives:
                 case = name, count, objective, given.memory, given.arguments
-                memory = {f"{what}_mb": peak(what, *case) for what in ("tune", "fit")}
-                told = {"model": name, "frames": count, "objective": objective, **timed(*case), **memory}
+                memory = {f"{what}_mb": apart(what, *case) for what in ("tune", "fit")}
+                told = {"model": name, "frames": count, "objective": objective, **apart("time", *case), **memory}
                 print(
                     json.dumps({**told, "memory_ratio": memory["tune_mb"] / memory["fit_mb"]}),
                     flush=True,
