@@ -6,6 +6,8 @@ import pytest
 from ase.calculators.emt import EMT
 
 import mlff
+from mlff.dynamics import sampling
+from mlff.dynamics.md import run
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,20 @@ def test_seeds_say_what_is_drawn(copper):
     one, same, other = (mlff.sampled(EMT(), copper, frames=4, interval=3, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal([f.positions for f in one], [f.positions for f in same])
     assert np.abs(one[0].positions - other[0].positions).max() > 1e-3
+
+
+def test_no_two_runs_share_their_noise(copper, monkeypatch):
+    """Nor do those of neighbouring seeds."""
+    asked = []
+
+    def noted(*arguments, seed, **stated):
+        asked.append(seed)
+        return run(*arguments, seed=seed, **stated)
+
+    monkeypatch.setattr(sampling, "run", noted)
+    for seed in (1, 2):
+        mlff.sampled(EMT(), copper, frames=3, interval=1, seed=seed)
+    assert len(set(asked)) == 6
 
 
 def test_hotter_frames_lie_higher(copper):

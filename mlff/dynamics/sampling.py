@@ -71,6 +71,7 @@ def sampled(
         atoms = start.copy() if isinstance(start, Atoms) else bare(start)
         atoms.calc = calculator
         thermalise(atoms, temperature, rng)
+        noise = int(rng.integers(2**31))  # of no other run, nor of one of the next seed
 
         def told(_stage: str, share: float, k: int = k) -> None:
             progress("dynamics", (k + share) / count)
@@ -79,7 +80,7 @@ def sampled(
         steps = (wanted + LEFT_OUT) * interval
         _try(atoms)
         with few_threads(len(atoms)):
-            walked = run(atoms, steps, **thermostat, interval=interval, seed=seed + k, progress=told)
+            walked = run(atoms, steps, **thermostat, interval=interval, seed=noise, progress=told)
         found += [labelled(atoms, positions) for positions in walked.positions[-wanted:]]
     progress("dynamics", 1.0)
     return Dataset(found, f"dynamics with {type(calculator).__name__}", units="eV, Å (ASE's)")

@@ -24,6 +24,7 @@ PATIENCE = 2.0  # times its part of the first round that a candidate may take
 EARLY = 0.75  # exponent of what grows with the frames at first
 GROWTH = 2  # the same from two rounds on: the kernel matrix, before its factorisation outweighs it
 ROUGH = 2.0  # factor by which less time may be needed than is foreseen
+MORE = 1.5  # times its frames at least, for which the best one is fitted again in what time is left
 AGAIN = 20  # evaluations that the time of one is the median of
 
 
@@ -185,7 +186,8 @@ def compared(
     """Fit candidates to as many frames as there is time for.
 
     Of every round the better half goes on to the next, with more frames, best first; what would not end in time is not begun. A
-    round takes half of the time that is left; its first candidate, and the last round, may take all of it.
+    round takes half of the time that is left; its first candidate, and the last round, may take all of it. Where a round was too long
+    for the best of them, it has as many frames as there is time for.
 
     Arguments:
         candidates: in the order of the first round; of the first a result is wanted most.
@@ -215,7 +217,23 @@ def compared(
                 ended.append(outcomes[-1])
         ended.sort(key=lambda outcome: outcome.forces)
         going = [outcome.candidate for outcome in ended[: (len(ended) + 1) // 2]]
+    left = end - clock()
+    if more := _affordable(Comparison(tuple(outcomes)), rounds, left):
+        outcomes.append(run(*more, left))
     return Comparison(tuple(outcomes))
+
+
+def _affordable(comparison: Comparison, rounds: Sequence[int], left: float) -> tuple[Candidate, int] | None:
+    """The best candidate with the most frames that it can be fitted to in the time that is left, if they are many more, but not all of
+    the next round."""
+    if not comparison.succeeded:
+        return None
+    best = comparison.best
+    upper = next((frames for frames in rounds if frames > best.frames), best.frames)
+    for frames in range(upper - 1, int(MORE * best.frames), -1):
+        if _foreseen(comparison.outcomes, best.candidate, frames) <= left:
+            return best.candidate, frames
+    return None
 
 
 def _foreseen(outcomes: Sequence[Outcome], candidate: Candidate, frames: int) -> float:
