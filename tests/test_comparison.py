@@ -88,14 +88,16 @@ def test_no_more_time_is_taken_than_there_is():
 
 
 def test_what_time_is_left_the_best_one_has():
-    """As many frames as it can be fitted to, where all of the next round are too many."""
-    laws = {"good": lambda n: (1.0 / n, 20.0 * (n / 10) ** 0.4), "poor": lambda n: (9.0 / n, 1.0)}
-    world, found = race(laws, [10, 1000], 100.0)
-    assert world.begun[-1] == ("good", found.best.frames)
-    assert 40 < found.best.frames < 1000
-    assert world.now <= 100.0
-    few, _ = race(laws, [10, 1000], 45.0)  # not enough for many more
-    assert few.begun == [("good", 10), ("poor", 10)]
+    """As many frames as it can be fitted to, where all of the next round are too many: of a sparse one in proportion to them."""
+    for good, most in (("sgdml", 20), ("soap-gap", 41)):
+        laws = {good: lambda n: (1.0 / n, 10.0 + n**2 / 10), "gdml": lambda n: (9.0 / n, 1.0)}
+        if good == "soap-gap":
+            laws[good] = lambda n: (1.0 / n, 10.0 + n)
+        world, found = race(laws, [10, 1000], 100.0)
+        assert (found.best.candidate.recipe, found.best.frames) == world.begun[-1] == (good, most)
+        assert world.now <= 100.0
+        few, _ = race(laws, [10, 1000], 45.0)  # not enough for many more
+        assert few.begun == [(good, 10), ("gdml", 10)]
 
 
 def test_one_that_does_not_end_leaves_time_for_the_others():

@@ -93,6 +93,8 @@ def test_what_holds_of_the_method_holds_of_the_model(water, baseline):
     """Its charge, and that energies have no zero."""
     ion = mlff.ForceField.of(mlff.Reference("gfn2", charge=1, multiplicity=2))
     assert distillation._inherited(baseline, ion, water[:2])["charges"] == {"H2O": 1.0}
+    neutral = mlff.ForceField.of(mlff.Reference("gfn2"))
+    assert distillation._inherited(baseline, neutral, water[:2])["charges"] == {"H2O": 0.0}
     trained = mlff.ForceField.of(mlff.PairRepulsion(cutoff=1.6)).replace(record={"terms": [{"charges": {"H2O": -1.0}}]})
     assert distillation._inherited(baseline, trained, water[:2])["charges"] == {"H2O": -1.0}
     with pytest.raises(ValueError, match="the total charge"):

@@ -204,7 +204,7 @@ def test_refusals(arguments, said):
         mlff.Reference(*arguments)
 
 
-def test_slabs_and_charges_are_refused(copper, water):
+def test_slabs_and_charges_are_refused(copper, water, water_model):
     force_field = mlff.ForceField.of(mlff.Reference("emt"), copper.numbers)
     with pytest.raises(ValueError, match="not about slabs and wires"):
         force_field.forces(copper.positions, copper.cell.array, [True, True, False])
@@ -215,6 +215,9 @@ def test_slabs_and_charges_are_refused(copper, water):
         ValueError, match=r"has the total charge \+1, the baseline is effective medium theory of charge \+0"
     ):
         mlff.fit(kernel(), cation, LABELS, baseline="emt")
+    neutral = water_model.replace(record={**water_model.record, "charges": {"H2O": 0.0}})
+    with pytest.raises(ValueError, match=r"H2O has the total charge \+1, the training frames had \+0"):
+        mlff.fit(kernel(), cation, LABELS, baseline=neutral)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
@@ -279,14 +282,15 @@ def test_what_is_no_baseline_is_refused(water):
 @pytest.mark.parametrize(
     ("below", "trained", "charge", "refused"),
     [
-        (1, {}, 1, None), (1, {}, 0, "the method has +1"), (1, {"H2O": 1.0}, 1, None), (0, {"H2O": 0.0}, -1, "the method has +0"),
+        (1, {}, 1, None), (1, {}, 0, "the method has +1"), (1, {"H2O": 1.0}, 1, None), (0, {"H2O": 0.0}, -1, "the training frames had +0"),
         (None, {"H2O": 1.0}, 0, "the training frames had +1"), (None, {}, -1, "the training frames had +0"), (None, {}, 0, None),
+        (1, {"H2O": 0.0}, 1, "the training frames had +0"), ("gfnff", {}, -1, "the method has +0"),
     ],
 )  # fmt: skip
 def test_a_sum_is_for_the_charge_of_its_terms(below, trained, charge, refused, water_model, water):
     """Of a method below a correction, whose frames may state none, or of the frames of any term."""
-    pytest.importorskip("tblite")
-    method = mlff.Reference("emt") if below is None else mlff.Reference("gfn2", below, 1 + below)
+    pytest.importorskip("gfnff" if below == "gfnff" else "tblite")
+    method = mlff.Reference(*{None: ("emt",), "gfnff": ("gfnff",), 0: ("gfn2", 0, 1), 1: ("gfn2", 1, 2)}[below])
     correction = water_model.replace(record={**water_model.record, "charges": trained})
     force_field = mlff.ForceField.of(method) + correction
     asked = (force_field, water[0].numbers, float(charge), "atoms: state")

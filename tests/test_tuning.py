@@ -1,6 +1,8 @@
 """Hyperparameters by gradient: errors of frames left out against fits without them, gradients against differences."""
 
 import functools
+import subprocess
+import sys
 
 import ase.build
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from descriptors.geometry import pair_distances
 from mlff.quality.report import tuned_text
 from mlff.regression import checkpoint
 from mlff.regression.exact import IndefiniteMatrix
+from mlff.regression.planning.plan import UNCOMPILED
 from mlff.regression.requests import Request
 from mlff.regression.tuning import drawing
 from mlff.regression.tuning import tune as tuning
@@ -454,9 +457,11 @@ def test_what_tuning_takes_is_bounded(water, monkeypatch):
     """Without room for products a step takes longer and ends in the same; without room for the matrix there are fewer frames."""
     kernel = models(water)["own"]
     request = Request.of(kernel, water, LABELS, None, None)
-    drawn, taken = drawing.fitting_frames(request, 0, 10**12)
-    few, less = drawing.fitting_frames(request, 0, taken // 4)
-    assert set(few.tolist()) < set(drawn.tolist())
+    taken = drawing.bytes_of_tuning(request, False)
+    assert drawing.fitting_rows(request, 0, taken, False) == drawing.MAX_ROWS
+    few = drawing.drawn_frames(request, drawing.fitting_rows(request, 0, taken // 4, False), 3, 0)
+    less = drawing.bytes_of_tuning(drawing.part_of(request, few), False)
+    assert len(few) < len(water)
     assert less <= taken // 4
     plenty, none = (Problem.of(drawing.part_of(request, few), True, room=room) for room in (1e12, 0.0))
     assert plenty.products[0] is not None
@@ -476,6 +481,36 @@ def test_what_tuning_takes_is_bounded(water, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"memory: to tune on \d+ frames takes .* and 0 MB are left of the budget"):
         mlff.tune(kernel, water, memory="1MB")
+
+
+HELD = """
+import mlff, psutil
+from mlff.quality.report import peak_memory_mb
+from mlff.regression.planning.plan import UNCOMPILED
+from mlff.regression.requests import Request
+from mlff.regression.tuning.drawing import bytes_of_tuning
+from mlff.regression.tuning.problem import Problem
+
+data = mlff.Dataset.read({data!r}, index=":{count}")
+request = Request.of(mlff.recipe({recipe!r}, data)[0], data, ("energy", "forces"), None, None)
+before, counted = psutil.Process().memory_info().rss / 2**20, bytes_of_tuning(request, bool({arguments})) / 2**20
+problem = Problem.of(request, True, arguments={arguments}, room=0.0)
+model = problem.started(2.0, None, 1e-2)
+for _ in range(2):
+    problem.with_gradient(model, model.hyperparameters(problem.sizes, problem.limits))
+print(peak_memory_mb() - before, counted)
+"""
+
+
+@pytest.mark.thorough  # processes of their own
+@pytest.mark.parametrize(("recipe", "count", "arguments"), [("sgdml", 150, ()), ("fchl19-gpr", 60, ("*",))])
+def test_tuning_holds_what_was_counted(recipe, count, arguments, datasets):
+    """Of all that grows with the frames, where products are not kept; compiled programs come to it."""
+    program = HELD.format(data=str(datasets / "ethanol.extxyz"), recipe=recipe, count=count, arguments=arguments)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    held, counted = map(float, ended.stdout.split())
+    assert held < counted + UNCOMPILED / 2**20
+    assert held > counted / 4
 
 
 @pytest.mark.parametrize(("kills", "few"), [(1, 1500), (4, 1500), (12, 1500), (4, 60), ("refined", 60)])

@@ -283,7 +283,7 @@ def _say_plan(planned, tune: bool, as_json: bool) -> None:
     if tune:
         terminal.say(
             f"tuning comes before: some {EVALUATIONS} evaluations, each as long as a few fits of these frames, or of as many as make "
-            f"{MAX_ROWS} equations; of large sets most of them of {FEW_ROWS}"
+            f"{MAX_ROWS} equations and fit the memory; of large sets most of them of {FEW_ROWS}"
         )
 
 

@@ -100,6 +100,7 @@ class Method:
         package: what has to be installed for it.
         elements: atomic numbers that it knows.
         charged: whether it takes a charge and a multiplicity.
+        neutral: whether it is for neutral atoms alone; others that take no charge, as dispersion, do not depend on it.
     """
 
     label: str
@@ -107,6 +108,7 @@ class Method:
     package: str
     elements: tuple[int, ...]
     charged: bool = True
+    neutral: bool = False
 
 
 _TO_RADON = tuple(range(1, 87))
@@ -116,7 +118,7 @@ METHODS = {
     "gfn1": Method("GFN1-xTB", _tblite("GFN1-xTB"), "tblite", _TO_RADON),
     "emt": Method("effective medium theory", _emt, "ase", (1, 6, 7, 8, 13, 28, 29, 46, 47, 78, 79), charged=False),
     # bonds are found in each geometry: where one is broken, energies jump
-    "gfnff": Method("GFN-FF of neutral molecules", _gfnff, "gfnff", _TO_RADON, charged=False),
+    "gfnff": Method("GFN-FF of neutral molecules", _gfnff, "gfnff", _TO_RADON, charged=False, neutral=True),
     **{
         f"d{version}-{functional}": Method(
             f"D{version} dispersion for {functional.upper()}", _dispersion(f"dftd{version}", functional), f"dftd{version}", _TO_RADON, False

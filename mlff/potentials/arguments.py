@@ -33,16 +33,18 @@ def require_charge(force_field, numbers: np.ndarray, charge: float | None, where
     """
     if charge is None:  # at once, as a calculator asks at every step
         return
-    kind, methods = formula(numbers), [method for method in references(force_field.model) if method.charged]
-    trained = [record["charges"] for record in records_of(force_field.record) if record.get("charges") is not None]
-    known = {float(method.charge) for method in methods} | {charges[kind] for charges in trained if kind in charges}
-    if trained and not known and not force_field.transferable:
-        known = {0.0}
-    if wrong := known - {charge}:
-        raise ValueError(
-            f"{where} the total charge {charge:+g}, {'the method has' if methods else 'the training frames had'} {min(wrong):+g}; a force "
-            "field does not see charges: take one that was fitted to frames of this charge, or mend what is stated"
-        )
+    kind = formula(numbers)
+    records = [record["charges"] for record in records_of(force_field.record) if record.get("charges") is not None]
+    methods = {float(method.charge) for method in references(force_field.model) if method.of_one_charge}
+    trained = {charges[kind] for charges in records if kind in charges}
+    if records and not methods and not trained and not force_field.transferable:
+        trained = {0.0}
+    for known, of in ((trained, "the training frames had"), (methods, "the method has")):
+        if wrong := known - {charge}:
+            raise ValueError(
+                f"{where} the total charge {charge:+g}, {of} {min(wrong):+g}; a force field does not see charges: take one that was "
+                "fitted to frames of this charge, or mend what is stated"
+            )
 
 
 def require_elements(known, numbers: np.ndarray, where: str) -> None:

@@ -9,11 +9,12 @@ from mlff.data.dataset import Dataset
 from mlff.data.frames import Frame
 from mlff.data.methods import METHODS
 from mlff.operators import ENERGY, FORCES, OPERATORS, STRESS, Operator
-from mlff.potentials.arguments import require_atoms
+from mlff.potentials.arguments import require_atoms, require_charge
 from mlff.potentials.force_field import ForceField
 from mlff.potentials.potential import Potential
 from mlff.potentials.predictions import first_order, predictions, require_comparable
 from mlff.potentials.reference import Reference, references
+from mlff.units import formula
 
 
 def baseline_of(given) -> ForceField | None:
@@ -54,6 +55,7 @@ def remaining(data: Dataset, baseline: ForceField, operators: tuple[Operator, ..
         require_atoms(baseline, frame.numbers, data.source)
         for method in references(baseline.model):
             method.require_frame(frame, data.source)
+        require_charge(baseline, frame.numbers, frame.stated_charge, f"{data.source}: {formula(frame.numbers)} has")
     wanted = {operator.name: operator for operator in (*operators, ENERGY)}
     frames = LabelledFrames.of(data)
     energies, forces, stresses = first_order(baseline, frames)

@@ -88,9 +88,9 @@ class Reference(Potential):
         return isinstance(self.method, str)
 
     @property
-    def charged(self) -> bool:
-        """Whether it is asked for a total charge by `charge`."""
-        return self.named and METHODS[self.method].charged
+    def of_one_charge(self) -> bool:
+        """Whether it is for atoms of the total charge `charge` alone."""
+        return self.named and (METHODS[self.method].charged or METHODS[self.method].neutral)
 
     @property
     def elements(self) -> tuple[int, ...] | None:

@@ -22,7 +22,7 @@ LEAST, LEAST_SPARSE = 450, 750  # atoms in all that the first round has at least
 SHARE = 0.5  # of the time that is left, for a round that is not the last
 PATIENCE = 2.0  # times its part of the first round that a candidate may take
 EARLY = 0.75  # exponent of what grows with the frames at first
-GROWTH = 2  # the same from two rounds on: the kernel matrix, before its factorisation outweighs it
+GROWTH = 2.0  # the same from two rounds on: the kernel matrix, before its factorisation outweighs it
 ROUGH = 2.0  # factor by which less time may be needed than is foreseen
 MORE = 1.5  # times its frames at least, for which the best one is fitted again in what time is left
 AGAIN = 20  # evaluations that the time of one is the median of
@@ -36,6 +36,11 @@ class Candidate:
     tuned: bool = False
     inducing: int | None = None
     kernel: Kernel | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether its fit takes time in proportion to the frames."""
+        return self.inducing is not None or (self.kernel is None and RECIPES[self.recipe].inducing is not None)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -168,10 +173,9 @@ def sizes(most: int, data: Dataset, models: Sequence[Candidate]) -> list[int]:
         models: that are compared.
     """
     atoms = sum(len(frame.numbers) for frame in data) / len(data)
-    recipes = [model for model in models if model.kernel is None]
-    sparse = any((model.inducing or RECIPES[model.recipe].inducing) is not None for model in recipes)
+    least = LEAST_SPARSE if any(model.sparse for model in models) else LEAST
     found = [most]
-    while found[-1] // STEP * atoms >= (LEAST_SPARSE if sparse else LEAST):
+    while found[-1] // STEP * atoms >= least:
         found.append(found[-1] // STEP)
     return found[::-1]
 
@@ -228,17 +232,22 @@ def _affordable(comparison: Comparison, rounds: Sequence[int], left: float) -> t
     the next round."""
     if not comparison.succeeded:
         return None
-    best = comparison.best
+    best, others = comparison.best, comparison.outcomes
     upper = next((frames for frames in rounds if frames > best.frames), best.frames)
+    tried = [each for each in others if each.candidate == best.candidate and each.frames == upper]
+    if not all(each.late for each in tried):  # it failed of something else, or was no better
+        return None
+    growth = 1.0 if best.candidate.sparse else GROWTH
     for frames in range(upper - 1, int(MORE * best.frames), -1):
-        if _foreseen(comparison.outcomes, best.candidate, frames) <= left:
+        if _foreseen(others, best.candidate, frames, growth) <= left:
             return best.candidate, frames
     return None
 
 
-def _foreseen(outcomes: Sequence[Outcome], candidate: Candidate, frames: int) -> float:
+def _foreseen(outcomes: Sequence[Outcome], candidate: Candidate, frames: int, early: float = EARLY) -> float:
     """Seconds that a candidate will take with more frames: a constant, and what grows. After one round the constant is the time
-    of the quickest candidate, or half of its own; of the rest much is compilation, so it grows less than the frames."""
+    of the quickest candidate, or half of its own; of the rest much is compilation, so it grows less than the frames, by their
+    power `early`."""
     ended = [outcome for outcome in outcomes if outcome.failure is None]
     own = [outcome for outcome in ended if outcome.candidate == candidate]
     if not own:
@@ -247,7 +256,7 @@ def _foreseen(outcomes: Sequence[Outcome], candidate: Candidate, frames: int) ->
     if len(own) == 1:
         quickest = min(outcome.seconds for outcome in ended if outcome.frames == at.frames)
         constant = min(quickest, at.seconds / 2)
-        return constant + (at.seconds - constant) * (frames / at.frames) ** EARLY
+        return constant + (at.seconds - constant) * (frames / at.frames) ** early
     before = own[-2]
     slope = max(0.0, at.seconds - before.seconds) / (at.frames**GROWTH - before.frames**GROWTH)
     return at.seconds + slope * (frames**GROWTH - at.frames**GROWTH)

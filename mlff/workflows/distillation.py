@@ -139,7 +139,7 @@ def _calculator(method: ForceField, data: Dataset):
 def _inherited(model: ForceField, method: ForceField, data: Dataset) -> dict:
     """What holds of a model because it holds of what it is a model of: charges, whether energies have a zero, training frames."""
     before = method.record
-    charges = {term.charge for term in references(method.model) if term.charged} - {0}
+    charges = {term.charge for term in references(method.model) if term.of_one_charge}
     stated = {formula(frame.numbers): float(charge) for charge in charges for frame in data}
     for record in records_of(before):
         stated |= record.get("charges", {})

@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--objective", default="left-out", choices=("left-out", "folds", "evidence"))
     parser.add_argument("--arguments", nargs="+", default=[])
     parser.add_argument("--reduced", type=float, help="share of the variance of local features that is left out")
-    parser.add_argument("--recipe", help="of what is distilled as a whole, in place of the better of two")
+    parser.add_argument("--recipe", help="of what is distilled as a whole, in place of the best")
     parser.add_argument("--memory", help="of a fit, such as 16GB")
     parser.add_argument("--baseline", help="of recipes that are not tuned, such as gfn2")
     given = parser.parse_args()

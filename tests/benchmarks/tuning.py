@@ -37,13 +37,20 @@ def kernel_of(name: str, data):
 def prepared(name: str, count: int, objective: str, memory: str | None, arguments: list[str]):
     from mlff.regression.planning.plan import room_of
     from mlff.regression.requests import Request
-    from mlff.regression.tuning.drawing import fitting_frames, room_for_products
+    from mlff.regression.tuning.drawing import (
+        LEAST,
+        bytes_of_tuning,
+        drawn_frames,
+        fitting_rows,
+        part_of,
+        room_for_products,
+    )
     from mlff.regression.tuning.problem import Problem
 
-    data, room = frames(count), room_of(memory)
+    data, room, tuned = frames(count), room_of(memory), bool(arguments)
     request = Request.of(kernel_of(name, data), data, LABELS, None, None)
-    _, taken = fitting_frames(request, 0, room)
-    kept = room_for_products(room, taken)
+    request = part_of(request, drawn_frames(request, fitting_rows(request, 0, room, tuned), LEAST, 0))
+    kept = room_for_products(room, bytes_of_tuning(request, tuned))
     problem = Problem.of(request, True, objective=objective, arguments=arguments, room=kept)
     model = problem.started(2.0, None, 1e-2)
     return problem, model, model.hyperparameters(problem.sizes, problem.limits)

@@ -173,7 +173,8 @@ def needed_bytes(features: Features) -> int:
     for term in filter(is_scalable, features.terms):
         for channel in range(term.channel_count):
             environments = np.array([np.sum(channels == channel) for channels in term.channels])
-            total += 4 * len(term.sizes) * int(environments @ features.row_counts) ** 2
+            # T·T′, T·δ, δ·T′ and |δ|² of every pair once
+            total += 4 * len(term.sizes) * int(environments @ (features.row_counts + 1)) ** 2
     return total
 
 

@@ -6,9 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from mlff.regression.planning.pilot import Work
+from mlff.regression.planning.pilot import Work, images_of
 from mlff.regression.planning.plans import text_of
 from mlff.regression.requests import Request
+from mlff.regression.system.kernel_blocks import TILE_ROWS
 
 MAX_ROWS = 5000  # of the linear system that is tuned on; larger sets are drawn from
 LEAST = 3  # frames: one left out, two that tell of it
@@ -17,14 +18,20 @@ OF_EACH = 5  # frames with every label and element among those that are drawn
 MATRICES = 6  # of all rows: the inverse, the cotangent with what it is made of, blocks on their way
 
 
-def fitting_frames(request: Request, seed: int, room: int) -> tuple[np.ndarray, int]:
-    """Indices of the frames to tune on, as many as there is room for, and the bytes that these take."""
+def fitting_rows(request: Request, seed: int, room: int, arguments: bool) -> int:
+    """How many rows of the linear system there is room for.
+
+    Arguments:
+        arguments: whether those of descriptors are tuned.
+    Raises:
+        ValueError: fewer than the fewest frames make.
+    """
     rows = MAX_ROWS
     while True:
         drawn = drawn_frames(request, rows, LEAST, seed)
-        taken = _bytes(part_of(request, drawn))
+        taken = bytes_of_tuning(part_of(request, drawn), arguments)
         if taken <= room:
-            return drawn, taken
+            return rows
         rows = rows * 3 // 4
         if not rows:
             raise ValueError(
@@ -38,11 +45,23 @@ def room_for_products(room: int, taken: int) -> float:
     return float(min(KEPT * room, room - taken))
 
 
-def _bytes(request: Request) -> int:
-    """What tuning on all these frames takes: their features and those of a trial, every term's matrix and its change, the inverse and
-    what the gradient is made of."""
-    work = Work.of(request.kernel, request.frames, request.labels)
-    return 16 * work.tangents + (8 * MATRICES + 8 * len(request.kernel.parts)) * work.labels**2
+def bytes_of_tuning(request: Request, arguments: bool) -> int:
+    """What tuning on all these frames takes at most, but for products of `room_for_products`.
+
+    Of their features with all tangents a trial has copies, as rows and as columns of a block (with all images of a molecule), and where
+    arguments of descriptors are tuned their cotangents; then there are every term's matrix and its change, the inverse with what
+    becomes of it, and of a block distances and derivatives of the radial function for all pairs of environments.
+    """
+    kernel, frames = request.kernel, request.frames
+    work = Work.of(kernel, frames, request.labels)
+    block = min(1.0, TILE_ROWS / work.labels)  # of the frames
+    images = max(images_of(kernel))
+    copies = (5 if arguments else 2) + (2 * images if images > 1 else 1) * block
+    pairs = 0.0
+    for part, order in zip(kernel.parts, images_of(kernel), strict=True):
+        environments = sum(len(batch) * np.bincount(part.channels(batch.numbers)).max() for batch in frames.batches)
+        pairs = max(pairs, order * float(block * environments) ** 2)
+    return int(8 * copies * work.tangents + 32 * pairs + 8 * (MATRICES + len(kernel.parts)) * work.labels**2)
 
 
 def part_of(request: Request, frames: np.ndarray) -> Request:

@@ -20,7 +20,15 @@ from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
 from mlff.regression.planning.plan import room_of
 from mlff.regression.requests import Request, states_noise
 from mlff.regression.tuning.descent import EVALUATIONS, REFINING, Minimum, descend, refined
-from mlff.regression.tuning.drawing import LEAST, drawn_frames, fitting_frames, part_of, room_for_products
+from mlff.regression.tuning.drawing import (
+    LEAST,
+    MAX_ROWS,
+    bytes_of_tuning,
+    drawn_frames,
+    fitting_rows,
+    part_of,
+    room_for_products,
+)
 from mlff.regression.tuning.hyperparameters import Hyperparameter, Model
 from mlff.regression.tuning.problem import OBJECTIVES, Problem
 from mlff.regression.validation import less_noise
@@ -116,21 +124,24 @@ def tune(
     started, progress = time.perf_counter(), _rising(progress)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective={objective!r:.60} is not known; choose from {', '.join(OBJECTIVES)}")
+    room, seed = room_of(memory), checked_seed(seed)
     baseline = baseline_of(baseline)
     request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
     _require_factors(request, noise)
     _require_frames(len(data))
-    room, seed = room_of(memory), checked_seed(seed)
-    drawn, taken = fitting_frames(request, seed, room)
     few = drawn_frames(request, FEW_ROWS, FEW_FRAMES, seed)
 
     def problem_of(frames: np.ndarray, tell: Progress = lambda stage, fraction: None) -> Problem:
-        kept = room_for_products(room, taken)
-        return Problem.of(part_of(request, frames), noise is None, tell, objective, arguments, seed, kept)
+        products = room_for_products(room, taken)
+        return Problem.of(part_of(request, frames), noise is None, tell, objective, arguments, seed, products)
 
-    stated = (noise is None, objective, tuple(arguments), seed, drawn.tolist(), FEW_ROWS, FEW_FRAMES)
+    stated = (noise is None, objective, tuple(arguments), seed, MAX_ROWS, FEW_ROWS, FEW_FRAMES)
     about = "" if checkpoint is None else fingerprint(*request.identity, stated)
     with begun(checkpoint, about) as kept:
+        # one that goes on has the frames that it began with, whatever is free now
+        rows = kept.plain("rows", lambda: fitting_rows(request, seed, room, bool(arguments)))
+        drawn = drawn_frames(request, rows, LEAST, seed)
+        taken = bytes_of_tuning(part_of(request, drawn), bool(arguments))
         if len(drawn) < 2 * len(few):
             problem, before = problem_of(drawn, progress), []
             found = _searched(problem, progress, (0.0, 1.0), kept)
