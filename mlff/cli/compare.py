@@ -139,7 +139,7 @@ class _Fit:
         said_of_it = [line.removeprefix(mark) for line in ended.stderr.splitlines() if line.startswith(mark)]
         self.warnings += [f"{stage}: {line}" for line in said_of_it]
         errors = said["energy_mae_per_atom"], said["forces_mae"]
-        return Outcome(candidate, frames, seconds, *errors, said["peak_memory_mb"], geometry)
+        return Outcome(candidate, frames, seconds, *errors, said["peak_memory_mb"], geometry, tested=said["n_test"])
 
 
 def _option(name: str, value: str | None) -> list[str]:
@@ -174,7 +174,13 @@ def _described(outcome, command: str) -> dict:
         }
         for each in outcome.outcomes
     ]  # fmt: skip
-    return {"models": rows, "best": str(outcome.best.candidate), "frames": outcome.best.frames, "command": command}
+    return {
+        "models": rows,
+        "best": str(outcome.best.candidate),
+        "frames": outcome.best.frames,
+        "tested": outcome.best.tested,
+        "command": command,
+    }
 
 
 def _say(outcome, command: str) -> None:
@@ -186,5 +192,7 @@ def _say(outcome, command: str) -> None:
         terminal.say("not everything was fitted in this time; with a larger --budget it would be")
     best = outcome.best
     terminal.say("front: with as many frames none is better in error, training time and time of a geometry at once")
-    terminal.say(f"best: {best.candidate} with {best.frames} frames, forces {short(1e3 * best.forces)} meV/Å:")
+    terminal.say(
+        f"best: {best.candidate} with {best.frames} frames, forces {short(1e3 * best.forces)} meV/Å on {best.tested} others:"
+    )
     terminal.say_line(command)

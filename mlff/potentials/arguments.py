@@ -25,8 +25,8 @@ def require_atoms(force_field, numbers: np.ndarray, where: str) -> None:
 
 def require_charge(force_field, numbers: np.ndarray, charge: float | None, where: str) -> None:
     """Refuse a total charge that is stated and is not that of a method among the terms, nor that of the training frames of the same
-    composition, neutral ones unless they stated another. A local kernel may be asked for compositions that it has not seen, of which
-    nothing is known.
+    composition, neutral ones unless they stated another. A local kernel may be asked for compositions that it has not seen, or of which
+    no frame stated a charge; of these nothing is known, but for the composition of the frame that simulations start from.
 
     Raises:
         ValueError: naming both.
@@ -37,13 +37,15 @@ def require_charge(force_field, numbers: np.ndarray, charge: float | None, where
     records = [record["charges"] for record in records_of(force_field.record) if record.get("charges") is not None]
     methods = {float(method.charge) for method in references(force_field.model) if method.of_one_charge}
     trained = {charges[kind] for charges in records if kind in charges}
-    if records and not methods and not trained and not force_field.transferable:
-        trained = {0.0}
-    for known, of in ((trained, "the training frames had"), (methods, "the method has")):
+    starts = [record["geometry_numbers"] for record in records_of(force_field.record) if "geometry_numbers" in record]
+    seen = not force_field.transferable or kind in map(formula, starts)
+    unstated = bool(records) and not methods and not trained and seen
+    for known, of in (({0.0} if unstated else trained, "the training frames had"), (methods, "the method has")):
         if wrong := known - {charge}:
+            as_neutral = ", as none of them stated another" if unstated else ""
             raise ValueError(
-                f"{where} the total charge {charge:+g}, {of} {min(wrong):+g}; a force field does not see charges: take one that was "
-                "fitted to frames of this charge, or mend what is stated"
+                f"{where} the total charge {charge:+g}, {of} {min(wrong):+g}{as_neutral}; a force field does not see charges: take one "
+                "that was fitted to frames of this charge, or mend what is stated"
             )
 
 

@@ -83,6 +83,7 @@ class Outcome:
         geometry: seconds of energy and forces of one geometry.
         failure: why there are no errors.
         late: whether that is for want of time.
+        tested: how many held-out frames the errors are of.
     """
 
     candidate: Candidate
@@ -94,6 +95,7 @@ class Outcome:
     geometry: float | None = None
     failure: str | None = None
     late: bool = False
+    tested: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,17 +40,17 @@ MISSPECIFIED = 3.0  # a posterior so many times too small is worth saying
 
 
 def peak_memory_mb() -> float | None:
-    """Largest resident size of this process so far, MB; None on systems that do not tell."""
+    """Largest resident size of this process so far, in units of 10⁶ bytes, as budgets count; None on systems that do not tell."""
     # Linux, whose `ru_maxrss` begins at that of the process which started this one
     status = STATUS.read_text() if STATUS.exists() else ""
     if found := re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE):
-        return int(found[1]) / 1024
+        return int(found[1]) * 1024 / 1e6
     try:
         import resource  # which Windows lacks
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
+    return peak * (1024 if sys.platform != "darwin" else 1) / 1e6
 
 
 def last_fitted(force_field: ForceField) -> ForceField:
@@ -315,15 +315,17 @@ def tuned_text(record: dict) -> str:
     errors = [_change(name, said["errors_before"][name], after) for name, after in said["errors"].items()]
     shares = ", ".join(f"{share:.1%}" for share in said["shares"])
     of_terms = f"; shares of the prior variance {shares}" if len(said["shares"]) > 1 else ""
-    return f"{numbers}{_noise_text(said)}; RMSE of frames left out: {', '.join(errors)}{of_terms}{_dropped_text(said)}"
+    fewer, dropped = _frames_text(said, record.get("n_train", 0)), _dropped_text(said)
+    return f"{numbers}{fewer}; RMSE of frames left out: {', '.join(errors)}{of_terms}{dropped}"
 
 
-def _noise_text(said: dict) -> str:
-    """The noise for all frames, where fewer were tuned on and it is another."""
+def _frames_text(said: dict, count: int) -> str:
+    """That fewer than all frames were tuned on, and the noise for all, where it is another."""
     reached = {number["name"]: number["to"] for number in said["hyperparameters"]}
     levels = {f"noise of {name}": level for name, level in said.get("noise", {}).items()}
     less = [f"{name} {level:.3g}" for name, level in levels.items() if level < reached.get(name, level)]
-    return f"; tuned on {said['frames']} frames, and fitted to all with {', '.join(less)}" if less else ""
+    fewer = f"; tuned on {said['frames']} frames" if less or said["frames"] < count else ""
+    return f"{fewer}, and fitted to all with {', '.join(less)}" if less else fewer
 
 
 def _dropped_text(said: dict) -> str:

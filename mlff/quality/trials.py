@@ -120,7 +120,7 @@ class _Trials:
             self.progress(stage, 1.0)
         seconds, geometry = time.monotonic() - begun, geometry_seconds(force_field, self.test[0])
         energy = None if np.isnan(errors.energy_mae_per_atom) else errors.energy_mae_per_atom
-        return Outcome(candidate, frames, seconds, energy, errors.forces_mae, None, geometry)
+        return Outcome(candidate, frames, seconds, energy, errors.forces_mae, None, geometry, tested=len(self.test))
 
     def _fitted(self, candidate: Candidate, train: Dataset) -> ForceField:
         if candidate.kernel is not None:

@@ -35,8 +35,8 @@ def fitting_rows(request: Request, seed: int, room: int, arguments: bool) -> int
         rows = rows * 3 // 4
         if not rows:
             raise ValueError(
-                f"memory: to tune on {len(drawn)} frames takes {text_of(taken)} beside what the program takes, and "
-                f"{text_of(max(0, room))} are left of the budget; give more, or take the model as it is"
+                f"memory: to tune on {len(drawn)} frames, beside what the program takes, {text_of(taken - room)} are missing; give so much "
+                "more, or take the model as it is"
             )
 
 
