@@ -138,7 +138,11 @@ def test_the_memory_of_inner_products_is_known_before(kernel, frames):
     system = system_of(kernel, frames)
     blocks = ScalableBlocks.of(system.blocks).products.values()
     kept = sum(
-        of_channel.tangents.nbytes for of_terms in blocks for of_term in of_terms for of_channel in of_term or ()
+        array.nbytes
+        for of_terms in blocks
+        for of_term in of_terms
+        for channel in of_term or ()
+        for array in (channel.tangents, channel.rows, channel.columns, channel.squares)
     )
     assert 0.7 * kept <= needed_bytes(system.features) <= kept
 
