@@ -298,3 +298,14 @@ def test_a_sum_is_for_the_charge_of_its_terms(below, trained, charge, refused, w
         return require_charge(*asked)
     with pytest.raises(ValueError, match=re.escape(f"atoms: state the total charge {charge:+d}, {refused}")):
         require_charge(*asked)
+
+
+def test_what_no_frame_stated_counts_as_neutral(water):
+    """Of a model for any composition, where it is known that it was trained on this one."""
+    transferable = mlff.ForceField.of(mlff.PairRepulsion(cutoff=1.6))
+    assert transferable.transferable
+    trained = transferable.replace(record={"charges": {}, "geometry_numbers": [8, 1, 1]})
+    with pytest.raises(ValueError, match=r"the training frames had \+0, as none of them stated another"):
+        require_charge(trained, water[0].numbers, 1.0, "atoms: state")
+    require_charge(trained, water[0].numbers, 0.0, "atoms: state")
+    require_charge(trained, np.array([6, 8]), 1.0, "atoms: state")  # of which nothing is known

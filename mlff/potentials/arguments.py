@@ -38,7 +38,7 @@ def require_charge(force_field, numbers: np.ndarray, charge: float | None, where
     methods = {float(method.charge) for method in references(force_field.model) if method.of_one_charge}
     trained = {charges[kind] for charges in records if kind in charges}
     starts = [record["geometry_numbers"] for record in records_of(force_field.record) if "geometry_numbers" in record]
-    seen = not force_field.transferable or kind in map(formula, starts)
+    seen = not force_field.transferable or kind in [formula(np.asarray(start)) for start in starts]
     unstated = bool(records) and not methods and not trained and seen
     for known, of in (({0.0} if unstated else trained, "the training frames had"), (methods, "the method has")):
         if wrong := known - {charge}:
