@@ -283,7 +283,8 @@ def test_what_is_no_baseline_is_refused(water):
     ("below", "trained", "charge", "refused"),
     [
         (1, {}, 1, None), (1, {}, 0, "the method has +1"), (1, {"H2O": 1.0}, 1, None), (0, {"H2O": 0.0}, -1, "the training frames had +0"),
-        (None, {"H2O": 1.0}, 0, "the training frames had +1"), (None, {}, -1, "the training frames had +0"), (None, {}, 0, None),
+        (None, {"H2O": 1.0}, 0, "the training frames had +1"), (None, {}, -1, "the training frames had +0, as none of them stated another"),
+        (None, {}, 0, None),
         (1, {"H2O": 0.0}, 1, "the training frames had +0"), ("gfnff", {}, -1, "the method has +0"),
     ],
 )  # fmt: skip
@@ -296,7 +297,9 @@ def test_a_sum_is_for_the_charge_of_its_terms(below, trained, charge, refused, w
     asked = (force_field, water[0].numbers, float(charge), "atoms: state")
     if refused is None:
         return require_charge(*asked)
-    with pytest.raises(ValueError, match=re.escape(f"atoms: state the total charge {charge:+d}, {refused}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"atoms: state the total charge {charge:+d}, {refused}; a force field")
+    ):
         require_charge(*asked)
 
 

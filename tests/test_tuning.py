@@ -488,7 +488,6 @@ def test_what_tuning_takes_is_bounded(water, monkeypatch):
 HELD = """
 import mlff, psutil
 from mlff.quality.report import peak_memory_mb
-from mlff.regression.planning.plan import UNCOMPILED
 from mlff.regression.requests import Request
 from mlff.regression.tuning.drawing import bytes_of_tuning
 from mlff.regression.tuning.problem import Problem

@@ -34,11 +34,11 @@ def require_charge(force_field, numbers: np.ndarray, charge: float | None, where
     if charge is None:  # at once, as a calculator asks at every step
         return
     kind = formula(numbers)
-    records = [record["charges"] for record in records_of(force_field.record) if record.get("charges") is not None]
+    records = [record for record in records_of(force_field.record) if record.get("charges") is not None]
     methods = {float(method.charge) for method in references(force_field.model) if method.of_one_charge}
-    trained = {charges[kind] for charges in records if kind in charges}
-    starts = [record["geometry_numbers"] for record in records_of(force_field.record) if "geometry_numbers" in record]
-    seen = not force_field.transferable or kind in [formula(np.asarray(start)) for start in starts]
+    trained = {record["charges"][kind] for record in records if kind in record["charges"]}
+    starts = [np.asarray(record["geometry_numbers"]) for record in records if "geometry_numbers" in record]
+    seen = not force_field.transferable or kind in map(formula, starts)
     unstated = bool(records) and not methods and not trained and seen
     for known, of in (({0.0} if unstated else trained, "the training frames had"), (methods, "the method has")):
         if wrong := known - {charge}:

@@ -39,7 +39,6 @@ def prepared(name: str, count: int, objective: str, memory: str | None, argument
     from mlff.regression.requests import Request
     from mlff.regression.tuning.drawing import (
         LEAST,
-        bytes_of_tuning,
         drawn_frames,
         fitting_rows,
         part_of,
@@ -50,7 +49,7 @@ def prepared(name: str, count: int, objective: str, memory: str | None, argument
     data, room, tuned = frames(count), room_of(memory), bool(arguments)
     request = Request.of(kernel_of(name, data), data, LABELS, None, None)
     request = part_of(request, drawn_frames(request, fitting_rows(request, 0, room, tuned), LEAST, 0))
-    kept = room_for_products(room, bytes_of_tuning(request, tuned))
+    kept = room_for_products(request, room, tuned)
     problem = Problem.of(request, True, objective=objective, arguments=arguments, room=kept)
     model = problem.started(2.0, None, 1e-2)
     return problem, model, model.hyperparameters(problem.sizes, problem.limits)

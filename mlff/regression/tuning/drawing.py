@@ -40,9 +40,9 @@ def fitting_rows(request: Request, seed: int, room: int, arguments: bool) -> int
             )
 
 
-def room_for_products(room: int, taken: int) -> float:
-    """Bytes that products may take which make a step faster, where tuning itself takes some of the room."""
-    return float(min(KEPT * room, room - taken))
+def room_for_products(request: Request, room: int, arguments: bool) -> float:
+    """Bytes that products may take which make a step faster, where tuning on all these frames takes some of the room."""
+    return float(min(KEPT * room, room - bytes_of_tuning(request, arguments)))
 
 
 def bytes_of_tuning(request: Request, arguments: bool) -> int:

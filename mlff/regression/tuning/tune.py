@@ -23,7 +23,6 @@ from mlff.regression.tuning.descent import EVALUATIONS, REFINING, Minimum, desce
 from mlff.regression.tuning.drawing import (
     LEAST,
     MAX_ROWS,
-    bytes_of_tuning,
     drawn_frames,
     fitting_rows,
     part_of,
@@ -132,8 +131,9 @@ def tune(
     few = drawn_frames(request, FEW_ROWS, FEW_FRAMES, seed)
 
     def problem_of(frames: np.ndarray, tell: Progress = lambda stage, fraction: None) -> Problem:
-        products = room_for_products(room, taken)
-        return Problem.of(part_of(request, frames), noise is None, tell, objective, arguments, seed, products)
+        part = part_of(request, frames)
+        products = room_for_products(part, room, bool(arguments))
+        return Problem.of(part, noise is None, tell, objective, arguments, seed, products)
 
     stated = (noise is None, objective, tuple(arguments), seed, MAX_ROWS, FEW_ROWS, FEW_FRAMES)
     about = "" if checkpoint is None else fingerprint(*request.identity, stated)
@@ -141,7 +141,6 @@ def tune(
         # one that goes on has the frames that it began with, whatever is free now
         rows = kept.plain("rows", lambda: fitting_rows(request, seed, room, bool(arguments)))
         drawn = drawn_frames(request, rows, LEAST, seed)
-        taken = bytes_of_tuning(part_of(request, drawn), bool(arguments))
         if len(drawn) < 2 * len(few):
             problem, before = problem_of(drawn, progress), []
             found = _searched(problem, progress, (0.0, 1.0), kept)
