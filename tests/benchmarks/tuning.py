@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+
 LABELS = ("energy", "forces")
 DATA = pathlib.Path(__file__).parents[2] / "datasets" / "ethanol.extxyz"
 PAIRS = 5
@@ -52,7 +54,10 @@ def prepared(name: str, count: int, objective: str, memory: str | None, argument
     kept = room_for_products(request, room, tuned)
     problem = Problem.of(request, True, objective=objective, arguments=arguments, room=kept)
     model = problem.started(2.0, None, 1e-2)
-    return problem, model, model.hyperparameters(problem.sizes, problem.limits)
+    numbers = model.hyperparameters(problem.sizes, problem.limits)
+    # as after a step: where the search begins, frames are in descriptor space already
+    values = [h.start * (1.001 if h.kind == "argument" else 1.0) for h in numbers]
+    return problem, model.replaced(numbers, np.array(values)), numbers
 
 
 def timed(name: str, count: int, objective: str, memory: str | None, arguments: list[str]) -> dict:

@@ -10,6 +10,8 @@ from mlff.regression.planning.pilot import Work, images_of
 from mlff.regression.planning.plans import text_of
 from mlff.regression.requests import Request
 from mlff.regression.system.kernel_blocks import TILE_ROWS
+from mlff.regression.tuning.contracted import SUMMED
+from mlff.threads import processors
 
 MAX_ROWS = 5000  # of the linear system that is tuned on; larger sets are drawn from
 LEAST = 3  # frames: one left out, two that tell of it
@@ -61,7 +63,8 @@ def bytes_of_tuning(request: Request, arguments: bool) -> int:
     for part, order in zip(kernel.parts, images_of(kernel), strict=True):
         environments = sum(len(batch) * np.bincount(part.channels(batch.numbers)).max() for batch in frames.batches)
         pairs = max(pairs, order * float(block * environments) ** 2)
-    return int(8 * copies * work.tangents + 32 * pairs + 8 * (MATRICES + len(kernel.parts)) * work.labels**2)
+    summed = 2 * SUMMED * processors() if arguments else 0  # labels summed with cotangents, and what becomes of them
+    return int(8 * (copies * work.tangents + summed) + 32 * pairs + 8 * (MATRICES + len(kernel.parts)) * work.labels**2)
 
 
 def part_of(request: Request, frames: np.ndarray) -> Request:
