@@ -32,6 +32,7 @@ _PUBLIC = {
     "fit": "regression.fitting",
     "plan": "regression.fitting",
     "Plan": "regression.planning.plans",
+    "plan_tuning": "regression.tuning.tune",
     "extended": "regression.updates",
     "sampled": "dynamics.sampling",
     "distilled": "workflows.distillation",

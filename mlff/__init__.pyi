@@ -71,6 +71,7 @@ from mlff.regression.planning.plans import Plan as Plan
 from mlff.regression.recipes import recipe as recipe
 from mlff.regression.sparse.compression import compressed as compressed
 from mlff.regression.tuning.tune import Tuned as Tuned
+from mlff.regression.tuning.tune import plan_tuning as plan_tuning
 from mlff.regression.tuning.tune import tune as tune
 from mlff.regression.updates import extended as extended
 from mlff.workflows.distillation import distilled as distilled

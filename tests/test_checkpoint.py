@@ -433,6 +433,13 @@ def test_a_dry_run_writes_nothing(tmp_path, datasets):
     told = json.loads(called(*options(datasets, "--dry-run", "--memory", "100GB", "--json"), cwd=tmp_path).stdout)
     assert (told["method"], told["unknowns"], told["budget"]) == ("exact", 60, 10**11)
     assert told["memory"] == max(stage["memory"] for stage in told["stages"])
+    tuned = json.loads(called(*options(datasets, "--dry-run", "--tune", "--json"), cwd=tmp_path).stdout)
+    assert (tuned["tuning"]["method"], tuned["tuning"]["frames"]) == ("tune", 20)
+    said = called(*options(datasets, "--dry-run", "--tune"), cwd=tmp_path).stdout.splitlines()
+    assert said[0].startswith("tune: 60 unknowns of 20 frames; ")
+    assert said[0].endswith(" (at most; all frames)")
+    assert said[2].startswith("exact: 60 unknowns of 20 frames")
+    assert not any("length scale" in line for line in said)  # which the search finds
     refused = called(*options(datasets, "--dry-run", "--memory", "1KB"), cwd=tmp_path, code=2)
     assert "memory: 0 MB are too few" in refused.stderr
     assert "must be a size in bytes" in called(*options(datasets, "--memory", "much"), cwd=tmp_path, code=2).stderr

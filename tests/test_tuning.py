@@ -20,13 +20,13 @@ from mlff.regression import checkpoint
 from mlff.regression.exact import IndefiniteMatrix
 from mlff.regression.planning.plan import UNCOMPILED
 from mlff.regression.requests import Request
-from mlff.regression.tuning import drawing
+from mlff.regression.tuning import drawing, task
 from mlff.regression.tuning import tune as tuning
 from mlff.regression.tuning.descent import REFINING, descend
 from mlff.regression.tuning.drawing import drawn_frames
 from mlff.regression.tuning.hyperparameters import named_arguments
 from mlff.regression.tuning.problem import Problem
-from mlff.regression.tuning.tune import STARTS
+from mlff.regression.tuning.task import STARTS
 
 COARSE = functools.partial(soap, cutoff=3.0, n_max=3, l_max=2)
 LABELS = ("energy", "forces")
@@ -293,7 +293,7 @@ def test_a_start_without_a_matrix_is_given_more_noise(water, monkeypatch):
 def test_a_term_that_brings_nothing_can_be_dropped(water):
     """Twice the same kernel: either can go, and its amplitude is found to be the other's."""
     kernel = mlff.SumKernel(tuple(mlff.GlobalKernel(f, mlff.RBF()) for f in (inverse_distances, flat)))
-    fitted = mlff.fit(mlff.tune(kernel, water[:12]), water[:12])
+    fitted = mlff.fit(mlff.tune(kernel, water[:30]), water[:30])
     said = fitted.record["tuned"]
     assert said["terms"] == ["inverse_distances", "flat"]
     assert said["can_be_dropped"] == ["flat"]
@@ -352,7 +352,7 @@ def test_few_frames_lead_most_of_the_way(water, monkeypatch):
         return whole(self, model, hyperparameters)
 
     monkeypatch.setattr(Problem, "with_gradient", counted)
-    monkeypatch.setattr(tuning, "FEW_ROWS", 200)
+    monkeypatch.setattr(task, "FEW_ROWS", 200)
     found = mlff.tune(kernel, water[:60])
     assert found.summary["frames"] == 60
     assert set(sizes) == {20, 60}
@@ -416,7 +416,7 @@ def test_more_frames_without_a_matrix_are_searched_anew(water, monkeypatch):
 
     told: list[float] = []
     monkeypatch.setattr(Problem, "with_gradient", guarded)
-    monkeypatch.setattr(tuning, "FEW_ROWS", 200)
+    monkeypatch.setattr(task, "FEW_ROWS", 200)
     found = mlff.tune(kernel, water[:60], progress=lambda stage, share: told.append(share) if stage == "tune" else None)
     assert limit
     assert found.summary["frames"] == 60
@@ -428,8 +428,8 @@ def test_more_frames_without_a_matrix_are_searched_anew(water, monkeypatch):
 def test_arguments_are_refined_within_the_bounds_of_all_frames(water, monkeypatch):
     """A number of an array and one below zero are factors of what they began with."""
     kernel = models(water[:7])["own"]
-    monkeypatch.setattr(tuning, "FEW_ROWS", 100)
-    monkeypatch.setattr(tuning, "FEW_FRAMES", 8)
+    monkeypatch.setattr(task, "FEW_ROWS", 100)
+    monkeypatch.setattr(task, "FEW_FRAMES", 8)
     found = mlff.tune(kernel, water[:24], arguments=("widths", "shifts.far"), objective="folds")
     assert found.summary["frames"] == 24
     numbers = {h["name"].partition(" ")[0]: h for h in found.summary["hyperparameters"]}
@@ -472,7 +472,7 @@ def test_what_tuning_takes_is_bounded(water, monkeypatch):
     assert found.value == pytest.approx(expected.value, rel=1e-9)
     np.testing.assert_allclose(slope, other, rtol=1e-6, atol=1e-9)
     asked = []
-    monkeypatch.setattr(tuning, "room_of", lambda memory: taken // 4)
+    monkeypatch.setattr(task, "room_of", lambda memory: taken // 4)
     monkeypatch.setattr(Problem, "of", lambda *of: asked.append(of) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         mlff.tune(kernel, water)
@@ -483,6 +483,28 @@ def test_what_tuning_takes_is_bounded(water, monkeypatch):
         ValueError, match=r"memory: to tune on \d+ frames, beside what the program takes, .* [MG]B are missing"
     ):
         mlff.tune(kernel, water, memory="1MB")
+
+
+def test_a_plan_of_tuning(water, monkeypatch):
+    kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52())
+    planned = mlff.plan_tuning(kernel, water[:12], memory="8GB")
+    said = mlff.tune(kernel, water[:12]).summary
+    assert (planned.method, planned.frames, planned.budget) == ("tune", said["frames"], 8_000_000_000)
+    assert [stage.name for stage in planned.stages] == ["search"]
+    assert planned.unknowns == 12 * (1 + 3)
+    assert 0.0 < said["seconds"] < 3.0 * planned.seconds + 5.0  # a bound, but for how busy the machine is
+    monkeypatch.setattr(task, "FEW_ROWS", 60)
+    monkeypatch.setattr(task, "FEW_FRAMES", 8)
+    monkeypatch.setattr(drawing, "MAX_ROWS", 200)
+    monkeypatch.setattr(drawing, "OF_EACH", 1)
+    planned = mlff.plan_tuning(kernel, water[:60])
+    assert [stage.name for stage in planned.stages] == ["few frames", "refine"]
+    assert planned.frames == mlff.tune(kernel, water[:60]).summary["frames"] < 60
+    assert planned.reason == f"at most; {planned.frames} of 60 frames"
+    with pytest.raises(ValueError, match="tune: 2 frames are too few to leave one out"):
+        mlff.plan_tuning(kernel, water[:2])
+    with pytest.raises(ValueError, match="no kernel matrix was positive definite"):
+        mlff.plan_tuning(kernel, water[[0, 0, 1, 1, 2, 2]], noise={"energy": 1e-12, "forces": 1e-12})
 
 
 HELD = """
@@ -518,8 +540,8 @@ def test_tuning_holds_what_was_counted(recipe, count, arguments, datasets):
 def test_tuning_goes_on(kills, few, water, tmp_path, monkeypatch):
     """From any evaluation, to the same numbers; nothing that was kept is evaluated anew."""
     monkeypatch.setattr(checkpoint, "WORTH", 0.0)
-    monkeypatch.setattr(tuning, "FEW_ROWS", few)
-    monkeypatch.setattr(tuning, "FEW_FRAMES", 4)
+    monkeypatch.setattr(task, "FEW_ROWS", few)
+    monkeypatch.setattr(task, "FEW_FRAMES", 4)
     monkeypatch.setattr(drawing, "OF_EACH", 1)
     kernel = mlff.GlobalKernel(inverse_distances, mlff.Matern52())
     expected = mlff.tune(kernel, water[:12])

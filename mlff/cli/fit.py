@@ -161,6 +161,7 @@ def fit(
     from mlff.regression.fitting import plan as plan_fit
     from mlff.regression.recipes import RECIPES
     from mlff.regression.sparse.fit import require_inducing
+    from mlff.regression.tuning.tune import plan_tuning
     from mlff.regression.tuning.tune import tune as tune_model
 
     wanted, keys, levels = parse_labels(labels), parse_keys(key), parse_noise(noise)
@@ -206,20 +207,23 @@ def fit(
             "labels": fitted_to, "seed": seed or 0, "inducing": points, "group_noise": factors, "baseline": below,
             "posterior": error_bars, "method": method, "memory": memory, "devices": devices, "selection": selection and selection.value,
         }  # fmt: skip
+        searching = {
+            "labels": fitted_to, "seed": seed or 0, "group_noise": factors, "baseline": below, "memory": memory,
+            "objective": (objective or Objective.left_out).value, "arguments": tuple(tune_argument or ()),
+        }  # fmt: skip
         if dry_run:
             progress("plan", 0.0)
+            search = plan_tuning(model, everything, noise=levels, progress=progress, **searching) if tune else None
             planned = plan_fit(model, everything, noise=levels, **stated)
+            if search is not None:
+                planned = planned.without("length scale")  # which it finds
             progress("plan", 1.0)
-            return _say_plan(planned, tune, as_json) if which == 0 else None
+            return _say_plan(planned, search, as_json) if which == 0 else None
         # until the model is written: where the disk has no room for it, what was reached stays
         tuning = kept.with_name(f"{kept.name}-tuning")
         with Checkpoint(kept).until_done() as checkpoint, Checkpoint(tuning).until_done() as searched:
             if tune:
-                model = tune_model(
-                    model, everything, fitted_to, levels, seed or 0, progress,
-                    group_noise=factors, baseline=below, objective=(objective or Objective.left_out).value,
-                    arguments=tuple(tune_argument or ()), checkpoint=searched, memory=memory,
-                )  # fmt: skip
+                model = tune_model(model, everything, noise=levels, progress=progress, checkpoint=searched, **searching)
                 levels = None
             fitted = fit_model(model, everything, noise=levels, progress=progress, checkpoint=checkpoint, **stated)
             if which > 0:
@@ -271,20 +275,13 @@ def _checkpoint_folder(target: pathlib.Path, process: int, resume: bool) -> path
     return folder
 
 
-def _say_plan(planned, tune: bool, as_json: bool) -> None:
-    """What a fit would do; before it, tuning takes time that no plan tells."""
-    from mlff.regression.tuning.descent import EVALUATIONS
-    from mlff.regression.tuning.drawing import MAX_ROWS
-    from mlff.regression.tuning.tune import FEW_ROWS
-
+def _say_plan(planned, search, as_json: bool) -> None:
+    """What a fit would do, and the search for hyperparameters before it."""
     if as_json:
-        return terminal.print_json(planned.summary())
+        return terminal.print_json(planned.summary() | ({} if search is None else {"tuning": search.summary()}))
+    if search is not None:
+        terminal.say(str(search))
     terminal.say(str(planned))
-    if tune:
-        terminal.say(
-            f"tuning comes before: some {EVALUATIONS} evaluations, each as long as a few fits of these frames, or of as many as make "
-            f"{MAX_ROWS} equations and fit the memory; of large sets most of them of {FEW_ROWS}"
-        )
 
 
 def _default_target(data: pathlib.Path) -> pathlib.Path:

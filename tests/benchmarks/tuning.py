@@ -37,22 +37,12 @@ def kernel_of(name: str, data):
 
 
 def prepared(name: str, count: int, objective: str, memory: str | None, arguments: list[str]):
-    from mlff.regression.planning.plan import room_of
     from mlff.regression.requests import Request
-    from mlff.regression.tuning.drawing import (
-        LEAST,
-        drawn_frames,
-        fitting_rows,
-        part_of,
-        room_for_products,
-    )
-    from mlff.regression.tuning.problem import Problem
+    from mlff.regression.tuning.task import Task
 
-    data, room, tuned = frames(count), room_of(memory), bool(arguments)
-    request = Request.of(kernel_of(name, data), data, LABELS, None, None)
-    request = part_of(request, drawn_frames(request, fitting_rows(request, 0, room, tuned), LEAST, 0))
-    kept = room_for_products(request, room, tuned)
-    problem = Problem.of(request, True, objective=objective, arguments=arguments, room=kept)
+    data = frames(count)
+    task = Task.of(Request.of(kernel_of(name, data), data, LABELS, None, None), None, objective, arguments, 0, memory)
+    problem = task.problem(task.drawn(task.rows()))
     model = problem.started(2.0, None, 1e-2)
     numbers = model.hyperparameters(problem.sizes, problem.limits)
     # as after a step: where the search begins, frames are in descriptor space already

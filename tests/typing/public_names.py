@@ -59,6 +59,8 @@ def fitted(train: mlff.Dataset, test: mlff.Dataset) -> mlff.ForceField:
     laplacian = mlff.Operator("laplacian", lambda u, x: jnp.trace(jax.hessian(u)(x).reshape(x.size, x.size)), "eV/Å²")
     model = mlff.reduced(kernels(permutations_of(train)), train, dropped=1e-5)
     planned: mlff.Plan = mlff.plan(model, train, labels=("energy", "forces"), noise={"energy": 1e-3}, memory="8GB")
+    searched: mlff.Plan = mlff.plan_tuning(model, train, memory="8GB")
+    print(searched.seconds)
     print(planned, planned.method, planned.memory, planned.seconds, planned.summary()["stages"])
     force_field = mlff.fit(model, train, labels=("energy", "forces"), noise={"energy": 1e-3}, checkpoint="kept")
     again = mlff.fit(model, train, labels=("forces", mlff.projected_hessian(), laplacian), seed=1)

@@ -21,10 +21,10 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How a fit will be done.
+    """How a fit, or the search for hyperparameters before it, will be done.
 
     Attributes:
-        method: "exact", "iterative" or "sparse".
+        method: "exact", "iterative" or "sparse"; "tune" of a search.
         frames: of the fit.
         unknowns: rows of its linear system; of a sparse model its functionals.
         rank: of the preconditioner at most; None for the other methods.
@@ -55,6 +55,10 @@ class Plan:
         """Of all stages; None where nothing was measured."""
         times = [stage.seconds for stage in self.stages]
         return None if None in times else float(sum(times))
+
+    def without(self, name: str) -> Plan:
+        """Where a stage has nothing left to do."""
+        return dataclasses.replace(self, stages=tuple(stage for stage in self.stages if stage.name != name))
 
     def summary(self) -> dict:
         """As plain data, for JSON."""

@@ -4,8 +4,9 @@ With P = C⁻¹ less its part along constants (`projected`), the labels j of som
 
     r_j = P_jj⁻¹ (P y)_j
 
-(constants found anew each time). Of every kind of label the mean square of these is compared with the variance of the labels;
-the sum over kinds is the objective F, of which ln F is minimised. Implicitly, with no second factorisation,
+(constants found anew each time). What is minimised is ln F, F the sum over labels of the squares of these, in units of the variance of
+labels of their kind: forces count as much more than energies as there are more of them, and tell as much more of a kernel. Implicitly,
+with no second factorisation,
 
     ∂F = ⟨G, ∂C⟩,   G = −Σ_j (u_j v_jᵀ + v_j u_jᵀ),   u_j = P_:j P_jj⁻¹ w_j r_j,   v_j = P y − P_:j r_j
 
@@ -71,7 +72,7 @@ def left_out(
         residuals[rows] = own @ known.weights[rows]
         solved.append(own)
     around = spread(system)
-    shares = {name: 1.0 / (float(around[rows] @ around[rows]) or 1.0) for name, rows in kinds.items()}
+    shares = {name: len(rows) / (float(around[rows] @ around[rows]) or 1.0) for name, rows in kinds.items()}
     squares = {name: float(residuals[rows] @ residuals[rows]) for name, rows in kinds.items()}
     total = sum(shares[name] * squares[name] for name in kinds)
     errors = {name: float(np.sqrt(squares[name] / len(rows))) for name, rows in kinds.items()}

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from mlff.arguments import checked_seed
 from mlff.data.dataset import Dataset
 from mlff.kernels.kernels import Kernel
 from mlff.operators import Operator
@@ -17,29 +16,17 @@ from mlff.potentials.differences import baseline_of
 from mlff.potentials.force_field import ForceField
 from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
 from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
-from mlff.regression.planning.plan import room_of
-from mlff.regression.requests import Request, states_noise
+from mlff.regression.planning.plans import Plan
+from mlff.regression.requests import Request
 from mlff.regression.tuning.descent import EVALUATIONS, REFINING, Minimum, descend, refined
-from mlff.regression.tuning.drawing import (
-    LEAST,
-    MAX_ROWS,
-    drawn_frames,
-    fitting_rows,
-    part_of,
-    room_for_products,
-)
 from mlff.regression.tuning.hyperparameters import Hyperparameter, Model
 from mlff.regression.tuning.problem import OBJECTIVES, Problem
+from mlff.regression.tuning.task import STARTS, UNDEFINED, Task
 from mlff.regression.validation import less_noise
 
 logger = logging.getLogger(__name__)
 
-# Where there are twice as many frames as these make, the search is made on these first, and gone on with from where that ends: a step
-# there takes a fifteenth to a fortieth of the time.
-FEW_ROWS, FEW_FRAMES = 1500, 20
 SEARCHED = 0.3  # of the time
-# (length scale of global terms over START times the data's, share of the first term, noise over the labels' root mean square)
-STARTS = ((2.0, None, 1e-2), (6.0, 0.97, 1e-3))
 NEGLIGIBLE = 0.01  # by how much errors may rise without a term that can be dropped
 AT_BOUND = 1.02  # a factor from a bound that counts as there
 OF_LABELS = 0.5  # of the errors left out: noise that is more is the labels' own
@@ -95,7 +82,7 @@ def tune(
     Amplitudes of the terms of a sum, length scales and other numbers of radial functions, the noise of every kind of label, and those
     arguments of descriptors that are named, are tuned together, by L-BFGS. What is minimised:
 
-        left-out    ln Σ_kinds ⟨r²⟩/variance of the labels, r: what is missed of a frame by the fit to all others
+        left-out    ln Σ r²/variance of labels of its kind, over all labels; r: what is missed of a frame by the fit to all others
         folds       the same, a fifth of the frames left out at a time
         evidence    −ln p(labels), the constants integrated out
 
@@ -121,50 +108,62 @@ def tune(
         ValueError: fewer than 3 frames, too little memory, no positive definite matrix, or what `fit` refuses.
     """
     started, progress = time.perf_counter(), _rising(progress)
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective={objective!r:.60} is not known; choose from {', '.join(OBJECTIVES)}")
-    room, seed = room_of(memory), checked_seed(seed)
     baseline = baseline_of(baseline)
     request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
-    _require_factors(request, noise)
-    _require_frames(len(data))
-    few = drawn_frames(request, FEW_ROWS, FEW_FRAMES, seed)
-
-    def problem_of(frames: np.ndarray, tell: Progress = lambda stage, fraction: None) -> Problem:
-        part = part_of(request, frames)
-        products = room_for_products(part, room, bool(arguments))
-        return Problem.of(part, noise is None, tell, objective, arguments, seed, products)
-
-    stated = (noise is None, objective, tuple(arguments), seed, MAX_ROWS, FEW_ROWS, FEW_FRAMES)
-    about = "" if checkpoint is None else fingerprint(*request.identity, stated)
+    task = Task.of(request, noise, objective, arguments, seed, memory)
+    about = "" if checkpoint is None else fingerprint(*request.identity, task.identity)
     with begun(checkpoint, about) as kept:
         # one that goes on has the frames that it began with, whatever is free now
-        rows = kept.plain("rows", lambda: fitting_rows(request, seed, room, bool(arguments)))
-        drawn = drawn_frames(request, rows, LEAST, seed)
-        if len(drawn) < 2 * len(few):
-            problem, before = problem_of(drawn, progress), []
+        drawn = task.drawn(kept.plain("rows", task.rows))
+        if not task.in_steps(drawn):
+            problem, before = task.problem(drawn, progress), []
             found = _searched(problem, progress, (0.0, 1.0), kept)
         else:
-            before = _searched(problem_of(few, progress), progress, (0.0, SEARCHED), kept.beneath("few"))
-            problem, told = problem_of(drawn), _told(progress, (SEARCHED, 1.0), REFINING)
+            before = _searched(task.problem(task.few, progress), progress, (0.0, SEARCHED), kept.beneath("few"))
+            problem, told = task.problem(drawn), _told(progress, (SEARCHED, 1.0), REFINING)
             found = [refined(problem, min(before, key=lambda each: each.value), told, kept.beneath("refined"))]
             if found[0].last is None:  # no matrix of more frames is positive definite there
                 found += _searched(problem, progress, (SEARCHED, 1.0), kept.beneath("many"))
     best = min(found, key=lambda each: each.value)
     progress("tune", 1.0)
     if best.last is None:
-        raise ValueError(
-            "tune: no kernel matrix was positive definite; state a larger noise, or remove near-duplicate frames"
-        )
+        raise ValueError(UNDEFINED)
     tuned = best.model if problem.sizes is None else best.model.scaled(best.last.scale)
     summary = {
         **_summary(problem, best, tuned),
         "objective": objective,
         "evaluations": sum(each.evaluations for each in (*before, *found)),
     }
-    levels = _noise_of_all(problem, best, tuned, len(request.frames) / len(drawn)) if noise is None else tuned.noise
+    levels = _noise_of_all(problem, best, tuned, len(request.frames) / len(drawn)) if task.free else tuned.noise
     summary |= {"noise": levels, "seconds": time.perf_counter() - started}
     return Tuned(tuned.kernel, levels, tuple(request.operators.values()), summary, baseline)
+
+
+def plan_tuning(
+    model: Kernel,
+    data: Dataset,
+    labels: str | Operator | Sequence[str | Operator] = ("energy", "forces"),
+    noise: float | Mapping[str, float] | None = None,
+    seed: int = 0,
+    progress: Progress = lambda stage, fraction: None,
+    atomic_energies: Mapping[str, float] | None = None,
+    group_noise: Mapping[str, float] | None = None,
+    baseline=None,
+    objective: str = OBJECTIVES[0],
+    arguments: Sequence[str] = (),
+    memory=None,
+) -> Plan:
+    """How `tune` would go about the same arguments: on how many frames, in what memory, and how long at most, from a step that is timed.
+
+    Times are those of a machine as busy as it is now; most searches end before they have made all steps that they may.
+
+    Arguments:
+        model, …: as `tune` takes them.
+    Raises:
+        ValueError: as `tune` does.
+    """
+    request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline_of(baseline))
+    return Task.of(request, noise, objective, arguments, seed, memory).plan(progress)
 
 
 def _noise_of_all(problem: Problem, best: Minimum, tuned: Model, more: float) -> dict[str, float]:
@@ -190,15 +189,6 @@ def _noise_of_all(problem: Problem, best: Minimum, tuned: Model, more: float) ->
         except IndefiniteMatrix:
             continue
     return tuned.noise
-
-
-def _require_factors(request: Request, noise) -> None:
-    """Refuse noise of groups that is stated, where that of the others is looked for."""
-    if noise is None and states_noise(request):
-        raise ValueError(
-            "group_noise: states the noise of a label in a group, and that of the others is tuned; give factors, {'Surface': 2.0}, or "
-            "noise"
-        )
 
 
 def _searched(problem: Problem, progress: Progress, share: tuple[float, float], kept: Checkpoint) -> list[Minimum]:
@@ -227,13 +217,6 @@ def _told(progress: Progress, share: tuple[float, float], most: int) -> Callable
     """Tells of a search."""
     start, end = share
     return lambda evaluations: progress("tune", min(0.99, start + (end - start) * min(1.0, evaluations / most)))
-
-
-def _require_frames(count: int) -> None:
-    if count < LEAST:
-        raise ValueError(
-            f"tune: {count} frames are too few to leave one out and learn from the others; give at least {LEAST}"
-        )
 
 
 def _summary(problem: Problem, best: Minimum, tuned: Model) -> dict:
