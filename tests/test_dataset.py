@@ -118,6 +118,13 @@ def test_total_charges_are_named_and_not_mixed(tmp_path, frames, water_model):
     ase.io.write(tmp_path / "w.extxyz", frames)
     with pytest.raises(ValueError, match=r"w\.extxyz: frame 3: charge is no number \('much'\)"):
         mlff.Dataset.read(tmp_path / "w.extxyz")
+    frames[3].info["charge"] = 0.5
+    ase.io.write(tmp_path / "w.extxyz", frames)
+    with pytest.raises(ValueError, match=r"w\.extxyz: frame 3: charge is 0\.5, no whole number of elementary charges"):
+        mlff.Dataset.read(tmp_path / "w.extxyz")
+    frames[3].calc = mlff.Calculator(water_model)
+    with pytest.raises(ValueError, match=r"charge is 0\.5, no whole number"):
+        frames[3].get_potential_energy()
 
 
 @pytest.mark.parametrize(("charges", "total"), [([-0.6, 0.8, 0.8], 1.0), ([-0.8, 0.4, 0.4], 0.0), ([0.3, 0, 0], 0.0)])

@@ -107,7 +107,7 @@ def stated_charge(atoms: Atoms) -> float | None:
     where these are not all zero and it is an integer; None where nothing is stated.
 
     Raises:
-        ValueError: what is stated is no number, or several keys contradict each other.
+        ValueError: what is stated is no whole number, or several keys contradict each other.
     """
     stated = {}
     for key in filter(is_charge, atoms.info):
@@ -115,6 +115,9 @@ def stated_charge(atoms: Atoms) -> float | None:
             stated[key] = float(atoms.info[key])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{key} is no number ({atoms.info[key]!r:.40}); mend it, or rename it") from error
+        if not abs(stated[key] - np.round(stated[key])) <= INTEGRAL:
+            raise ValueError(f"{key} is {stated[key]:g}, no whole number of elementary charges; mend it, or rename it")
+        stated[key] = float(np.round(stated[key]))
     if len(set(stated.values())) > 1:
         said = ", ".join(f"{key} {value:+g}" for key, value in stated.items())
         raise ValueError(f"its total charges contradict each other ({said}); keep the one that is right")
