@@ -4,7 +4,7 @@ With P = C⁻¹ less its part along constants (`projected`), the labels j of som
 
     r_j = P_jj⁻¹ (P y)_j
 
-(constants found anew each time). What is minimised is ln F, F the sum over labels of the squares of these, in units of the variance of
+(constants found anew each time). What is minimised is ln F, F the mean over labels of the squares of these, in units of the variance of
 labels of their kind: forces count as much more than energies as there are more of them, and tell as much more of a kernel. Implicitly,
 with no second factorisation,
 
@@ -72,7 +72,8 @@ def left_out(
         residuals[rows] = own @ known.weights[rows]
         solved.append(own)
     around = spread(system)
-    shares = {name: len(rows) / (float(around[rows] @ around[rows]) or 1.0) for name, rows in kinds.items()}
+    spreads = {name: float(around[rows] @ around[rows]) or 1.0 for name, rows in kinds.items()}
+    shares = {name: len(rows) / (len(residuals) * spreads[name]) for name, rows in kinds.items()}
     squares = {name: float(residuals[rows] @ residuals[rows]) for name, rows in kinds.items()}
     total = sum(shares[name] * squares[name] for name in kinds)
     errors = {name: float(np.sqrt(squares[name] / len(rows))) for name, rows in kinds.items()}

@@ -82,7 +82,7 @@ def tune(
     Amplitudes of the terms of a sum, length scales and other numbers of radial functions, the noise of every kind of label, and those
     arguments of descriptors that are named, are tuned together, by L-BFGS. What is minimised:
 
-        left-out    ln Σ r²/variance of labels of its kind, over all labels; r: what is missed of a frame by the fit to all others
+        left-out    ln ⟨r²/variance of labels of its kind⟩ over all labels, r: what is missed of a frame by the fit to all others
         folds       the same, a fifth of the frames left out at a time
         evidence    −ln p(labels), the constants integrated out
 
