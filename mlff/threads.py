@@ -10,8 +10,9 @@ import contextlib
 import contextvars
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import threadpoolctl
 
@@ -46,10 +47,32 @@ def few_threads(atoms: int):
 def map_threads(function: Callable, items: Iterable) -> list:
     """`function` of every item, in order, on as many threads as there are processors; NumPy releases the lock.
 
-    Threads compute in the precision of the one that started them.
+    Threads compute in the precision of the one that started them. Inside of such a thread there are no further ones.
     """
     items = list(items)
-    own = items[:1] if len(items) <= processors() else []  # starting a thread costs as much as a small product
-    with one_blas_thread(), ThreadPoolExecutor(processors()) as pool:
-        started = [pool.submit(contextvars.copy_context().run, function, item) for item in items[len(own) :]]
-        return [*map(function, own), *(each.result() for each in started)]
+    if getattr(_here, "is_worker", False):
+        return [*map(function, items)]
+    own = items[:1] if len(items) <= processors() else []  # handing it over costs as much as a small product
+    with one_blas_thread():
+        started = [
+            _workers(processors()).submit(contextvars.copy_context().run, function, item) for item in items[len(own) :]
+        ]
+        try:
+            return [*map(function, own), *(each.result() for each in started)]
+        finally:  # where one of them failed the others are not worth beginning
+            for each in started:
+                each.cancel()
+            wait(started)
+
+
+_here = threading.local()
+
+
+@functools.cache
+def _workers(count: int) -> ThreadPoolExecutor:
+    """Threads that stay: a new one is given memory of its own by the C library, which keeps what it has once taken."""
+    return ThreadPoolExecutor(count, "mlff", initializer=lambda: setattr(_here, "is_worker", True))
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=_workers.cache_clear)
