@@ -7,6 +7,7 @@ block takes from descriptors at ℓ is a² times what it took at ℓ₀,
 
 so the large matrix products, over all features, are the same for all. What is kept holds for every pair of like
 environments the products of all their tangents: many times the matrix itself, which `needed_bytes` tells beforehand.
+Labels that are values alone, energies, have no tangents; there are no products of them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _PIECE = 32 * 2**20  # bytes of kept products that a thread sums at once
 
 @dataclasses.dataclass(frozen=True)
 class InnerProducts:
-    """Of the environments of one channel of pairs of frames, padded to e and k environments and r and q labels.
+    """Of the environments of one channel of pairs of frames, padded to e and k environments, r and q labels, u and w of them with tangents.
 
     Attributes:
         first, second: the places of the frames of every pair among rows and columns.
@@ -39,19 +40,28 @@ class InnerProducts:
         rows: T·δ of the labels of the one.
         columns: δ·T′ of those of the other.
         values: of the labels of the one, (p, e, r), and of the other, (p, k, q); None where no label is a value.
+        sloped: the labels of the one, and of the other, that have tangents.
+        shape: (r, q).
     """
 
     first: Int[np.ndarray, " p"]
     second: Int[np.ndarray, " p"]
     squares: Float[np.ndarray, "b p e k"]
-    tangents: Float[np.ndarray, "b p ek rq"]
-    rows: Float[np.ndarray, "b p ek r"]
-    columns: Float[np.ndarray, "b p ek q"]
+    tangents: Float[np.ndarray, "b p ek uw"]
+    rows: Float[np.ndarray, "b p ek u"]
+    columns: Float[np.ndarray, "b p ek w"]
     values: tuple[np.ndarray, np.ndarray] | None
+    sloped: tuple[slice, slice]
+    shape: tuple[int, int]
 
     @classmethod
     def of(cls, rows: Side, columns: Side, sizes: tuple[int, ...], diagonal: bool) -> InnerProducts:
         """Of all pairs of two groups of frames; where these are the same, of every pair once."""
+        sloped, labels = (_sloped(rows), _sloped(columns)), (rows.values, columns.values)
+        rows, columns = (
+            side._replace(tangents=side.tangents[:, :, some])
+            for side, some in zip((rows, columns), sloped, strict=True)
+        )
         (m, e, r, _), (n, k, q, _) = rows.tangents.shape, columns.tangents.shape
         parts = feature_slices(sizes)
         ends = np.arange(1, m + 1) if diagonal else np.full(m, n)
@@ -78,9 +88,9 @@ class InnerProducts:
                 theirs[b, pairs] = his.transpose(1, 0, 2, 3).reshape(end, e * k, q)
 
         map_threads(fill, range(m))
-        with_values = rows.values.any() or columns.values.any()
-        values = (rows.values[first], columns.values[second]) if with_values else None
-        return cls(first, second, squares, tangents, ours, theirs, values)
+        values = (labels[0][first], labels[1][second]) if labels[0].any() or labels[1].any() else None
+        counts = labels[0].shape[2], labels[1].shape[2]
+        return cls(first, second, squares, tangents, ours, theirs, values, sloped, counts)
 
     def kernel(self, radial: Radial, factors: Float[np.ndarray, " b"]) -> Float[np.ndarray, "p r q"]:
         """The kernel between the labels of every pair, the length scale of every block of features divided by a factor."""
@@ -88,9 +98,9 @@ class InnerProducts:
         f, f1, f2 = radial_derivatives(radial, self.squares * squared[:, None, None, None])
         slopes = -2.0 * f1 * squared[:, None, None, None]
         bends = -4.0 * f2 * np.multiply.outer(squared, squared)[..., None, None, None]
-        p, r, q = len(self.first), self.rows.shape[-1], self.columns.shape[-1]
-        result = np.empty((p, r, q))
-        step = max(1, _PIECE // max(1, 8 * self.tangents.shape[2] * r * q))
+        p = len(self.first)
+        result = np.empty((p, *self.shape))
+        step = max(1, _PIECE // max(1, 8 * self.tangents.shape[2] * self.tangents.shape[3]))
 
         def fill(start: int) -> None:
             pairs = slice(start, start + step)
@@ -102,13 +112,15 @@ class InnerProducts:
     def _some(self, pairs: slice, f, slopes, bends) -> Float[np.ndarray, "p r q"]:
         """The kernel of a few pairs, from the radial function, −2 ∂f/∂s_b and −4 ∂²f/∂s_b∂s_c there."""
         count, e, k = f.shape
-        r, q = self.rows.shape[-1], self.columns.shape[-1]
-        total = np.zeros((count, r, q))
+        u, w = self.rows.shape[-1], self.columns.shape[-1]
+        of_tangents = np.zeros((count, u, w))
         for b, slope in enumerate(slopes):
-            total += (slope.reshape(count, 1, e * k) @ self.tangents[b, pairs]).reshape(count, r, q)
+            of_tangents += (slope.reshape(count, 1, e * k) @ self.tangents[b, pairs]).reshape(count, u, w)
             for c, columns in enumerate(self.columns[:, pairs]):
-                total += self.rows[b, pairs].swapaxes(1, 2) @ (bends[b, c].reshape(count, e * k, 1) * columns)
-        return total if self.values is None else total + self._with_values(pairs, f, slopes)
+                of_tangents += self.rows[b, pairs].swapaxes(1, 2) @ (bends[b, c].reshape(count, e * k, 1) * columns)
+        total = np.zeros((count, *self.shape)) if self.values is None else self._with_values(pairs, f, slopes)
+        total[:, *self.sloped] += of_tangents
+        return total
 
     def _with_values(self, pairs: slice, f, slopes) -> Float[np.ndarray, "p r q"]:
         """What labels that are values add: v v′ f, and their products with the tangents of the other frame."""
@@ -117,8 +129,9 @@ class InnerProducts:
         ours = ours.swapaxes(1, 2)
         total = ours @ f @ theirs
         for slope, rows, columns in zip(slopes[..., None], self.rows[:, pairs], self.columns[:, pairs], strict=True):
-            total += ours @ (slope * columns.reshape(count, e, k, -1)).sum(axis=2)
-            total -= (slope * rows.reshape(count, e, k, -1)).sum(axis=1).swapaxes(1, 2) @ theirs
+            total[:, :, self.sloped[1]] += ours @ (slope * columns.reshape(count, e, k, -1)).sum(axis=2)
+            along = (slope * rows.reshape(count, e, k, -1)).sum(axis=1)
+            total[:, self.sloped[0]] -= along.swapaxes(1, 2) @ theirs
         return total
 
 
@@ -145,7 +158,9 @@ class ScalableBlocks:
             ]
             for i in range(j, len(groups)):
                 products[i, j] = [
-                    None if sides is None else _of_channels(term, row_sides(term, features, groups[i]), sides, i == j)
+                    None
+                    if sides is None
+                    else _of_channels(term, sides if i == j else row_sides(term, features, groups[i]), sides, i == j)
                     for term, sides in zip(features.terms, columns, strict=True)
                 ]
         return cls(blocks, products)
@@ -171,10 +186,11 @@ def needed_bytes(features: Features) -> int:
     """About what the inner products of all pairs of these frames take."""
     total = 0
     for term in filter(is_scalable, features.terms):
+        sloped = np.array([tangents.any(axis=(0, 2)).sum() for tangents in term.tangents])
         for channel in range(term.channel_count):
             environments = np.array([np.sum(channels == channel) for channels in term.channels])
             # T·T′, T·δ, δ·T′ and |δ|² of every pair once
-            total += 4 * len(term.sizes) * int(environments @ (features.row_counts + 1)) ** 2
+            total += 4 * len(term.sizes) * int(environments @ (sloped + 1)) ** 2
     return total
 
 
@@ -182,6 +198,12 @@ def is_scalable(term: Term) -> bool:
     """Whether products that are computed once cost less than a few trials: images of a molecule are summed before they are
     multiplied, and second derivatives need more than these products."""
     return term.kernel.permutations_used is None and not any(curved.shape[1] for curved in term.curved)
+
+
+def _sloped(side: Side) -> slice:
+    """From the first label that has tangents anywhere to the last; energies come before all others."""
+    found = np.flatnonzero(side.tangents.any(axis=(0, 1, 3)))
+    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 1)
 
 
 def _of_channels(term: Term, rows: list[Side], columns: list[Side], diagonal: bool) -> list[InnerProducts]:

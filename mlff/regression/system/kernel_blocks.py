@@ -53,7 +53,7 @@ class KernelBlocks:
         pieces = [np.zeros(0)]
         for group in self.groups:
             columns = term.columns(self.features.observations, group)
-            rows = row_sides(term, self.features, group)
+            rows = columns if term.order == 1 else row_sides(term, self.features, group)
             counts = self.features.row_counts[group]
             step = max(1, _SPARED // _work(rows))
             for start in range(0, len(counts), step):
