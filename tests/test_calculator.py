@@ -57,6 +57,22 @@ def test_nothing_is_stale_and_nothing_is_computed_twice(atoms, monkeypatch):
     assert len(calls) == 2
 
 
+def test_another_charge_of_atoms_that_have_not_moved(atoms):
+    """ASE looks for changes in arrays and cell alone."""
+    energy = atoms.get_potential_energy()
+    for state, back in (
+        (lambda: atoms.info.update(charge=1), lambda: atoms.info.pop("charge")),
+        (lambda: atoms.set_initial_charges([1, 0, 0]), lambda: atoms.set_initial_charges(None)),
+        (lambda: atoms.info.update(total_charge="much"), lambda: atoms.info.pop("total_charge")),
+    ):
+        state()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="charge"):
+                atoms.get_potential_energy()
+        back()
+        assert atoms.get_potential_energy() == energy
+
+
 def test_hessian(atoms, water_model):
     hessian = atoms.calc.get_hessian(atoms)
     assert hessian.shape == (9, 9)

@@ -69,6 +69,7 @@ class Calculator(ASECalculator):
         self._turn = threading.RLock()
         named = isinstance(force_field, (str, pathlib.Path))
         self.force_field = load(force_field, trusted, descriptors) if named else force_field
+        self._charge: float | None = None
         self._named: set[str] = set()
         self._looked: np.ndarray | None = None
         self.warned_at = OUTSIDE
@@ -78,6 +79,12 @@ class Calculator(ASECalculator):
             self.implemented_properties = [*self.implemented_properties, "stress"]
         if self.force_field.posterior is not None:
             self.implemented_properties = [*self.implemented_properties, *sorted(ERROR_BARS)]
+
+    def check_state(self, atoms, tol=1e-15):
+        changes = super().check_state(atoms, tol)
+        if stated_charge(atoms) != self._charge:
+            changes.append("initial_charges")  # ASE does not look at what else states a charge
+        return changes
 
     def get_property(self, name, atoms=None, allow_calculation=True):
         # from the look at what is known to the answer, `results` are those of one thread's atoms
@@ -99,6 +106,7 @@ class Calculator(ASECalculator):
         if system_changes:
             self.results = {}
         atoms, model = self.atoms, self.force_field
+        self._charge = stated_charge(atoms)
         if not _GEOMETRY.isdisjoint(system_changes) or not self.results:
             self._require(atoms)
             self._warn_of_close_atoms(atoms)
