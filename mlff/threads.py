@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 import threadpoolctl
 
@@ -47,32 +47,63 @@ def few_threads(atoms: int):
 def map_threads(function: Callable, items: Iterable) -> list:
     """`function` of every item, in order, on as many threads as there are processors; NumPy releases the lock.
 
-    Threads compute in the precision of the one that started them. Inside of such a thread there are no further ones.
+    Threads compute in the precision of the one that started them, and ask for no further ones. After an error nothing more is begun.
     """
     items = list(items)
-    if getattr(_here, "is_worker", False):
+    if _here.inside:
         return [*map(function, items)]
-    own = items[:1] if len(items) <= processors() else []  # handing it over costs as much as a small product
+    count = processors()
+    own = items[:1] if len(items) <= count else []  # handing it over costs as much as a small product
+    started: list[Future] = []
     with one_blas_thread():
-        started = [
-            _workers(processors()).submit(contextvars.copy_context().run, function, item) for item in items[len(own) :]
-        ]
         try:
-            return [*map(function, own), *(each.result() for each in started)]
-        finally:  # where one of them failed the others are not worth beginning
+            for item in items[len(own) :]:
+                started.append(_here.workers.submit(contextvars.copy_context().run, function, item))
+            done = [*map(function, own)]
+            ended, others = wait(started, return_when=FIRST_EXCEPTION)
+            return [*done, *(each.result() for each in (ended if others else started))]
+        finally:
             for each in started:
                 each.cancel()
             wait(started)
 
 
-_here = threading.local()
+class _Here(threading.local):
+    """What is so of one thread.
+
+    Its workers stay: a new thread is given memory of its own by the C library, which keeps what it has once taken. Every thread that asks
+    has its own, so that a small piece of work does not wait for another thread's large one.
+
+    Attributes:
+        inside: whether it is one of the workers.
+    """
+
+    inside = False
+    _known: tuple[object, ThreadPoolExecutor] | None = None
+
+    @property
+    def workers(self) -> ThreadPoolExecutor:
+        """As many as there are processors; others where this thread may use other processors than before, which its workers inherit."""
+        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        if self._known is None or self._known[0] != usable:
+            if self._known is not None:
+                self._known[1].shutdown(wait=False)
+            self._known = usable, ThreadPoolExecutor(processors(), "mlff", initializer=_enter)
+        return self._known[1]
 
 
-@functools.cache
-def _workers(count: int) -> ThreadPoolExecutor:
-    """Threads that stay: a new one is given memory of its own by the C library, which keeps what it has once taken."""
-    return ThreadPoolExecutor(count, "mlff", initializer=lambda: setattr(_here, "is_worker", True))
+_here = _Here()
 
 
-if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
-    os.register_at_fork(after_in_child=_workers.cache_clear)
+def _enter() -> None:
+    _here.inside = True
+
+
+def _forked() -> None:
+    """A forked process has none of its parent's threads."""
+    global _here
+    _here = _Here()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

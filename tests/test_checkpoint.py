@@ -437,7 +437,7 @@ def test_a_dry_run_writes_nothing(tmp_path, datasets):
     assert (tuned["tuning"]["method"], tuned["tuning"]["frames"]) == ("tune", 20)
     said = called(*options(datasets, "--dry-run", "--tune"), cwd=tmp_path).stdout.splitlines()
     assert said[0].startswith("tune: 60 unknowns of 20 frames; ")
-    assert said[0].endswith(" (at most; all frames)")
+    assert said[0].endswith(" (where no search ends early; all frames)")
     assert said[2].startswith("exact: 60 unknowns of 20 frames")
     assert not any("length scale" in line for line in said)  # which the search finds
     refused = called(*options(datasets, "--dry-run", "--memory", "1KB"), cwd=tmp_path, code=2)

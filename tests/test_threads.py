@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -50,19 +52,77 @@ def test_threads_stay_and_map_by_themselves():
     assert len(seen) <= processors()
 
 
-def test_after_an_error_nothing_is_begun():
-    begun = []
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("last", [0, 5])
+def test_after_an_error_nothing_more_is_begun(error, last):
+    """Nor goes anything on that was."""
+    begun, ended = [], []
 
     def failing(x):
         begun.append(x)
-        raise ValueError(x)
+        if x == last:
+            raise error(x)
+        time.sleep(0.02)
+        ended.append(x)
 
-    with pytest.raises(ValueError, match="0"):
-        map_threads(failing, range(1000))
-    assert len(begun) < 1000
-    count = len(begun)
+    with pytest.raises(error, match=str(last)):
+        map_threads(failing, range(100))
+    count = len(ended)
+    assert len(begun) == count + 1 < 60
+    time.sleep(0.1)
+    assert len(ended) == count
     assert map_threads(abs, range(20)) == list(range(20))
-    assert len(begun) == count
+
+
+def test_interrupted_while_work_is_handed_over(monkeypatch):
+    """What was handed over has ended when the caller is left."""
+    submit, ended, asked = ThreadPoolExecutor.submit, [], []
+
+    def interrupted(*arguments):
+        asked.append(1)
+        if len(asked) == 50:
+            raise KeyboardInterrupt
+        return submit(*arguments)
+
+    def slow(x):
+        time.sleep(0.02)
+        ended.append(x)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        map_threads(slow, range(100))
+    count = len(ended)
+    time.sleep(0.1)
+    assert len(ended) == count < 49
+
+
+def test_threads_wait_for_no_other_threads():
+    """A small piece of work beside a large one, and a thread that is started inside of one."""
+
+    def through_another(x):
+        found = []
+        other = threading.Thread(target=lambda: found.extend(map_threads(abs, [-x] * 10)))
+        other.start()
+        other.join(timeout=30.0)
+        return found
+
+    long = threading.Thread(target=lambda: map_threads(lambda _: time.sleep(0.02), range(200)))
+    long.start()
+    assert map_threads(through_another, range(1, 9)) == [[x] * 10 for x in range(1, 9)]
+    assert long.is_alive()
+    long.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are not kept to processors here")
+def test_workers_are_where_their_caller_is():
+    usable = os.sched_getaffinity(0)
+    try:
+        for one in sorted(usable):
+            os.sched_setaffinity(0, {one})
+            assert all(seen == {one} for seen in map_threads(lambda _: os.sched_getaffinity(0), range(4)))
+    finally:
+        os.sched_setaffinity(0, usable)
+    assert all(seen == usable for seen in map_threads(lambda _: os.sched_getaffinity(0), range(4)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")

@@ -500,7 +500,7 @@ def test_a_plan_of_tuning(water, monkeypatch):
     planned = mlff.plan_tuning(kernel, water[:60])
     assert [stage.name for stage in planned.stages] == ["few frames", "refine"]
     assert planned.frames == mlff.tune(kernel, water[:60]).summary["frames"] < 60
-    assert planned.reason == f"at most; {planned.frames} of 60 frames"
+    assert planned.reason == f"where no search ends early; {planned.frames} of 60 frames"
     with pytest.raises(ValueError, match="tune: 2 frames are too few to leave one out"):
         mlff.plan_tuning(kernel, water[:2])
     with pytest.raises(ValueError, match="no kernel matrix was positive definite"):

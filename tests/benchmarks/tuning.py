@@ -37,11 +37,11 @@ def kernel_of(name: str, data):
 
 
 def prepared(name: str, count: int, objective: str, memory: str | None, arguments: list[str]):
-    from mlff.regression.requests import Request
     from mlff.regression.tuning.task import Task
 
     data = frames(count)
-    task = Task.of(Request.of(kernel_of(name, data), data, LABELS, None, None), None, objective, arguments, 0, memory)
+    given = kernel_of(name, data), data, LABELS, None, None, None, None
+    task = Task.of(*given, objective, arguments, 0, memory)
     problem = task.problem(task.drawn(task.rows()))
     model = problem.started(2.0, None, 1e-2)
     numbers = model.hyperparameters(problem.sizes, problem.limits)

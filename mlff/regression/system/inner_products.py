@@ -22,7 +22,14 @@ from mlff.kernels.radial import Radial
 from mlff.regression.linalg.tiles import SymmetricTiles
 from mlff.regression.system.features import Features
 from mlff.regression.system.gram import Side, along_own_points, feature_slices, radial_derivatives
-from mlff.regression.system.kernel_blocks import KeptBlocks, KernelBlocks, kernel_block, row_sides, unpadded
+from mlff.regression.system.kernel_blocks import (
+    KeptBlocks,
+    KernelBlocks,
+    groups_of,
+    kernel_block,
+    row_sides,
+    unpadded,
+)
 from mlff.regression.system.terms import Term
 from mlff.threads import map_threads
 
@@ -183,14 +190,15 @@ class ScalableBlocks:
 
 
 def needed_bytes(features: Features) -> int:
-    """About what the inner products of all pairs of these frames take."""
-    total = 0
+    """About what the inner products of all pairs of these frames take, with what pads the frames of a block to the fullest."""
+    total, groups = 0, groups_of(features)
     for term in filter(is_scalable, features.terms):
         sloped = np.array([tangents.any(axis=(0, 2)).sum() for tangents in term.tangents])
         for channel in range(term.channel_count):
             environments = np.array([np.sum(channels == channel) for channels in term.channels])
             # T·T′, T·δ, δ·T′ and |δ|² of every pair once
-            total += 4 * len(term.sizes) * int(environments @ (sloped + 1)) ** 2
+            sides = [len(sloped[group]) * environments[group].max() * (sloped[group].max() + 1) for group in groups]
+            total += 4 * len(term.sizes) * int(sum(sides)) ** 2
     return total
 
 
@@ -201,7 +209,7 @@ def is_scalable(term: Term) -> bool:
 
 
 def _sloped(side: Side) -> slice:
-    """From the first label that has tangents anywhere to the last; energies come before all others."""
+    """From the first label that has tangents anywhere to the last: without energies, which have none, where they come first."""
     found = np.flatnonzero(side.tangents.any(axis=(0, 1, 3)))
     return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 1)
 

@@ -6,8 +6,9 @@ only those of equal number are left,
     ⟨G, K⟩ = Σ_q w v′ f − 2 f′ w (δ·T′) + 2 f′ (U·δ) v′ − 4 f″ (U·δ)(δ·T′) − 2 f′ U·T′
 
 in the notation of `gram`. Features come in by their inner products alone: these are products of matrices, and so is what becomes of
-their cotangents, for BLAS, whose rate XLA's own products do not reach at these shapes. What lies between, elementwise, is
-differentiated by reverse mode.
+their cotangents, for BLAS, whose rate XLA's own products do not reach at these shapes. |δ|² alone is taken
+from explicit differences, so that frames that nearly coincide lose nothing. What lies between, elementwise, is differentiated by
+reverse mode.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ def derivatives(
     """Those of ⟨G, K⟩ by points and tangents, of the rows and of the columns.
 
     Arguments:
-        weights: G; None for the sum over pairs of labels of equal number.
+        weights: G; None for the sum over pairs of labels of equal number, of which both have as many.
         rearranged: what every exchange of atoms makes of a molecule's features, (images, D); None where there is none.
-        sizes: of the blocks of features.
+        sizes: of the blocks of features, of rows and columns alike.
     """
-    count = len(columns.points)
-    of_one = columns.tangents.shape[2] * rows.points.size
+    count, images = len(columns.points), 1 if rearranged is None else len(rearranged)
+    of_one = columns.tangents.shape[2] * rows.points.shape[-1] * max(images, rows.points[..., 0].size)
     together = max(1, min(count, SUMMED // max(1, of_one)))
     while count % together:
         together -= 1  # of equal shape, which is one compilation

@@ -17,7 +17,7 @@ from mlff.regression.system.terms import Term
 from mlff.regression.tuning.contracted import Labelled, derivatives
 from mlff.threads import map_threads, processors
 
-FRAMES = 8  # that are rows, and columns, of one call
+FRAMES = 8  # that are rows, and columns, of one call, where there are so many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +55,16 @@ class Channel:
     def of(cls, term: Term, features: Features, number: int) -> Channel:
         count = len(features.observations)
         groups = [range(start, min(start + FRAMES, count)) for start in range(0, count, FRAMES)]
-        sides = [(group, _padded(term, features, group, number)) for group in groups]
-        groups, sides = (
-            [group for group, side in sides if side.points.size],
-            [side for _, side in sides if side.points.size],
-        )
+        groups = [group for group in groups if any((term.channels[i] == number).any() for i in group)]
+        sides = [_padded(term, features, group, number, min(FRAMES, count)) for group in groups]
         parts = [np.arange(sum(term.sizes))[part] for part in feature_slices(term.sizes)]
         if term.rearranged is None:
             present = _present(sides, sum(term.sizes))
             parts = [part[present[part]] if present[part].any() else part[:1] for part in parts]
         used = np.concatenate(parts)
-        sides = [Labelled(*(np.take(array, used, axis=-1) for array in side[:2]), side.values) for side in sides]
+        if len(used) < sum(term.sizes):
+            for i, side in enumerate(sides):
+                sides[i] = Labelled(*(np.take(array, used, axis=-1) for array in side[:2]), side.values)
         return cls(number, groups, sides, used, tuple(map(len, parts)))
 
 
@@ -104,7 +103,6 @@ def feature_cotangents_of_few(
         groups, both = channel.groups, list(zip(channel.sides, channel.groups, strict=True))
         rows = [_summed(side, [ours[i] for i in group]) for side, group in both]
         columns = [_summed(side, [theirs[i] for i in group]) for side, group in both]
-
         totals = [_zeros(side) for side in rows], [_zeros(side) for side in columns]
 
         def pulled(pair: tuple[int, int], channel=channel, rows=rows, columns=columns):
@@ -159,17 +157,18 @@ def _summed(side: Labelled, sums: list[np.ndarray]) -> Labelled:
     return Labelled(side.points, turned.swapaxes(1, 2)[:, None] @ side.tangents, side.values @ turned)
 
 
-def _padded(term: Term, features: Features, group: range, channel: int) -> Labelled:
+def _padded(term: Term, features: Features, group: range, channel: int, size: int) -> Labelled:
     """Frames as a side; of fewer than a call takes the last ones are nothing, which costs no further compilation."""
     side = term.row(features.observations, slice(group.start, group.stop), channel)
-    missing = FRAMES - len(group)
-    arrays = (side.points, side.tangents, side.values)
+    missing, arrays = size - len(group), (side.points, side.tangents, side.values)
+    if not missing:
+        return Labelled(*arrays)
     return Labelled(*(np.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) for array in arrays))
 
 
 def _weights(cotangent, ends, rows: range, columns: range, side: Labelled, other: Labelled) -> np.ndarray:
     """G of the labels of some frames as rows and others as columns, zeros where there is none: (m, n, r, q)."""
-    weights = np.zeros((FRAMES, FRAMES, side.values.shape[2], other.values.shape[2]))
+    weights = np.zeros((len(side.points), len(other.points), side.values.shape[2], other.values.shape[2]))
     for m, row in enumerate(rows):
         for n, column in enumerate(columns):
             block = cotangent[ends[row] : ends[row + 1], ends[column] : ends[column + 1]]

@@ -6,11 +6,14 @@ import dataclasses
 
 import numpy as np
 
+from mlff.kernels.jets import block_sizes
 from mlff.regression.planning.pilot import Work, images_of
 from mlff.regression.planning.plans import text_of
 from mlff.regression.requests import Request
 from mlff.regression.system.kernel_blocks import TILE_ROWS
 from mlff.regression.tuning.contracted import SUMMED
+from mlff.regression.tuning.cotangents import FRAMES
+from mlff.regression.validation import with_lengthscales
 from mlff.threads import processors
 
 MAX_ROWS = 5000  # of the linear system that is tuned on; larger sets are drawn from
@@ -50,21 +53,33 @@ def room_for_products(request: Request, room: int, arguments: bool) -> float:
 def bytes_of_tuning(request: Request, arguments: bool) -> int:
     """What tuning on all these frames takes at most, but for products of `room_for_products`.
 
-    Of their features with all tangents a trial has copies, as rows and as columns of a block (with all images of a molecule), and where
-    arguments of descriptors are tuned their cotangents; then there are every term's matrix and its change, the inverse with what
-    becomes of it, and of a block distances and derivatives of the radial function for all pairs of environments.
+    Of their features with all tangents a trial has copies, as rows and as columns of a block (with all images of a molecule, and padded to
+    the fullest frame), and where arguments of descriptors are tuned their cotangents; then there are every term's matrix and its change,
+    the inverse with what becomes of it, and of a block distances and derivatives of the radial function for all pairs of environments.
     """
     kernel, frames = request.kernel, request.frames
     work = Work.of(kernel, frames, request.labels)
-    block = min(1.0, TILE_ROWS / work.labels)  # of the frames
-    images = max(images_of(kernel))
-    copies = (5 if arguments else 2) + (2 * images if images > 1 else 1) * block
-    pairs = 0.0
-    for part, order in zip(kernel.parts, images_of(kernel), strict=True):
-        environments = sum(len(batch) * np.bincount(part.channels(batch.numbers)).max() for batch in frames.batches)
-        pairs = max(pairs, order * float(block * environments) ** 2)
-    summed = 2 * SUMMED * processors() if arguments else 0  # labels summed with cotangents, and what becomes of them
-    return int(8 * (copies * work.tangents + summed) + 32 * pairs + 8 * (MATRICES + len(kernel.parts)) * work.labels**2)
+    block = min(1.0, TILE_ROWS / work.labels) * len(frames)  # frames
+    labels = max(sum(b.labels[name][0].size for name in request.labels if name in b.labels) for b in frames.batches)
+    sides = pairs = summed = 0.0
+    parts = with_lengthscales(kernel, [1.0] * len(kernel.leaves)).parts
+    for part, order in zip(parts, images_of(kernel), strict=True):
+        of_frames = [np.bincount(part.channels(b.numbers), minlength=part.channel_count) for b in frames.batches]
+        fullest = np.max(of_frames, axis=0)  # environments, of every channel
+        of_label = sum(block_sizes(part, frames.batches[0])) * (2 * order if order > 1 else 1)
+        sides = max(sides, block * labels * of_label * float(fullest.sum()))
+        pairs = max(pairs, order * float(block * fullest.max()) ** 2)
+        summed = max(summed, _of_cotangents(len(frames), labels * of_label * float(fullest.max())))
+    taken = (5 if arguments else 2) * work.tangents + sides + (summed if arguments else 0.0)
+    return int(8 * taken + 48 * pairs + 8 * (MATRICES + len(kernel.parts)) * work.labels**2)
+
+
+def _of_cotangents(count: int, of_frame: float) -> float:
+    """How many numbers cotangents take beside the frames themselves, of which each has so many in a channel: sides and what comes back of
+    them, and for as many pairs of sides as are taken at a time copies, labels summed and what becomes of these."""
+    side, groups = min(FRAMES, count) * of_frame, -(-count // FRAMES)
+    calls = min(processors(), groups * (groups + 1) // 2)
+    return 2 * groups * side + calls * (6 * side + 2 * min(max(SUMMED, side), min(FRAMES, count) * side))
 
 
 def part_of(request: Request, frames: np.ndarray) -> Request:

@@ -86,10 +86,9 @@ def left_out(
     for j, (rows, own) in enumerate(zip(groups, solved, strict=True)):
         left[:, j] = known.inverse[:, rows] @ (own @ weighted[rows])
         right[:, j] = known.weights - known.inverse[:, rows] @ residuals[rows]
+    half = -left @ right.T
     few = None if folds is None else (-left, right)
-    cotangent = -left @ right.T
-    cotangent += cotangent.T
-    return Assessment(float(np.log(total)), errors, known.scale, cotangent, few)
+    return Assessment(float(np.log(total)), errors, known.scale, half + half.T, few)
 
 
 def _rows_of(system: LinearSystem, folds: Sequence[np.ndarray] | None) -> list[np.ndarray]:

@@ -58,14 +58,31 @@ class Task:
     room: int
 
     @classmethod
-    def of(cls, request: Request, noise, objective: str, arguments, seed: int, memory) -> Task:
+    def of(
+        cls,
+        model,
+        data,
+        labels,
+        noise,
+        atomic_energies,
+        group_noise,
+        baseline,
+        objective: str,
+        arguments,
+        seed: int,
+        memory,
+    ) -> Task:
         """From the arguments of `tune`.
 
         Raises:
-            ValueError: an objective that there is not, noise of groups where that of the others is looked for, too few frames.
+            ValueError: an objective that there is not, noise of groups where that of the others is looked for, too few frames, or what
+                `Request.of` refuses.
         """
-        if objective not in OBJECTIVES:
+        if objective not in OBJECTIVES:  # a baseline may take minutes for the labels of all frames
             raise ValueError(f"objective={objective!r:.60} is not known; choose from {', '.join(OBJECTIVES)}")
+        arguments = (arguments,) if isinstance(arguments, str) else tuple(arguments)
+        seed, budget = checked_seed(seed), budget_of(memory)
+        request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
         if noise is None and states_noise(request):
             raise ValueError(
                 "group_noise: states the noise of a label in a group, and that of the others is tuned; give factors, {'Surface': 2.0}, or "
@@ -75,8 +92,7 @@ class Task:
             raise ValueError(
                 f"tune: {len(request.frames)} frames are too few to leave one out and learn from the others; give at least {LEAST}"
             )
-        arguments = (arguments,) if isinstance(arguments, str) else tuple(arguments)
-        return cls(request, noise is None, objective, arguments, checked_seed(seed), budget_of(memory), room_of(memory))
+        return cls(request, noise is None, objective, arguments, seed, budget, room_of(memory))
 
     @property
     def identity(self) -> tuple:
@@ -107,7 +123,7 @@ class Task:
         return Problem.of(part, self.free, tell, self.objective, self.arguments, self.seed, products)
 
     def plan(self, progress: Progress = lambda stage, fraction: None) -> Plan:
-        """How long the search takes at most, and in what memory; a step of it is timed.
+        """How long the search takes where it makes all steps that it may, and in what memory; one of them is timed.
 
         Raises:
             ValueError: too little memory, no positive definite matrix.
@@ -122,7 +138,8 @@ class Task:
             stage, rows = self._stage(name, frames, steps, base)
             stages.append(stage)
         whole = len(self.request.frames)
-        reason = f"at most; {len(drawn)} of {whole} frames" if len(drawn) < whole else "at most; all frames"
+        of = f"{len(drawn)} of {whole} frames" if len(drawn) < whole else "all frames"
+        reason = f"where no search ends early; {of}"
         return Plan("tune", len(drawn), rows, None, self.budget, tuple(stages), reason)
 
     def _stage(self, name: str, frames: np.ndarray, steps: int, base: int) -> tuple[Stage, int]:

@@ -17,7 +17,6 @@ from mlff.potentials.force_field import ForceField
 from mlff.regression.checkpoint import Checkpoint, begun, fingerprint
 from mlff.regression.exact import IndefiniteMatrix, Progress, factorise
 from mlff.regression.planning.plans import Plan
-from mlff.regression.requests import Request
 from mlff.regression.tuning.descent import EVALUATIONS, REFINING, Minimum, descend, refined
 from mlff.regression.tuning.hyperparameters import Hyperparameter, Model
 from mlff.regression.tuning.problem import OBJECTIVES, Problem
@@ -109,8 +108,9 @@ def tune(
     """
     started, progress = time.perf_counter(), _rising(progress)
     baseline = baseline_of(baseline)
-    request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline)
-    task = Task.of(request, noise, objective, arguments, seed, memory)
+    given = model, data, labels, noise, atomic_energies, group_noise, baseline
+    task = Task.of(*given, objective, arguments, seed, memory)
+    request = task.request
     about = "" if checkpoint is None else fingerprint(*request.identity, task.identity)
     with begun(checkpoint, about) as kept:
         # one that goes on has the frames that it began with, whatever is free now
@@ -153,17 +153,18 @@ def plan_tuning(
     arguments: Sequence[str] = (),
     memory=None,
 ) -> Plan:
-    """How `tune` would go about the same arguments: on how many frames, in what memory, and how long at most, from a step that is timed.
+    """How `tune` would go about the same arguments: on how many frames, in what memory, and how long, from a step that is timed.
 
-    Times are those of a machine as busy as it is now; most searches end before they have made all steps that they may.
+    Times are those of a machine as busy as it is now, of all steps that a search may make: most end before. Where none of a search finds a
+    positive definite matrix, others follow, which are not counted.
 
     Arguments:
         model, …: as `tune` takes them.
     Raises:
         ValueError: as `tune` does.
     """
-    request = Request.of(model, data, labels, noise, atomic_energies, group_noise, baseline_of(baseline))
-    return Task.of(request, noise, objective, arguments, seed, memory).plan(progress)
+    given = model, data, labels, noise, atomic_energies, group_noise, baseline_of(baseline)
+    return Task.of(*given, objective, arguments, seed, memory).plan(progress)
 
 
 def _noise_of_all(problem: Problem, best: Minimum, tuned: Model, more: float) -> dict[str, float]:
