@@ -125,6 +125,9 @@ def test_the_front_is_what_nothing_beats_in_error_and_both_costs():
     assert png(front_figure(found)).startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no model could be fitted; broken: of something"):
         _ = Comparison(found.outcomes[-1:]).best
+    late = Outcome(Candidate("slow"), 10, 9.0, failure="stopped after 9 s", late=True)
+    with pytest.raises(ValueError, match="slow: stopped after 9 s; give a larger --budget"):
+        _ = Comparison((late,)).best
 
 
 def test_recipes_fit_molecules_or_crystals():

@@ -116,9 +116,9 @@ class Comparison:
             ValueError: there is none; with what the first one failed of.
         """
         if not self.succeeded:
-            raise ValueError(
-                f"compare: no model could be fitted; {self.outcomes[0].candidate}: {self.outcomes[0].failure}"
-            )
+            first = self.outcomes[0]
+            remedy = "; give a larger --budget" if first.late else ""
+            raise ValueError(f"compare: no model could be fitted; {first.candidate}: {first.failure}{remedy}")
         return min(self.succeeded, key=lambda outcome: outcome.forces)
 
     def on_front(self, outcome: Outcome) -> bool:
