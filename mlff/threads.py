@@ -52,13 +52,12 @@ def map_threads(function: Callable, items: Iterable) -> list:
     items = list(items)
     if _here.inside:
         return [*map(function, items)]
-    count = processors()
-    own = items[:1] if len(items) <= count else []  # handing it over costs as much as a small product
-    started: list[Future] = []
+    own = items[:1] if len(items) <= processors() else []  # handing it over costs as much as a small product
+    workers, started = _here.workers, list[Future]()
     with one_blas_thread():
         try:
             for item in items[len(own) :]:
-                started.append(_here.workers.submit(contextvars.copy_context().run, function, item))
+                started.append(workers.submit(contextvars.copy_context().run, function, item))
             done = [*map(function, own)]
             ended, others = wait(started, return_when=FIRST_EXCEPTION)
             return [*done, *(each.result() for each in (ended if others else started))]
@@ -99,11 +98,5 @@ def _enter() -> None:
     _here.inside = True
 
 
-def _forked() -> None:
-    """A forked process has none of its parent's threads."""
-    global _here
-    _here = _Here()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's threads
+    os.register_at_fork(after_in_child=lambda: _here.__dict__.clear())

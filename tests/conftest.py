@@ -18,13 +18,22 @@ from ase import Atoms
 from ase.calculators.tersoff import Tersoff, TersoffParameters
 from moments import moments
 
-checked = jaxtyping.jaxtyped
+checked, known = jaxtyping.jaxtyped, set()
 
 
 def checked_once(**options):
-    """Annotations of what is defined once are checked: of a function inside of another, checks were made anew with every call of that one,
-    and took a quarter of all time."""
-    return lambda defined: defined if "<locals>" in defined.__qualname__ else checked(**options)(defined)
+    """Annotations of a function inside of another are checked the first time that it is defined: checks that were made anew with every
+    call of the outer one took a quarter of all time."""
+
+    def decorated(defined):
+        code = getattr(defined, "__code__", None)
+        if code is not None and "<locals>" in defined.__qualname__:
+            if (place := (code.co_filename, code.co_firstlineno)) in known:
+                return defined
+            known.add(place)
+        return checked(**options)(defined)
+
+    return decorated
 
 
 jaxtyping.jaxtyped = checked_once  # before the library is imported

@@ -153,7 +153,7 @@ def _require_known_memory(system):
         for channel in of_term or ()
         for array in (channel.tangents, channel.rows, channel.columns, channel.squares)
     )
-    assert 0.7 * kept <= needed_bytes(system.features) <= 1.01 * kept
+    assert 0.7 * kept <= needed_bytes(system.features) <= kept
 
 
 def conjugate_gradient(product, right, tolerance=1e-13, limit=5000):

@@ -64,7 +64,7 @@ class InnerProducts:
     @classmethod
     def of(cls, rows: Side, columns: Side, sizes: tuple[int, ...], diagonal: bool) -> InnerProducts:
         """Of all pairs of two groups of frames; where these are the same, of every pair once."""
-        sloped, labels = (_sloped(rows), _sloped(columns)), (rows.values, columns.values)
+        sloped = _sloped(rows), _sloped(columns)
         rows, columns = (
             side._replace(tangents=side.tangents[:, :, some])
             for side, some in zip((rows, columns), sloped, strict=True)
@@ -95,9 +95,10 @@ class InnerProducts:
                 theirs[b, pairs] = his.transpose(1, 0, 2, 3).reshape(end, e * k, q)
 
         map_threads(fill, range(m))
-        values = (labels[0][first], labels[1][second]) if labels[0].any() or labels[1].any() else None
-        counts = labels[0].shape[2], labels[1].shape[2]
-        return cls(first, second, squares, tangents, ours, theirs, values, sloped, counts)
+        with_values = rows.values.any() or columns.values.any()
+        values = (rows.values[first], columns.values[second]) if with_values else None
+        labels = rows.values.shape[2], columns.values.shape[2]
+        return cls(first, second, squares, tangents, ours, theirs, values, sloped, labels)
 
     def kernel(self, radial: Radial, factors: Float[np.ndarray, " b"]) -> Float[np.ndarray, "p r q"]:
         """The kernel between the labels of every pair, the length scale of every block of features divided by a factor."""

@@ -5,10 +5,9 @@ only those of equal number are left,
 
     ⟨G, K⟩ = Σ_q w v′ f − 2 f′ w (δ·T′) + 2 f′ (U·δ) v′ − 4 f″ (U·δ)(δ·T′) − 2 f′ U·T′
 
-in the notation of `gram`. Features come in by their inner products alone: these are products of matrices, and so is what becomes of
-their cotangents, for BLAS, whose rate XLA's own products do not reach at these shapes. |δ|² alone is taken
-from explicit differences, so that frames that nearly coincide lose nothing. What lies between, elementwise, is differentiated by
-reverse mode.
+in the notation of `gram`. Features come in by inner products and by |δ|², which is taken from explicit differences, so that frames that
+nearly coincide lose nothing. The former are products of matrices, and so is what becomes of all their cotangents, for BLAS, whose rate
+XLA's own products do not reach at these shapes. What lies between, elementwise, is differentiated by reverse mode.
 """
 
 from __future__ import annotations
