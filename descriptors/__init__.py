@@ -2,7 +2,13 @@
 
 from descriptors.acsf import acsf
 from descriptors.coulomb import coulomb_matrix, coulomb_spectrum, sorted_coulomb_matrix
-from descriptors.distances import exponential_distances, inverse_distances, periodic_distances, powered_distances
+from descriptors.distances import (
+    exponential_distances,
+    inverse_distances,
+    logarithmic_distances,
+    periodic_distances,
+    powered_distances,
+)
 from descriptors.fchl19 import fchl19
 from descriptors.mbdf import mbdf
 from descriptors.schnet import schnet_features
@@ -15,6 +21,7 @@ __all__ = [
     "exponential_distances",
     "fchl19",
     "inverse_distances",
+    "logarithmic_distances",
     "mbdf",
     "periodic_distances",
     "powered_distances",

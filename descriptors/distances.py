@@ -34,6 +34,17 @@ def powered_distances(positions: Float[Array, "n 3"], *, power: float | Array = 
     return pair_distances(positions) ** power
 
 
+def logarithmic_distances(positions: Float[Array, "n 3"]) -> Float[Array, " pairs"]:
+    """Logarithms of distances φ_ij = ln(r_ij / Å) of all pairs i < j: a stretch counts by its share of the distance.
+
+    Arguments:
+        positions: Cartesian coordinates, shape (n, 3), Å.
+    Returns:
+        shape (n(n−1)/2,), dimensionless.
+    """
+    return jnp.log(pair_distances(positions))
+
+
 def exponential_distances(positions: Float[Array, "n 3"], *, decay: float | Array = 1.0) -> Float[Array, " pairs"]:
     """Exponentials of distances φ_ij = exp(−r_ij / decay) of all pairs i < j.
 

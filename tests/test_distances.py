@@ -11,12 +11,19 @@ from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
 import mlff
-from descriptors import exponential_distances, inverse_distances, periodic_distances, powered_distances
+from descriptors import (
+    exponential_distances,
+    inverse_distances,
+    logarithmic_distances,
+    periodic_distances,
+    powered_distances,
+)
 from descriptors.geometry import pair_distances
 from mlff.data.neighbors import neighbor_lists
 
 FAMILY = [
     inverse_distances,
+    logarithmic_distances,
     functools.partial(powered_distances, power=-2.5),
     functools.partial(exponential_distances, decay=1.5),
     functools.partial(periodic_distances, cutoff=3.5),
@@ -49,6 +56,7 @@ def test_order_of_pairs_and_values():
     line = np.array([[0.0, 0, 0], [0, 0, 1], [0, 0, 3]])
     np.testing.assert_allclose(pair_distances(line), [1, 3, 2])
     np.testing.assert_allclose(inverse_distances(line), [1, 1 / 3, 1 / 2])
+    np.testing.assert_allclose(logarithmic_distances(line), np.log([1, 3, 2]))
     np.testing.assert_allclose(powered_distances(line, power=2.0), [1, 9, 4])
     np.testing.assert_allclose(exponential_distances(line, decay=2.0), np.exp([-0.5, -1.5, -1.0]))
 

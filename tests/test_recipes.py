@@ -88,7 +88,7 @@ def test_what_is_taken_where_nobody_says(water, datasets):
     silent = mlff.Frame(water[0].system, {"forces": water[0].labels["forces"]})
     many = mlff.Dataset([water[0]] * (FEW + 1))
     for frames, name in (
-        ([crystal], "soap-gap"), (water[:FEW], "sgdml+soap+fchl19"), (many, "sgdml-rbf"), ([*water[:2], *ethanol], "fchl19-gpr"),
+        ([crystal], "soap-gap"), (water[:FEW], "distances+soap+fchl19"), (many, "sgdml-rbf"), ([*water[:2], *ethanol], "fchl19-gpr"),
         ([water[0], swapped], "fchl19-gpr"), ([silent, water[1]], "sgdml-rbf"),
     ):  # fmt: skip
         assert default_recipe(mlff.Dataset(list(frames)))[0] == name

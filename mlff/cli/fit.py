@@ -140,7 +140,7 @@ def fit(
     \b
     mlff fit datasets/ethanol.extxyz --train 200 --report report
     mlff fit datasets/ethanol.extxyz --train 200 --recipe fchl19-gpr
-    mlff fit datasets/ethanol.extxyz --train 50 --recipe sgdml+soap+fchl19 --tune
+    mlff fit datasets/ethanol.extxyz --train 50 --recipe distances+soap+fchl19 --tune
     mlff fit datasets/ethanol.extxyz --train 50 --recipe soap-gpr --tune --objective folds --tune-argument soap.sigma
     mlff fit ethanol.npz --units kcal/mol --train 50 --baseline gfn2 --tune
     mlff fit datasets/ethanol.extxyz --train 200 --error-bars

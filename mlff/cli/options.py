@@ -56,7 +56,7 @@ class Recipe(StrEnum):
     schnet_kernel = "schnet-kernel"
     soap_gpr = "soap-gpr"
     sgdml_soap = "sgdml+soap"
-    sgdml_soap_fchl19 = "sgdml+soap+fchl19"
+    distances_soap_fchl19 = "distances+soap+fchl19"
     soap_gap = "soap-gap"
 
 

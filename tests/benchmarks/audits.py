@@ -22,6 +22,7 @@ from descriptors import (
     exponential_distances,
     fchl19,
     inverse_distances,
+    logarithmic_distances,
     mbdf,
     periodic_distances,
     powered_distances,
@@ -32,7 +33,8 @@ from descriptors import (
 from descriptors.schnet import schnet_parameters
 
 MOLECULAR = {
-    "inverse_distances": inverse_distances, "powered_distances": functools.partial(powered_distances, power=-0.5),
+    "inverse_distances": inverse_distances, "logarithmic_distances": logarithmic_distances,
+    "powered_distances": functools.partial(powered_distances, power=-0.5),
     "exponential_distances": exponential_distances, "coulomb_matrix": coulomb_matrix,
     "coulomb_spectrum": coulomb_spectrum, "sorted_coulomb_matrix": sorted_coulomb_matrix,
 }  # fmt: skip

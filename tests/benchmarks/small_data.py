@@ -8,7 +8,7 @@
 DIR holds `rmd17_<molecule>_train_01.npz` and `…_test_01.npz`. A JSON line for every model: test MAE of energies (meV) and forces
 (meV/Å) on all test frames, the latter also over MACE's with 50 or 1000 frames (Batatia et al., arXiv 2206.07697), seconds of
 distilling, tuning and fitting, microseconds a geometry with forces in a batch of 1000, peak memory of the process so far. "sum" is the
-recipe sgdml+soap+fchl19 with equal shares, "tuned" the same by `mlff.tune`, "distilled" a tuned correction to GFN2-xTB distilled from
+recipe distances+soap+fchl19 with equal shares, "tuned" the same by `mlff.tune`, "distilled" a tuned correction to GFN2-xTB distilled from
 as many frames as --cheap says (`mlff.distilled`), "direct" one to GFN2-xTB itself, "whole" the latter with GFN2-xTB distilled as one
 model from as many (by --recipe); what is tuned is tuned by --objective, with
 --arguments of descriptors. With --reduced, local terms are taken in principal components that leave out such a share of the variance; with
@@ -32,7 +32,7 @@ MACE = {  # meV/Å, by molecule and frames
 LABELS = ("energy", "forces")
 WAYS = ("sgdml-rbf", "fchl19-gpr", "soap-gpr", "sum", "tuned", "distilled", "direct", "whole")
 TUNED = ("tuned", "distilled", "direct", "whole")
-SUM = "sgdml+soap+fchl19"
+SUM = "distances+soap+fchl19"
 
 
 def read(folder: pathlib.Path, molecule: str, part: str) -> mlff.Dataset:
