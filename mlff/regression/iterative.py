@@ -41,6 +41,7 @@ PIVOTS = 1024  # rows of the frames that are pivots at once
 ENOUGH = 0.3  # of the noise variance: what is left of the labels' variance when more pivots would save no time
 ROUNDING = 1e-13  # of the largest variance: what is left of a pivot that follows from the earlier ones
 STABLE = 2e-15  # of the sum of all variances: the least M, beside which AᵀM⁻¹A leaves digits of the 1 that is added
+FLAT = 1e-20  # of the same: curvatures below, which is far below rounding, are none
 LEAST = 1e-7  # of the labels' root mean square, that residuals are held against where noise is less
 
 
@@ -269,6 +270,7 @@ def _converged(
     def size(vector: np.ndarray) -> float:
         return float(np.sqrt(np.mean((vector / noise) ** 2)))
 
+    flat = FLAT * float(system.diagonal().sum())
     kept = checkpoint.read("iterations")
     if kept is not None:
         state = State.of(kept)
@@ -283,7 +285,7 @@ def _converged(
             state = state._replace(residual=residual, old=0.0, reached=actual)
             if actual <= SHARE or actual > 0.5 * before:
                 break
-        state = _step(system, preconditioner, constants, state, size)
+        state = _step(system, preconditioner, constants, state, size, flat)
         logger.debug("iteration %d: residual %.3g of the noise", len(state.history) - 1, state.history[-1])
         progress("iterate", _share(state.history))
         checkpoint.replace("iterations", state.arrays)
@@ -301,14 +303,14 @@ def _converged(
     return state
 
 
-def _step(system, preconditioner, constants, state: State, size) -> State:
-    """One iteration."""
+def _step(system, preconditioner, constants, state: State, size, flat: float) -> State:
+    """One iteration, along a direction that is not as flat as is said."""
     told = constants.constrained(preconditioner(state.residual[:, None])[:, 0])
     new = float(state.residual @ told)
     direction = told + (new / state.old if state.old else 0.0) * state.direction
     image = system.product(direction[:, None])[:, 0]
     curvature = float(direction @ image)
-    if not (new > 0.0 and curvature > 0.0):
+    if not (new > 0.0 and curvature > flat * float(direction @ direction)):
         raise _indefinite(system)
     residual = constants.without(state.residual - (new / curvature) * image)
     weights = state.weights + (new / curvature) * direction
