@@ -4,6 +4,9 @@ import os
 import pathlib
 
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"  # read when JAX is imported, here and in the tests' processes
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # threads of GFN2-xTB that spin take 30 times as long beside another worker
 
 import gc
 import tempfile
