@@ -4,9 +4,8 @@ import os
 import pathlib
 
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"  # read when JAX is imported, here and in the tests' processes
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # threads of GFN2-xTB that spin take 30 times as long beside another worker
+# threads of GFN2-xTB that spin take 30 times as long beside another worker
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import gc
 import tempfile
