@@ -1,4 +1,4 @@
-"""Interatomic distances of a whole molecule or cell, each passed through one decreasing function.
+"""Interatomic distances of a whole molecule or cell, each passed through one monotonic function.
 
 Invariant under translation, rotation and reflection; an exchange of atoms permutes the features.
 """

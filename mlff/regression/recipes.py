@@ -155,7 +155,7 @@ def default_recipe(data: Dataset) -> tuple[str, str]:
     """The recipe for frames of which nothing else is known, and what speaks for it.
 
     With 50 frames of revised MD17 the tuned sum has the smallest errors of forces of all recipes; with inverse distances in it, which
-    by themselves are better than their logarithms where a molecule is stiff, they are 0.5 to 11 % larger. With 200 sGDML with the
+    by themselves are better than their logarithms where a molecule is stiff, they are 0.5 to 13 % larger. With 200 sGDML with the
     squared exponential is never further than a factor of 1.8 from the best one, where recipes of atoms are off by factors of 6 and 7
     in benzene; and its forces take a fraction of their time (README).
     """
