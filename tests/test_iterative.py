@@ -209,6 +209,15 @@ def test_labels_that_follow_from_each_other(water, monkeypatch):
             iterate(system, 1000)
 
 
+def test_curvature_below_rounding_is_none(frames, monkeypatch):
+    """Where rounding cancels to the last bit it is positive, and nothing is told along it."""
+    system = system_of(KERNELS["global"], frames, NOISE)
+    least = 1e-33 * system.diagonal().sum()
+    monkeypatch.setattr(LinearSystem, "product", lambda self, vectors: least * vectors)
+    with pytest.raises(IndefiniteMatrix, match="not positive definite"):
+        iterate(system, 10)
+
+
 def test_what_double_precision_does_not_hold(frames, caplog, monkeypatch):
     """The residual carried on falls for ever; the one there is does not, and is what is told."""
     monkeypatch.setattr(iterative, "SHARE", 1e-13)

@@ -270,7 +270,6 @@ def _converged(
     def size(vector: np.ndarray) -> float:
         return float(np.sqrt(np.mean((vector / noise) ** 2)))
 
-    flat = FLAT * float(system.diagonal().sum())
     kept = checkpoint.read("iterations")
     if kept is not None:
         state = State.of(kept)
@@ -285,7 +284,7 @@ def _converged(
             state = state._replace(residual=residual, old=0.0, reached=actual)
             if actual <= SHARE or actual > 0.5 * before:
                 break
-        state = _step(system, preconditioner, constants, state, size, flat)
+        state = _step(system, preconditioner, constants, state, size)
         logger.debug("iteration %d: residual %.3g of the noise", len(state.history) - 1, state.history[-1])
         progress("iterate", _share(state.history))
         checkpoint.replace("iterations", state.arrays)
@@ -303,14 +302,15 @@ def _converged(
     return state
 
 
-def _step(system, preconditioner, constants, state: State, size, flat: float) -> State:
-    """One iteration, along a direction that is not as flat as is said."""
+def _step(system, preconditioner, constants, state: State, size) -> State:
+    """One iteration."""
     told = constants.constrained(preconditioner(state.residual[:, None])[:, 0])
     new = float(state.residual @ told)
     direction = told + (new / state.old if state.old else 0.0) * state.direction
     image = system.product(direction[:, None])[:, 0]
     curvature = float(direction @ image)
-    if not (new > 0.0 and curvature > flat * float(direction @ direction)):
+    flat = FLAT * float(system.diagonal().sum()) * float(direction @ direction)
+    if not (new > 0.0 and curvature > flat):
         raise _indefinite(system)
     residual = constants.without(state.residual - (new / curvature) * image)
     weights = state.weights + (new / curvature) * direction
